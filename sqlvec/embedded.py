@@ -99,13 +99,15 @@ class _Account:
         import pwd
 
         # A cluster made by another account can only be run by that account.
-        owner = data_directory.stat().st_uid if _is_cluster(data_directory) else 0
+        owner = 0
+        if data_directory is not None and _is_cluster(data_directory):
+            owner = data_directory.stat().st_uid
         entry = pwd.getpwuid(owner) if owner else pwd.getpwnam("nobody")
         return cls(entry.pw_uid, entry.pw_gid, entry.pw_name)
 
 
-def _is_cluster(directory: Path | None) -> bool:
-    return directory is not None and (directory / "PG_VERSION").exists()
+def _is_cluster(directory: Path) -> bool:
+    return (directory / "PG_VERSION").exists()
 
 
 def installation(version: int = 18) -> Path:
@@ -403,7 +405,7 @@ def _readable_installation(version: int, account: _Account | None) -> Path:
 
 
 def _make_run_directory(account: _Account | None) -> Path:
-    """Make a folder that only the server's account may enter, with a path short enough for a socket."""
+    """Make a folder for the server's account alone, with a path short enough for a socket."""
     for parent in dict.fromkeys((tempfile.gettempdir(), "/tmp", "/var/tmp")):
         short = len(os.path.join(parent, "sqlvec-12345678", ".s.PGSQL.65535")) <= _SOCKET_PATH_LIMIT
         if short and (account is None or _may(account, "-x", Path(parent))):
@@ -419,9 +421,7 @@ def _may(account: _Account, permission: Literal["-x", "-w"], path: Path) -> bool
     return _run_as(account, ["/bin/sh", "-c", f'test {permission} "$0"', str(path)]).returncode == 0
 
 
-def _run_as(
-    account: _Account | None, command: Sequence[str]
-) -> subprocess.CompletedProcess[str]:
+def _run_as(account: _Account | None, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     # PGDATA, PGPORT, PGOPTIONS and the like are meant for the user's own servers.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     try:
