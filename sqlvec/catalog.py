@@ -144,7 +144,8 @@ def script(from_: str | None = None) -> str:
     :param from_: the release to upgrade; None installs.
     """
     body = bundle() if from_ is None else upgrade_bundle(from_)
-    return f"BEGIN;\n\n{_SEARCH_PATH}\n{body}\nCOMMIT;\n"
+    quiet = "SET LOCAL client_min_messages = warning;"
+    return f"BEGIN;\n{quiet}\n\n{_SEARCH_PATH}\n{body}\nCOMMIT;\n"
 
 
 def extension_files() -> dict[str, str]:

@@ -1,0 +1,51 @@
+# make demo   see sqlvec at work on a PostgreSQL of its own
+# make test   everything that a change must pass; the parts: lint types unit db smoke
+# make freeze keep the SQL of the release in sql/VERSION for upgrades to come
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint types unit db db-18 db-16 smoke freeze clean
+
+demo: $(VENV)/.demo
+	$(BIN)/sqlvec demo $(ARGS)
+
+test: lint types unit db smoke
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+unit: $(VENV)/.dev
+	$(BIN)/pytest -q tests/unit $(ARGS)
+
+db: db-18 db-16
+
+db-18 db-16: db-%: $(VENV)/.dev
+	$(BIN)/pytest -q tests/db --pg-version $* $(ARGS)
+
+smoke: $(VENV)/.dev
+	rm -rf build/smoke
+	$(BIN)/python -m build --no-isolation --outdir build/smoke/dist .
+	$(PYTHON) -m venv build/smoke/venv
+	build/smoke/venv/bin/pip install -q "$$(echo build/smoke/dist/*.whl)[cli,embedded]" "psycopg[binary]"
+	build/smoke/venv/bin/python -I tests/smoke.py
+
+freeze: $(VENV)/.dev
+	mkdir -p sql/releases
+	$(BIN)/sqlvec bundle > sql/releases/sqlvec--$$(cat sql/VERSION).sql
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.%: pyproject.toml sql/VERSION | $(VENV)/bin/python
+	$(BIN)/pip install -q -e '.[$*]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist

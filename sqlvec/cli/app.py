@@ -1,0 +1,24 @@
+"""The commands, put together."""
+
+from __future__ import annotations
+
+import typer
+
+from sqlvec.cli import export, installation
+
+app = typer.Typer(
+    name="sqlvec",
+    help="Quantized, multi-vector and hybrid search in plain Postgres with pgvector.",
+    epilog="Exit status: 0 done, 1 failed or problems found, 2 wrong call.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+app.command()(installation.install)
+app.command()(installation.upgrade)
+app.command()(installation.uninstall)
+app.command()(installation.check)
+app.command()(installation.version)
+app.command()(export.script)
+app.command()(export.extension_files)
