@@ -1,0 +1,204 @@
+-- sqlvec.backfill: codes for the rows that were there before the column was declared.
+
+-- The partial index that answers "is every row encoded?" without reading the table.
+CREATE OR REPLACE FUNCTION sqlvec._unfinished_index_sql(rel oid, target text, online boolean) RETURNS text
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT format('CREATE INDEX %sIF NOT EXISTS %I ON %s ((1)) WHERE %I IS NULL AND %I IS NOT NULL',
+                  CASE WHEN online THEN 'CONCURRENTLY ' ELSE '' END,
+                  sqlvec._name('ix_' || c.relname || '_' || target || '_unfinished'),
+                  sqlvec._qualified(rel), target, d.source_column)
+    FROM sqlvec._derived_of(rel) AS d JOIN pg_catalog.pg_class AS c ON c.oid = rel
+    WHERE d.target_column = target;
+END;
+
+-- Create it on the spot where reading the table takes a few milliseconds; larger tables get it
+-- CONCURRENTLY from a client, which no function can do.
+CREATE OR REPLACE FUNCTION sqlvec._index_unfinished(rel oid, target text) RETURNS boolean
+LANGUAGE plpgsql
+AS $body$
+DECLARE
+    v_size bigint := (SELECT pg_catalog.sum(pg_catalog.pg_relation_size(t.leaf)) FROM sqlvec._leaves(rel) AS t);
+BEGIN
+    IF v_size > 32 * 1024 * 1024 THEN
+        RETURN false;
+    END IF;
+    EXECUTE sqlvec._unfinished_index_sql(rel, target, false);
+    RETURN true;
+END
+$body$;
+
+-- Encode up to `batch` rows of one leaf table between two blocks. Locks only rows it can have at
+-- once, unless told to wait.
+CREATE OR REPLACE FUNCTION sqlvec._backfill_batch(
+    leaf oid, source_column name, target_column name, encoder text, first_block bigint, end_block bigint, batch int, wait boolean
+) RETURNS int
+LANGUAGE plpgsql
+AS $body$
+DECLARE
+    v_rows int;
+BEGIN
+    -- Set for this transaction: the trigger leaves the code alone that is computed here.
+    PERFORM pg_catalog.set_config('sqlvec.maintain', 'off', true);
+    EXECUTE pg_catalog.format(
+        'UPDATE ONLY %1$s AS t SET %3$I = %4$s WHERE t.ctid = ANY (ARRAY('
+        'SELECT s.ctid FROM ONLY %1$s AS s WHERE s.ctid >= $1 AND s.ctid < $2 AND s.%3$I IS NULL AND s.%2$I IS NOT NULL '
+        'LIMIT $3 FOR UPDATE %5$s))',
+        sqlvec._qualified(leaf), source_column, target_column,
+        sqlvec._encode_expression(encoder, pg_catalog.format('sqlvec._as_vector(t.%I)', source_column)),
+        CASE WHEN wait THEN '' ELSE 'SKIP LOCKED' END)
+    USING pg_catalog.format('(%s,0)', first_block)::tid, pg_catalog.format('(%s,0)', end_block)::tid, batch;
+    GET DIAGNOSTICS v_rows = ROW_COUNT;
+    RETURN v_rows;
+END
+$body$;
+
+-- Commits at once, so that a call inside a transaction block fails before any work, in a
+-- function whose name says why.
+CREATE OR REPLACE PROCEDURE sqlvec._backfill_cannot_run_inside_a_transaction_block() LANGUAGE plpgsql
+AS $body$
+BEGIN
+    COMMIT;
+END
+$body$;
+
+CREATE OR REPLACE PROCEDURE sqlvec.backfill(rel regclass, target text = NULL, batch int = 1000) LANGUAGE plpgsql
+AS $body$
+DECLARE
+    v_ids int[];
+    v_id int;
+    v_derived record;
+    v_leaves oid[];
+    v_leaf oid;
+    v_block bigint;
+    v_end bigint;
+    v_step bigint;
+    v_rows int;
+    v_left boolean;
+BEGIN
+    IF batch IS NULL OR batch < 1 THEN
+        RAISE EXCEPTION 'batch is a number of rows, 1 or more, not %', batch USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    v_ids := ARRAY(SELECT d.id FROM sqlvec._derived_of(rel) AS d
+                   WHERE target IS NULL OR d.target_column = target ORDER BY d.id);
+    IF v_ids = '{}' THEN
+        RAISE EXCEPTION 'table % has no derived column%', rel, coalesce(' "' || target || '"', '')
+            USING ERRCODE = 'undefined_column', HINT = 'Declare one with CALL sqlvec.add_quantized(…).';
+    END IF;
+    v_leaves := ARRAY(SELECT t.leaf FROM sqlvec._leaves(rel) AS t ORDER BY t.leaf);
+    FOREACH v_leaf IN ARRAY v_leaves LOOP
+        IF pg_catalog.row_security_active(v_leaf) OR pg_catalog.row_security_active(rel) THEN
+            RAISE EXCEPTION 'row security hides rows of table % from role "%"', sqlvec._qualified(v_leaf), current_user
+                USING ERRCODE = 'insufficient_privilege',
+                      HINT = 'Run the backfill as the owner of the table or as a role with BYPASSRLS.';
+        END IF;
+    END LOOP;
+    CALL sqlvec._backfill_cannot_run_inside_a_transaction_block();
+
+    FOREACH v_id IN ARRAY v_ids LOOP
+        FOREACH v_leaf IN ARRAY v_leaves LOOP
+            INSERT INTO sqlvec.backfill_state AS s (derived_id, leaf) VALUES (v_id, v_leaf)
+            ON CONFLICT (derived_id, leaf) DO UPDATE
+            SET block = CASE WHEN s.finished_at IS NULL THEN s.block ELSE 0 END,
+                rows_done = CASE WHEN s.finished_at IS NULL THEN s.rows_done ELSE 0 END,
+                started_at = CASE WHEN s.finished_at IS NULL THEN s.started_at ELSE clock_timestamp() END,
+                updated_at = clock_timestamp(), finished_at = NULL
+            RETURNING s.block INTO v_block;
+            COMMIT;
+            v_step := 8;
+
+            -- Sweep forward in short transactions, over rows nobody else has locked. Rows that the
+            -- updates append behind the end are encoded already.
+            v_end := pg_catalog.pg_relation_size(v_leaf) / pg_catalog.current_setting('block_size')::int;
+            WHILE v_block < v_end LOOP
+                -- Names are read again in each transaction: they may change between two.
+                SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
+                v_rows := sqlvec._backfill_batch(v_leaf, v_derived.source_column, v_derived.target_column, v_derived.encoder,
+                                                 v_block, v_block + v_step, batch, false);
+                -- A full batch may have left rows of its blocks behind: the same blocks once more.
+                IF v_rows < batch THEN
+                    v_block := v_block + v_step;
+                    -- Aim at three quarters of a batch from the next blocks.
+                    v_step := greatest(1, least(4096, (v_step * batch * 3) / (4 * greatest(v_rows, 1)), v_step * 2));
+                ELSE
+                    v_step := greatest(1, v_step / 2);
+                END IF;
+                UPDATE sqlvec.backfill_state AS s
+                SET block = greatest(s.block, v_block), rows_done = s.rows_done + v_rows, updated_at = clock_timestamp()
+                WHERE s.derived_id = v_id AND s.leaf = v_leaf;
+                COMMIT;
+            END LOOP;
+
+            -- What was locked by others, or written behind the sweep. When only locked rows are
+            -- left, wait for one of them at a time, holding nothing else: no deadlock is possible.
+            LOOP
+                SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
+                v_rows := sqlvec._backfill_batch(v_leaf, v_derived.source_column, v_derived.target_column, v_derived.encoder,
+                                                 0, 4294967295, batch, false);
+                IF v_rows = 0 THEN
+                    EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM ONLY %s AS t WHERE t.%I IS NULL AND t.%I IS NOT NULL)',
+                                              sqlvec._qualified(v_leaf), v_derived.target_column, v_derived.source_column)
+                    INTO v_left;
+                    EXIT WHEN NOT v_left;
+                    v_rows := sqlvec._backfill_batch(v_leaf, v_derived.source_column, v_derived.target_column, v_derived.encoder,
+                                                     0, 4294967295, 1, true);
+                END IF;
+                UPDATE sqlvec.backfill_state AS s
+                SET rows_done = s.rows_done + v_rows, updated_at = clock_timestamp()
+                WHERE s.derived_id = v_id AND s.leaf = v_leaf;
+                COMMIT;
+            END LOOP;
+            UPDATE sqlvec.backfill_state AS s
+            SET block = v_end, updated_at = clock_timestamp(), finished_at = clock_timestamp()
+            WHERE s.derived_id = v_id AND s.leaf = v_leaf;
+            COMMIT;
+        END LOOP;
+
+        SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
+        IF sqlvec._owns(rel) AND NOT sqlvec._has_unfinished_index(rel, v_derived.target_column, v_derived.source_column) THEN
+            IF NOT sqlvec._index_unfinished(rel, v_derived.target_column) THEN
+                RAISE NOTICE 'searches of % look for rows without a code by reading the table', rel
+                    USING HINT = pg_catalog.format('Make that instant: %s;', sqlvec._unfinished_index_sql(rel, v_derived.target_column, true));
+            END IF;
+            COMMIT;
+        END IF;
+    END LOOP;
+END
+$body$;
+
+COMMENT ON PROCEDURE sqlvec.backfill(regclass, text, int) IS
+    'Fill derived columns of rows that have none, in committed batches that skip locked rows; started again, it goes on where it stopped. Cannot run inside a transaction block.';
+
+-- Whether an index holds exactly the rows that wait for their code.
+CREATE OR REPLACE FUNCTION sqlvec._has_unfinished_index(rel oid, target name, source name) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT EXISTS (
+        SELECT FROM pg_catalog.pg_index AS i
+        WHERE i.indrelid = rel AND i.indisvalid
+          AND pg_catalog.pg_get_expr(i.indpred, i.indrelid)
+              = format('((%I IS NULL) AND (%I IS NOT NULL))', target, source));
+END;
+
+CREATE OR REPLACE VIEW sqlvec.backfill_progress AS
+SELECT d.relation::regclass AS relation,
+       d.target_column,
+       CASE WHEN pg_catalog.count(s.derived_id) = 0 THEN 'pending'
+            WHEN pg_catalog.count(s.finished_at) = pg_catalog.count(*) THEN 'done'
+            ELSE 'running' END AS state,
+       pg_catalog.sum(least(coalesce(s.block, 0), b.blocks))::bigint AS blocks_done,
+       pg_catalog.sum(b.blocks)::bigint AS blocks_total,
+       coalesce(pg_catalog.sum(s.rows_done), 0)::bigint AS rows_done,
+       pg_catalog.min(s.started_at) AS started_at,
+       pg_catalog.max(s.updated_at) AS updated_at
+FROM sqlvec._derived AS d
+CROSS JOIN LATERAL (
+    SELECT t.leaf,
+           pg_catalog.pg_relation_size(t.leaf) / pg_catalog.current_setting('block_size')::int AS blocks
+    FROM sqlvec._leaves(d.relation) AS t
+) AS b
+LEFT JOIN sqlvec.backfill_state AS s ON s.derived_id = d.id AND s.leaf = b.leaf
+GROUP BY d.id, d.relation, d.target_column;
+
+COMMENT ON VIEW sqlvec.backfill_progress IS
+    'How far the backfill of each derived column is, in blocks of the table and rows encoded. state: pending, running (or interrupted: see updated_at), done.';

@@ -1,0 +1,59 @@
+-- sqlvec.check: is the installation whole?
+
+-- Problems as rows, so that every client can show them.
+CREATE OR REPLACE FUNCTION sqlvec._findings() RETURNS TABLE (severity text, problem text, remedy text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_vector text := (SELECT e.extversion FROM pg_extension AS e WHERE e.extname = 'vector');
+BEGIN
+    IF v_vector IS NULL THEN
+        RETURN QUERY SELECT 'error', 'extension "vector" is not installed', 'CREATE EXTENSION vector;';
+    ELSIF string_to_array(substring(v_vector, '^[0-9]+[.][0-9]+'), '.')::int[] < ARRAY[0, 8] THEN
+        RETURN QUERY SELECT 'error', format('pgvector is %s, sqlvec needs 0.8.0', v_vector), 'ALTER EXTENSION vector UPDATE;';
+    ELSIF string_to_array(substring(v_vector, '^[0-9]+[.][0-9]+[.][0-9]+'), '.')::int[] < ARRAY[0, 8, 4] THEN
+        RETURN QUERY SELECT 'warning', format('pgvector is %s; 0.8.4 mends faults of HNSW indexes', v_vector), 'ALTER EXTENSION vector UPDATE;';
+    END IF;
+    IF NOT has_schema_privilege('public', 'sqlvec', 'USAGE') THEN
+        RETURN QUERY SELECT 'error', 'schema sqlvec may not be used by everyone: writes to tables with derived columns fail',
+                            'GRANT USAGE ON SCHEMA sqlvec TO PUBLIC;';
+    END IF;
+    RETURN QUERY
+        SELECT 'warning', format('column "%s" of table %s: %s', d.target_column, d.relation, split_part(d.problem, '; ', 1)),
+               split_part(d.problem, '; ', 2)
+        FROM sqlvec.derived_column AS d WHERE d.problem IS NOT NULL;
+    RETURN QUERY
+        SELECT 'note', format('the catalog speaks of table %I.%I, which is gone', r.schema_name, r.table_name),
+               format('DELETE FROM sqlvec.relation WHERE id = %s;', r.id)
+        FROM sqlvec.relation AS r JOIN sqlvec._relation AS l USING (id) WHERE l.relation IS NULL;
+    RETURN QUERY
+        SELECT 'warning', format('backfill of column "%s" of table %s stopped at block %s of %s', p.target_column, p.relation, p.blocks_done, p.blocks_total),
+               format('CALL sqlvec.backfill(%L, %L);', p.relation, p.target_column)
+        FROM sqlvec.backfill_progress AS p
+        WHERE p.state = 'running' AND p.updated_at < now() - interval '5 minutes';
+END
+$body$;
+
+CREATE OR REPLACE PROCEDURE sqlvec.check() LANGUAGE plpgsql
+AS $body$
+DECLARE
+    v_finding record;
+    v_errors text[] := '{}';
+BEGIN
+    FOR v_finding IN SELECT * FROM sqlvec._findings() LOOP
+        IF v_finding.severity = 'error' THEN
+            v_errors := v_errors || (v_finding.problem || ' (' || v_finding.remedy || ')');
+        ELSE
+            RAISE WARNING '%', v_finding.problem USING HINT = v_finding.remedy;
+        END IF;
+    END LOOP;
+    IF v_errors <> '{}' THEN
+        RAISE EXCEPTION 'sqlvec % cannot work here: %', sqlvec.version(), pg_catalog.array_to_string(v_errors, '; ')
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    RAISE NOTICE 'sqlvec % is in order', sqlvec.version();
+END
+$body$;
+
+COMMENT ON PROCEDURE sqlvec.check() IS
+    'Self-test of the installation: an error for what cannot work, a warning with its remedy for what is out of order, a notice when all is well.';

@@ -1,0 +1,179 @@
+-- Encoding one vector. The arithmetic is the same as in sqlvec.encoders (numpy) to the last bit.
+--
+-- Matrix encoders round the vector and the matrix to integers small enough that every product and
+-- every partial sum of a row stays below 2^24: float32 then adds them exactly in any order, so
+-- pgvector's inner product gives the same number on every processor. See docs/encoders.md.
+
+-- Codes are computed from vector; these two make the other source type one.
+CREATE OR REPLACE FUNCTION sqlvec._as_vector(x vector) RETURNS vector
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x;
+CREATE OR REPLACE FUNCTION sqlvec._as_vector(x halfvec) RETURNS vector
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x::vector;
+
+-- "Not the same", bound to pgvector's operators whatever the search_path of the writer.
+CREATE OR REPLACE FUNCTION sqlvec._differ(a vector, b vector) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN a IS DISTINCT FROM b;
+CREATE OR REPLACE FUNCTION sqlvec._differ(a halfvec, b halfvec) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN a IS DISTINCT FROM b;
+CREATE OR REPLACE FUNCTION sqlvec._differ(a bit, b bit) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN a IS DISTINCT FROM b;
+
+CREATE OR REPLACE FUNCTION sqlvec._halfvec(x vector) RETURNS halfvec
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x::halfvec;
+
+CREATE OR REPLACE FUNCTION sqlvec._binary(x vector) RETURNS bit
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN binary_quantize(x);
+
+-- Centred signs: x > mean, as the sign of a difference that float32 never rounds to zero.
+CREATE OR REPLACE FUNCTION sqlvec._binary_centred(x vector, mean vector) RETURNS bit
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN binary_quantize(x - mean);
+
+CREATE OR REPLACE FUNCTION sqlvec._truncate_halfvec(x vector, dimensions int) RETURNS halfvec
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN l2_normalize(subvector(x, 1, dimensions))::halfvec;
+CREATE OR REPLACE FUNCTION sqlvec._truncate_vector(x vector, dimensions int) RETURNS vector
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN l2_normalize(subvector(x, 1, dimensions));
+
+-- Bindings for the PL/pgSQL below, whose bodies are text and would resolve names when they run.
+CREATE OR REPLACE FUNCTION sqlvec._minus(x vector, mean vector) RETURNS vector
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x - mean;
+CREATE OR REPLACE FUNCTION sqlvec._dot(a vector, b vector) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN 0 - (a <#> b);
+CREATE OR REPLACE FUNCTION sqlvec._real_array(x vector) RETURNS real[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x::real[];
+CREATE OR REPLACE FUNCTION sqlvec._bits(x float8[]) RETURNS bit
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN binary_quantize(x::vector);
+CREATE OR REPLACE FUNCTION sqlvec._to_halfvec(x float8[]) RETURNS halfvec
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x::vector::halfvec;
+
+-- A vector as two integer vectors: x = unit * (high + low / (2 c)), c = floor(4096 / sqrt(d)).
+-- unit is NULL for the zero vector.
+CREATE OR REPLACE FUNCTION sqlvec._integer_parts(
+    x vector, OUT unit float8, OUT high vector, OUT low vector
+) LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+AS $body$
+DECLARE
+    v_values real[] := sqlvec._real_array(x);
+    v_c float8 := pg_catalog.floor(4096 / pg_catalog.sqrt(pg_catalog.cardinality(v_values)::float8));
+    v_max float8 := (SELECT pg_catalog.max(pg_catalog.abs(v)) FROM pg_catalog.unnest(v_values) AS v);
+BEGIN
+    IF v_max = 0 THEN
+        RETURN;
+    END IF;
+    unit := v_max / v_c;
+    high := ARRAY(SELECT pg_catalog.round(v * (v_c / v_max)) FROM pg_catalog.unnest(v_values) AS v);
+    low := ARRAY(SELECT pg_catalog.round((v * (v_c / v_max) - pg_catalog.round(v * (v_c / v_max))) * (2 * v_c))
+                 FROM pg_catalog.unnest(v_values) AS v);
+END
+$body$;
+
+-- The vector with the encoder's mean taken off, when it has one.
+CREATE OR REPLACE FUNCTION sqlvec._centred(encoder text, x vector) RETURNS vector
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+AS $body$
+DECLARE
+    v_mean x%TYPE;
+BEGIN
+    SELECT e.value INTO v_mean FROM sqlvec.encoder_vector AS e
+    WHERE e.encoder = _centred.encoder AND e.part = 'mean';
+    RETURN CASE WHEN v_mean IS NULL THEN x ELSE sqlvec._minus(x, v_mean) END;
+END
+$body$;
+
+-- Signs of the rotated vector (random rotation before sign quantization: Charikar 2002; RaBitQ).
+-- NULL when the matrix is not there (a data-only restore).
+CREATE OR REPLACE FUNCTION sqlvec._binary_rotated(encoder text, x vector) RETURNS bit
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+AS $body$
+DECLARE
+    v_high x%TYPE := (sqlvec._integer_parts(sqlvec._centred(encoder, x))).high;
+BEGIN
+    RETURN (SELECT sqlvec._bits(pg_catalog.array_agg(coalesce(sqlvec._dot(v_high, e.value), 0) ORDER BY e.position))
+            FROM sqlvec.encoder_vector AS e
+            WHERE e.encoder = _binary_rotated.encoder AND e.part = 'high');
+END
+$body$;
+
+-- W (x - mean) in halfvec. NULL when the matrix is not there.
+CREATE OR REPLACE FUNCTION sqlvec._linear(encoder text, x vector) RETURNS halfvec
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+AS $body$
+DECLARE
+    v_x record;
+    v_scale real[] := (SELECT sqlvec._real_array(e.value) FROM sqlvec.encoder_vector AS e
+                       WHERE e.encoder = _linear.encoder AND e.part = 'scale');
+    v_d float8 := pg_catalog.cardinality(sqlvec._real_array(x));
+    v_bx float8 := 2 * pg_catalog.floor(4096 / pg_catalog.sqrt(v_d));
+    v_bw float8 := pg_catalog.floor(8192 / pg_catalog.sqrt(v_d));
+BEGIN
+    v_x := sqlvec._integer_parts(sqlvec._centred(encoder, x));
+    RETURN (SELECT sqlvec._to_halfvec(pg_catalog.array_agg(
+                coalesce((sqlvec._dot(v_x.high, h.value)
+                          + sqlvec._dot(v_x.low, h.value) / v_bx
+                          + sqlvec._dot(v_x.high, l.value) / v_bw) * v_x.unit * v_scale[h.position], 0)
+                ORDER BY h.position))
+            FROM sqlvec.encoder_vector AS h
+            JOIN sqlvec.encoder_vector AS l
+              ON l.encoder = h.encoder AND l.part = 'low' AND l.position = h.position
+            WHERE h.encoder = _linear.encoder AND h.part = 'high');
+END
+$body$;
+
+-- The SQL expression that computes a code from the vector expression `argument`. One place says
+-- it for the trigger, the backfill and the query side. Small parameters stand in it as constants.
+CREATE OR REPLACE FUNCTION sqlvec._encode_expression(encoder text, argument text) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_encoder record;
+    v_mean text;
+BEGIN
+    SELECT e.kind, e.options INTO v_encoder FROM sqlvec.encoder AS e WHERE e.name = _encode_expression.encoder;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'encoder "%" does not exist', encoder
+            USING ERRCODE = 'undefined_object',
+                  HINT = 'Encoders are listed in table sqlvec.encoder; sqlvec.create_encoder makes one.';
+    END IF;
+    CASE v_encoder.kind
+    WHEN 'halfvec' THEN
+        RETURN format('sqlvec._halfvec(%s)', argument);
+    WHEN 'binary' THEN
+        IF (v_encoder.options ->> 'rotate')::boolean THEN
+            RETURN format('sqlvec._binary_rotated(%L, %s)', encoder, argument);
+        ELSIF (v_encoder.options ->> 'center')::boolean THEN
+            SELECT sqlvec._real_array(v.value)::text INTO v_mean FROM sqlvec.encoder_vector AS v
+            WHERE v.encoder = _encode_expression.encoder AND v.part = 'mean';
+            RETURN format('sqlvec._binary_centred(%s, %L)', argument, translate(v_mean, '{}', '[]'));
+        END IF;
+        RETURN format('sqlvec._binary(%s)', argument);
+    WHEN 'truncate' THEN
+        RETURN format('sqlvec._truncate_%s(%s, %s)',
+                      CASE WHEN v_encoder.options ->> 'type' = 'vector' THEN 'vector' ELSE 'halfvec' END, argument,
+                      (v_encoder.options ->> 'dimensions')::int);
+    WHEN 'linear' THEN
+        RETURN format('sqlvec._linear(%L, %s)', encoder, argument);
+    END CASE;
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION sqlvec.encode(encoder text, x vector, code anyelement) RETURNS anyelement
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+AS $body$
+DECLARE
+    v_expected int;
+    v_code_type text;
+    v_found int := pg_catalog.cardinality(sqlvec._real_array(x));
+BEGIN
+    SELECT e.dimensions, e.code_type INTO v_expected, v_code_type
+    FROM sqlvec.encoder AS e WHERE e.name = encode.encoder;
+    IF v_expected <> v_found THEN
+        RAISE EXCEPTION 'encoder "%" takes vectors of % dimensions, not %', encoder, v_expected, v_found
+            USING ERRCODE = 'data_exception';
+    END IF;
+    -- _encode_expression also refuses an encoder that does not exist.
+    EXECUTE 'SELECT ' || sqlvec._encode_expression(encoder, '$1') INTO code USING x;
+    RETURN code;
+END
+$body$;
+
+COMMENT ON FUNCTION sqlvec.encode(text, vector, anyelement) IS
+    'Code of vector x under a catalog encoder. code is a typed NULL that names the result type: NULL::bit varying, NULL::halfvec or NULL::vector.';

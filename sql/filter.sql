@@ -1,0 +1,161 @@
+-- The filter argument of the search functions: JSON to SQL with every value bound.
+
+-- "schema".operator of a btree strategy (1 <, 2 <=, 3 =, 4 >=, 5 >) for a type: what its default
+-- operator class says, so that citext and friends keep their meaning. NULL when there is none.
+CREATE OR REPLACE FUNCTION sqlvec._btree_operator(type_oid oid, strategy int) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+    FROM pg_catalog.pg_type AS t
+    JOIN pg_catalog.pg_opclass AS c ON c.opcdefault AND c.opcintype = CASE
+             -- Types that borrow the operator class of another.
+             WHEN t.oid = 'pg_catalog.varchar'::regtype THEN 'pg_catalog.text'::regtype
+             WHEN t.typtype = 'e' THEN 'pg_catalog.anyenum'::regtype
+             WHEN t.typtype = 'r' THEN 'pg_catalog.anyrange'::regtype
+             WHEN t.typtype = 'm' THEN 'pg_catalog.anymultirange'::regtype
+             WHEN t.typcategory = 'A' THEN 'pg_catalog.anyarray'::regtype
+             ELSE t.oid END
+    JOIN pg_catalog.pg_am AS m ON m.oid = c.opcmethod AND m.amname = 'btree'
+    JOIN pg_catalog.pg_amop AS a ON a.amopfamily = c.opcfamily AND a.amopstrategy = strategy
+                                AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype
+    JOIN pg_catalog.pg_operator AS o ON o.oid = a.amopopr
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace
+    WHERE t.oid = type_oid;
+END;
+
+-- A JSON value as the input text of a Postgres type.
+CREATE OR REPLACE FUNCTION sqlvec._json_text(value jsonb, type_oid oid) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN CASE
+    WHEN type_oid IN ('pg_catalog.json'::regtype, 'pg_catalog.jsonb'::regtype) THEN value::text
+    WHEN jsonb_typeof(value) = 'array'
+        THEN (SELECT coalesce(array_agg(e), '{}') FROM jsonb_array_elements_text(value) AS e)::text
+    ELSE value #>> '{}'
+END;
+
+-- One comparison `column op value`; appends what it binds to `bound`.
+CREATE OR REPLACE FUNCTION sqlvec._filter_comparison(
+    rel oid, alias text, column_name text, op text, value jsonb, slot text, INOUT bound text[], OUT condition text
+) LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_column record := sqlvec._column(rel, column_name);
+    v_type text := format('%s', v_column.type_oid::regtype);
+    v_left text := format('%I.%I', alias, column_name);
+    v_strategy int := CASE op WHEN '$lt' THEN 1 WHEN '$lte' THEN 2 WHEN '$gte' THEN 4 WHEN '$gt' THEN 5 ELSE 3 END;
+    v_operator text;
+    v_kind text := jsonb_typeof(value);
+BEGIN
+    IF op = '$is_null' THEN
+        IF v_kind <> 'boolean' THEN
+            RAISE EXCEPTION 'filter: "$is_null" of column "%" is true or false, not %', column_name, value
+                USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+        condition := format('%s IS %sNULL', v_left, CASE WHEN value = 'true' THEN '' ELSE 'NOT ' END);
+        RETURN;
+    ELSIF op IN ('$eq', '$ne') AND v_kind = 'null' THEN
+        condition := format('%s IS %sNULL', v_left, CASE op WHEN '$eq' THEN '' ELSE 'NOT ' END);
+        RETURN;
+    ELSIF op = '$contains' THEN
+        IF v_column.type_oid <> 'jsonb'::regtype AND (SELECT t.typcategory FROM pg_type AS t WHERE t.oid = v_column.type_oid) <> 'A' THEN
+            RAISE EXCEPTION 'filter: "$contains" needs an array or jsonb column; "%" of table % is of type %',
+                column_name, sqlvec._qualified(rel), v_type
+                USING ERRCODE = 'datatype_mismatch';
+        END IF;
+        bound := bound || sqlvec._json_text(CASE WHEN v_kind = 'array' OR v_column.type_oid = 'jsonb'::regtype
+                                                 THEN value ELSE jsonb_build_array(value) END, v_column.type_oid);
+        condition := format('%s OPERATOR(pg_catalog.@>) ((%s)[%s])::%s', v_left, slot, cardinality(bound), v_type);
+        RETURN;
+    END IF;
+
+    v_operator := sqlvec._btree_operator(v_column.type_oid, v_strategy);
+    IF v_operator IS NULL THEN
+        RAISE EXCEPTION 'filter: column "%" of table % is of type %, which has no comparison operators',
+            column_name, sqlvec._qualified(rel), v_type
+            USING ERRCODE = 'datatype_mismatch', HINT = 'Use where_sql for such a column.';
+    ELSIF op = '$in' THEN
+        IF v_kind <> 'array' THEN
+            RAISE EXCEPTION 'filter: "$in" of column "%" needs a JSON array, not %', column_name, v_kind
+                USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+        bound := bound || (SELECT coalesce(array_agg(sqlvec._json_text(e, v_column.type_oid)), '{}')
+                           FROM jsonb_array_elements(value) AS e)::text;
+        condition := format('%s %s ANY (((%s)[%s])::%s[])', v_left, v_operator, slot, cardinality(bound), v_type);
+        RETURN;
+    ELSIF op = '$between' THEN
+        IF v_kind <> 'array' OR jsonb_array_length(value) <> 2 THEN
+            RAISE EXCEPTION 'filter: "$between" of column "%" needs a JSON array of two values', column_name
+                USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+        bound := bound || sqlvec._json_text(value -> 0, v_column.type_oid) || sqlvec._json_text(value -> 1, v_column.type_oid);
+        condition := format('%1$s %2$s ((%4$s)[%5$s])::%7$s AND %1$s %3$s ((%4$s)[%6$s])::%7$s', v_left,
+                            sqlvec._btree_operator(v_column.type_oid, 4), sqlvec._btree_operator(v_column.type_oid, 2),
+                            slot, cardinality(bound) - 1, cardinality(bound), v_type);
+        RETURN;
+    ELSIF op NOT IN ('$eq', '$ne', '$gt', '$gte', '$lt', '$lte') THEN
+        RAISE EXCEPTION 'filter: unknown operator "%" for column "%"', op, column_name
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Operators are: $eq $ne $in $gt $gte $lt $lte $between $is_null $contains, and $and $or $not around conditions.';
+    ELSIF v_kind = 'object' AND v_column.type_oid NOT IN ('json'::regtype, 'jsonb'::regtype) THEN
+        RAISE EXCEPTION 'filter: column "%" cannot be compared with a JSON object', column_name
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    bound := bound || sqlvec._json_text(value, v_column.type_oid);
+    condition := format('%s%s %s ((%s)[%s])::%s', CASE op WHEN '$ne' THEN 'NOT ' ELSE '' END,
+                        v_left, v_operator, slot, cardinality(bound), v_type);
+END
+$body$;
+
+-- A whole filter. `slot` is the SQL that names the array of bound values, e.g. $3.
+CREATE OR REPLACE FUNCTION sqlvec._filter(
+    rel oid, alias text, filter jsonb, slot text, INOUT bound text[], OUT condition text
+) LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_key text;
+    v_value jsonb;
+    v_item jsonb;
+    v_op text;
+    v_one record;
+    v_alternatives text[];
+    v_conditions text[] := '{}';
+BEGIN
+    IF jsonb_typeof(filter) <> 'object' THEN
+        RAISE EXCEPTION 'filter: a JSON object is needed, not %', jsonb_typeof(filter)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'E.g. {"tenant_id": 7, "year": {"$gte": 2020}}.';
+    END IF;
+    FOR v_key, v_value IN SELECT * FROM jsonb_each(filter) LOOP
+        IF v_key IN ('$and', '$or') THEN
+            IF jsonb_typeof(v_value) <> 'array' OR jsonb_array_length(v_value) = 0 THEN
+                RAISE EXCEPTION 'filter: "%" needs a JSON array of conditions', v_key USING ERRCODE = 'invalid_parameter_value';
+            END IF;
+            v_alternatives := '{}';
+            FOR v_item IN SELECT * FROM jsonb_array_elements(v_value) LOOP
+                v_one := sqlvec._filter(rel, alias, v_item, slot, bound);
+                bound := v_one.bound;
+                v_alternatives := v_alternatives || v_one.condition;
+            END LOOP;
+            v_conditions := v_conditions
+                || format('(%s)', array_to_string(v_alternatives, CASE v_key WHEN '$or' THEN ' OR ' ELSE ' AND ' END));
+        ELSIF v_key = '$not' THEN
+            v_one := sqlvec._filter(rel, alias, v_value, slot, bound);
+            bound := v_one.bound;
+            v_conditions := v_conditions || format('(NOT %s)', v_one.condition);
+        ELSIF v_key LIKE '$%' THEN
+            RAISE EXCEPTION 'filter: unknown operator "%"', v_key
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Around conditions stand $and, $or and $not.';
+        ELSE
+            -- {"column": value} is short for {"column": {"$eq": value}}.
+            IF jsonb_typeof(v_value) <> 'object' OR NOT EXISTS (SELECT FROM jsonb_object_keys(v_value) AS k WHERE k LIKE '$%') THEN
+                v_value := jsonb_build_object('$eq', v_value);
+            END IF;
+            FOR v_op, v_item IN SELECT * FROM jsonb_each(v_value) LOOP
+                v_one := sqlvec._filter_comparison(rel, alias, v_key, v_op, v_item, slot, bound);
+                bound := v_one.bound;
+                v_conditions := v_conditions || format('(%s)', v_one.condition);
+            END LOOP;
+        END IF;
+    END LOOP;
+    condition := CASE WHEN v_conditions = '{}' THEN 'true' ELSE '(' || array_to_string(v_conditions, ' AND ') || ')' END;
+END
+$body$;

@@ -1,0 +1,76 @@
+-- Names: how sqlvec builds them and how it finds columns.
+
+-- A name of at most 63 bytes. A longer one is cut at a character boundary and ends in eight
+-- digits of its hash, so that two long names stay two names.
+CREATE OR REPLACE FUNCTION sqlvec._name(base text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT CASE
+        WHEN octet_length(base) <= 63 THEN base
+        ELSE left(base, (SELECT max(n)::int
+                         FROM generate_series(0, least(length(base), 54)) AS n
+                         WHERE octet_length(left(base, n)) <= 54))
+             || '_' || left(md5(base), 8)
+    END;
+END;
+
+-- The schema pgvector lives in.
+CREATE OR REPLACE FUNCTION sqlvec._vector_schema() RETURNS name
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT n.nspname
+    FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace
+    WHERE e.extname = 'vector';
+END;
+
+-- A table as "schema"."table", whatever the search_path.
+CREATE OR REPLACE FUNCTION sqlvec._qualified(rel oid) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT format('%I.%I', n.nspname, c.relname)
+    FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.oid = rel;
+END;
+
+-- A column with its type: base type name (of domains, the type beneath) and dimensions, which are
+-- NULL where the type names none. An error that lists the columns when it is not there.
+CREATE OR REPLACE FUNCTION sqlvec._column(
+    rel oid, column_name text,
+    OUT attnum smallint, OUT type_oid oid, OUT type_name name, OUT dimensions int
+) LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_typmod int;
+    v_type record;
+BEGIN
+    SELECT a.attnum, a.atttypid, a.atttypmod INTO attnum, type_oid, v_typmod
+    FROM pg_catalog.pg_attribute AS a
+    WHERE a.attrelid = rel AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'column "%" of table % does not exist', column_name, sqlvec._qualified(rel)
+            USING ERRCODE = 'undefined_column',
+                  HINT = (SELECT 'Columns are: ' || pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum) || '.'
+                          FROM pg_catalog.pg_attribute AS a
+                          WHERE a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped);
+    END IF;
+    LOOP
+        SELECT t.typname, t.typtype, t.typbasetype, t.typtypmod INTO v_type
+        FROM pg_catalog.pg_type AS t WHERE t.oid = type_oid;
+        EXIT WHEN v_type.typtype <> 'd';
+        type_oid := v_type.typbasetype;
+        v_typmod := v_type.typtypmod;
+    END LOOP;
+    type_name := v_type.typname;
+    dimensions := CASE WHEN type_name IN ('vector', 'halfvec', 'sparsevec', 'bit') AND v_typmod > 0
+                       THEN v_typmod END;
+END
+$body$;
+
+-- The tables that hold the rows: the leaf partitions, or the table itself.
+CREATE OR REPLACE FUNCTION sqlvec._leaves(rel oid) RETURNS TABLE (leaf oid)
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT t.relid::oid FROM pg_catalog.pg_partition_tree(rel) AS t WHERE t.isleaf
+    UNION
+    SELECT c.oid FROM pg_catalog.pg_class AS c WHERE c.oid = rel AND c.relkind <> 'p';
+END;

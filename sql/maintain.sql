@@ -1,0 +1,210 @@
+-- The trigger that keeps derived columns: one per table, written out from the catalog.
+
+-- Text of the trigger function of a table, from the catalog rows that are whole.
+--
+-- It compares OLD and NEW in its body instead of naming columns in UPDATE OF, which would miss
+-- changes that the application's own triggers make. A column renamed since raises
+-- undefined_column inside; the handler then derives the row by looking the present names up.
+CREATE OR REPLACE FUNCTION sqlvec._maintain_body(relation_id int) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_derived record;
+    v_aside text := '';
+    v_steps text := '';
+    v_source record;
+BEGIN
+    FOR v_derived IN
+        SELECT d.* FROM sqlvec._derived AS d
+        WHERE d.relation_id = _maintain_body.relation_id
+          AND sqlvec._has_column(d.relation, d.source_column) AND sqlvec._has_column(d.relation, d.target_column)
+        ORDER BY d.id
+    LOOP
+        v_source := sqlvec._column(v_derived.relation, v_derived.source_column);
+        v_aside := v_aside || format($sql$
+        IF sqlvec._differ(NEW.%1$I, OLD.%1$I) AND TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
+            NEW.%2$I := NULL;
+        END IF;$sql$, v_derived.source_column, v_derived.target_column);
+        v_steps := v_steps || format($sql$
+    IF NEW.%2$I IS NULL OR sqlvec._differ(NEW.%1$I, OLD.%1$I) OR sqlvec._differ(NEW.%2$I, OLD.%2$I) THEN%3$s
+        NEW.%2$I := %4$s;
+        IF NEW.%2$I IS NULL AND NEW.%1$I IS NOT NULL THEN
+            RAISE WARNING 'encoder %% is not in the catalog: column %% of %% is left NULL',
+                %5$L, %6$L, TG_RELID::pg_catalog.regclass
+                USING HINT = 'Restore the rows of sqlvec.encoder_vector, then CALL sqlvec.backfill.';
+        END IF;
+    END IF;$sql$,
+            v_derived.source_column, v_derived.target_column,
+            -- vector(n) checks its own dimensions; a bare vector column needs it done here.
+            CASE WHEN v_source.dimensions IS NULL THEN format($sql$
+        PERFORM sqlvec._check_dimensions(sqlvec._as_vector(NEW.%1$I), %2$s, TG_RELID, %3$L);$sql$,
+                v_derived.source_column, v_derived.dimensions, v_derived.source_column) ELSE '' END,
+            sqlvec._encode_expression(v_derived.encoder, format('sqlvec._as_vector(NEW.%I)', v_derived.source_column)),
+            quote_ident(v_derived.encoder), quote_ident(v_derived.target_column));
+    END LOOP;
+    RETURN format($sql$
+-- Written by sqlvec: fills the derived columns of %s. CALL sqlvec.repair writes it anew.
+BEGIN
+    IF pg_catalog.current_setting('sqlvec.maintain', true) OPERATOR(pg_catalog.=) 'off' THEN%s
+        RETURN NEW;
+    END IF;%s
+    RETURN NEW;
+EXCEPTION WHEN undefined_column THEN
+    RETURN pg_catalog.jsonb_populate_record(
+        NEW, sqlvec._derive_row(TG_RELID, TG_OP, pg_catalog.to_jsonb(NEW), pg_catalog.to_jsonb(OLD)));
+END
+$sql$, (SELECT sqlvec._qualified(r.relation) FROM sqlvec._relation AS r WHERE r.id = _maintain_body.relation_id),
+       v_aside, v_steps);
+END
+$body$;
+
+-- Write the trigger function of a table. SECURITY DEFINER because functions of schema sqlvec
+-- belong to its owner; safe for anyone to call, because the text follows from the catalog alone.
+CREATE OR REPLACE FUNCTION sqlvec._write_maintain(relation_id int) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    IF NOT EXISTS (SELECT FROM sqlvec.relation AS r WHERE r.id = _write_maintain.relation_id) THEN
+        RETURN;
+    END IF;
+    EXECUTE format('CREATE OR REPLACE FUNCTION sqlvec.%I() RETURNS trigger LANGUAGE plpgsql AS %L',
+                   'maintain_' || relation_id, sqlvec._maintain_body(relation_id));
+    EXECUTE format('COMMENT ON FUNCTION sqlvec.%I() IS %L', 'maintain_' || relation_id,
+                   'Fills derived columns; written by sqlvec.');
+END
+$body$;
+
+-- Remove the trigger function of a table that no longer has derived columns.
+CREATE OR REPLACE FUNCTION sqlvec._drop_maintain(relation_id int) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    IF NOT EXISTS (SELECT FROM sqlvec.relation AS r WHERE r.id = _drop_maintain.relation_id) THEN
+        EXECUTE format('DROP FUNCTION IF EXISTS sqlvec.%I()', 'maintain_' || relation_id);
+    END IF;
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION sqlvec._check_dimensions(x vector, expected int, rel oid, column_name text) RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+AS $body$
+DECLARE
+    v_found int := pg_catalog.cardinality(sqlvec._real_array(x));
+BEGIN
+    IF v_found <> expected THEN
+        RAISE EXCEPTION 'column "%" of table % takes vectors of % dimensions, not %',
+            column_name, sqlvec._qualified(rel), expected, v_found
+            USING ERRCODE = 'data_exception';
+    END IF;
+END
+$body$;
+
+-- Slow path of the trigger: the codes of one row, by present names. Answers a JSON object of the
+-- columns to set.
+CREATE OR REPLACE FUNCTION sqlvec._derive_row(rel oid, op text, new_row jsonb, old_row jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_derived record;
+    v_codes jsonb := '{}';
+    v_source text;
+    v_code text;
+    v_changed boolean;
+BEGIN
+    FOR v_derived IN SELECT * FROM sqlvec._derived_of(rel) ORDER BY id LOOP
+        CONTINUE WHEN NOT new_row ? v_derived.target_column;
+        IF NOT new_row ? v_derived.source_column THEN
+            RAISE WARNING 'column "%" of table %, which "%" is derived from, is not there: the code is left NULL',
+                coalesce(v_derived.source_column, v_derived.known_source), sqlvec._qualified(rel), v_derived.target_column
+                USING HINT = format('Run CALL sqlvec.drop_derived(%L, %L);', sqlvec._qualified(v_derived.relation), v_derived.target_column);
+            v_codes := v_codes || jsonb_build_object(v_derived.target_column, NULL);
+            CONTINUE;
+        END IF;
+        v_source := new_row ->> v_derived.source_column;
+        v_changed := op = 'INSERT' OR v_source IS DISTINCT FROM old_row ->> v_derived.source_column;
+        IF current_setting('sqlvec.maintain', true) = 'off' THEN
+            IF op = 'UPDATE' AND v_changed THEN
+                v_codes := v_codes || jsonb_build_object(v_derived.target_column, NULL);
+            END IF;
+            CONTINUE;
+        END IF;
+        CONTINUE WHEN NOT v_changed AND new_row ->> v_derived.target_column IS NOT NULL
+                      AND new_row -> v_derived.target_column = old_row -> v_derived.target_column;
+        PERFORM sqlvec._check_dimensions(sqlvec._parse_vector(v_source), v_derived.dimensions, rel, v_derived.source_column);
+        EXECUTE format('SELECT (%s)::text',
+                       sqlvec._encode_expression(v_derived.encoder, 'sqlvec._parse_vector($1)'))
+        INTO v_code USING v_source;
+        v_codes := v_codes || jsonb_build_object(v_derived.target_column, v_code);
+    END LOOP;
+    RAISE WARNING 'columns of table % were renamed or dropped since sqlvec wrote its trigger; writes take a slow path',
+        sqlvec._qualified(rel)
+        USING HINT = format('Run CALL sqlvec.repair(%L);', sqlvec._qualified(coalesce(pg_partition_root(rel), rel)));
+    RETURN v_codes;
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION sqlvec._parse_vector(x text) RETURNS vector
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x::vector;
+
+-- An error unless the current role owns the table.
+CREATE OR REPLACE FUNCTION sqlvec._require_owner(rel oid) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    IF NOT sqlvec._owns(rel) THEN
+        RAISE EXCEPTION 'role "%" must own table % to change its derived columns', current_user, sqlvec._qualified(rel)
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = (SELECT format('It belongs to role "%s".', pg_get_userbyid(c.relowner))
+                          FROM pg_class AS c WHERE c.oid = rel);
+    END IF;
+END
+$body$;
+
+-- Make catalog, trigger function and trigger of a table agree with its present names.
+CREATE OR REPLACE FUNCTION sqlvec._rewrite(rel oid) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_id int := (SELECT r.id FROM sqlvec._relation AS r WHERE r.relation = rel);
+    v_trigger record;
+BEGIN
+    UPDATE sqlvec.derived AS d
+    SET source_column = a.source_column, target_column = a.target_column,
+        source_attnum = s.attnum, target_attnum = t.attnum
+    FROM sqlvec._derived AS a, pg_attribute AS s, pg_attribute AS t
+    WHERE a.id = d.id AND a.relation = rel
+      AND s.attrelid = rel AND s.attname = a.source_column AND NOT s.attisdropped
+      AND t.attrelid = rel AND t.attname = a.target_column AND NOT t.attisdropped;
+    UPDATE sqlvec.relation AS r
+    SET oid = rel, schema_name = n.nspname, table_name = c.relname
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE r.id = v_id AND c.oid = rel
+      AND (r.oid, r.schema_name, r.table_name) IS DISTINCT FROM (rel, n.nspname, c.relname);
+    PERFORM sqlvec._write_maintain(v_id);
+    SELECT t.tgname, t.tgenabled INTO v_trigger
+    FROM pg_trigger AS t
+    WHERE t.tgrelid = rel AND t.tgfoid = to_regprocedure(format('sqlvec.%I()', 'maintain_' || v_id))::oid;
+    IF NOT FOUND THEN
+        -- Triggers fire in the order of their names: "~" comes after every letter, so the codes
+        -- are made from what the application's own triggers leave behind.
+        EXECUTE format('CREATE TRIGGER "~sqlvec" BEFORE INSERT OR UPDATE ON %s FOR EACH ROW EXECUTE FUNCTION sqlvec.%I()',
+                       sqlvec._qualified(rel), 'maintain_' || v_id);
+    ELSIF v_trigger.tgenabled NOT IN ('O', 'A') THEN
+        EXECUTE format('ALTER TABLE %s ENABLE TRIGGER %I', sqlvec._qualified(rel), v_trigger.tgname);
+    END IF;
+END
+$body$;
+
+CREATE OR REPLACE PROCEDURE sqlvec.repair(rel regclass) LANGUAGE plpgsql
+AS $body$
+BEGIN
+    PERFORM sqlvec._require_owner(rel);
+    IF NOT EXISTS (SELECT FROM sqlvec._relation AS r WHERE r.relation = rel) THEN
+        RAISE EXCEPTION 'table % has no derived columns', rel USING ERRCODE = 'undefined_object';
+    END IF;
+    PERFORM sqlvec._rewrite(rel);
+END
+$body$;
+
+COMMENT ON PROCEDURE sqlvec.repair(regclass) IS
+    'Follow renames: bring the catalog and the trigger of a table in line with its present column names, and put back a trigger that was dropped or disabled.';

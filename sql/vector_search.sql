@@ -1,0 +1,61 @@
+-- sqlvec.vector_search, sqlvec.vector_search_keys: nearest rows of a vector or halfvec column.
+
+-- The cosine to a zero vector is undefined: every distance would be NaN.
+CREATE OR REPLACE FUNCTION sqlvec._refuse_zero(query vector, metric text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+AS $body$
+BEGIN
+    IF metric = 'cosine' AND (sqlvec._integer_parts(query)).unit IS NULL THEN
+        RAISE EXCEPTION 'the cosine distance to a zero vector is undefined' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION sqlvec.vector_search(
+    rel anyelement, column_name text, query vector, k int = 10, filter jsonb = NULL, where_sql text = NULL,
+    params text[] = NULL, candidates int = NULL, oversample real = NULL, metric text = NULL, mode text = 'auto'
+) RETURNS TABLE (hit anyelement, distance float8, complete boolean)
+LANGUAGE plpgsql ROWS 10
+AS $body$
+DECLARE
+    v_plan record;
+    v_before text[];
+BEGIN
+    SELECT * INTO v_plan FROM sqlvec._plan_search(
+        sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'vector', pg_catalog.cardinality(sqlvec._real_array(query)), k, filter,
+        where_sql, params, candidates, oversample, metric, mode, NULL, NULL);
+    PERFORM sqlvec._refuse_zero(query, v_plan.metric);
+    v_before := sqlvec._set_scan(v_plan.settings);
+    RETURN QUERY EXECUTE v_plan.statement USING params, query, v_plan.bound;
+    PERFORM sqlvec._set_scan(v_before);
+END
+$body$;
+
+COMMENT ON FUNCTION sqlvec.vector_search(anyelement, text, vector, int, jsonb, text, text[], int, real, text, text) IS
+    'Rows of table rel (a typed NULL row, NULL::doc) nearest to query in a vector or halfvec column, by exact distance; metric l2, inner_product, cosine or l1. k 1 to 10000; filter is JSON over the columns, where_sql is trusted SQL over the bare table name with values ($1)[i] from params; candidates or oversample (x k) say how many rows are rescored; mode is auto, exact, or the name of a derived column or index. complete is false only when an index named by mode ended before k rows.';
+
+-- key stands fourth because Postgres resolves the type of a result column from the position that
+-- its argument has in the call.
+CREATE OR REPLACE FUNCTION sqlvec.vector_search_keys(
+    rel anyelement, column_name text, query vector, INOUT key anycompatible, k int = 10, filter jsonb = NULL, where_sql text = NULL,
+    params text[] = NULL, candidates int = NULL, oversample real = NULL, metric text = NULL, mode text = 'auto',
+    key_column text = NULL, OUT distance float8, OUT complete boolean
+) RETURNS SETOF record
+LANGUAGE plpgsql ROWS 10
+AS $body$
+DECLARE
+    v_plan record;
+    v_before text[];
+BEGIN
+    SELECT * INTO v_plan FROM sqlvec._plan_search(
+        sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'vector', pg_catalog.cardinality(sqlvec._real_array(query)), k, filter,
+        where_sql, params, candidates, oversample, metric, mode, key_column, pg_catalog.pg_typeof(key));
+    PERFORM sqlvec._refuse_zero(query, v_plan.metric);
+    v_before := sqlvec._set_scan(v_plan.settings);
+    RETURN QUERY EXECUTE v_plan.statement USING params, query, v_plan.bound;
+    PERFORM sqlvec._set_scan(v_before);
+END
+$body$;
+
+COMMENT ON FUNCTION sqlvec.vector_search_keys(anyelement, text, vector, anycompatible, int, jsonb, text, text[], int, real, text, text, text) IS
+    'The rows of sqlvec.vector_search as values of the key column (by default the primary key) cast to the type of key, a typed NULL that stands right after the query (key => NULL::uuid): needs SELECT on the searched and key columns only.';
