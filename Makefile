@@ -38,7 +38,8 @@ smoke: $(VENV)/.dev
 
 freeze: $(VENV)/.dev
 	mkdir -p sql/releases
-	$(BIN)/sqlvec bundle > sql/releases/sqlvec--$$(cat sql/VERSION).sql
+	$(BIN)/python -c 'from sqlvec.catalog import bundle; print(bundle(), end="")' > \
+	    sql/releases/sqlvec--$$(cat sql/VERSION).sql
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

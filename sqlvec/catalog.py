@@ -17,11 +17,14 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import psycopg
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
+from sqlvec.encoders import Encoder, Parts, from_options
 from sqlvec.errors import (
+    DeclarationError,
     InstalledAsExtension,
     InUse,
     MissingRequirement,
@@ -78,16 +81,13 @@ $do$;
 """
 
 
-Severity = Literal["note", "problem"]
-
-
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that :func:`check` has to say about an installation."""
 
-    severity: Severity
-    message: str
-    hint: str | None = None
+    severity: Literal["note", "warning", "error"]
+    problem: str
+    remedy: str | None = None
 
 
 def bundle(version: str | None = None) -> str:
@@ -150,6 +150,7 @@ def script(from_: str | None = None) -> str:
 
 def extension_files() -> dict[str, str]:
     """Return, by name, the files of extension ``sqlvec`` for the server's ``share/extension``."""
+    # No `schema` here: the script makes schema sqlvec, so that DROP EXTENSION removes it as well.
     control = (
         f"comment = '{_COMMENT}'\n"
         f"default_version = '{VERSION}'\n"
@@ -282,19 +283,48 @@ def uninstall(connection: Connection, *, drop_derived: bool = False) -> None:
 
 
 def check(connection: Connection) -> list[Finding]:
-    """Return what ``CALL sqlvec.check()`` finds, after comparing the releases.
+    """Return what is out of order in an installation, as ``CALL sqlvec.check()`` says it.
 
     :raises NotInstalled: there is nothing to check.
     """
     found = _require_installed(connection)
-    findings = []
+    findings = [
+        Finding(row.severity, row.problem, row.remedy)
+        for row in connection.execute(text("SELECT * FROM sqlvec._findings()"))
+    ]
     if found != VERSION:
-        findings.append(
-            Finding("problem", f"the database holds sqlvec {found}, this package is {VERSION}")
-        )
-    with _notices(connection) as notices:
-        connection.exec_driver_sql("CALL sqlvec.check()")
-    return findings + notices
+        problem = f"the database holds sqlvec {found}, this package is {VERSION}"
+        findings.insert(0, Finding("warning", problem))
+    return findings
+
+
+def load_encoder(connection: Connection, name: str) -> tuple[Encoder, Parts]:
+    """Return an encoder of the catalog and its parameters, for encoding with numpy.
+
+    E.g.::
+
+        encoder, parts = catalog.load_encoder(connection, "rotated")
+        codes = encoder.encode(vectors, parts)
+
+    :raises DeclarationError: the catalog has no encoder of that name.
+    """
+    statement = "SELECT kind, options FROM sqlvec.encoder WHERE name = :name"
+    row = connection.execute(text(statement), {"name": name}).one_or_none()
+    if row is None:
+        raise DeclarationError(f"there is no encoder {name!r} in the catalog")
+    statement = """
+        SELECT part, value::real[] AS value
+        FROM sqlvec.encoder_vector
+        WHERE encoder = :name
+        ORDER BY part, position
+    """
+    rows: dict[str, list[list[float]]] = {}
+    for part, value in connection.execute(text(statement), {"name": name}):
+        rows.setdefault(part, []).append(value)
+    parts = {part: np.array(matrix, dtype=np.float32) for part, matrix in rows.items()}
+    # These hold one vector; the others are matrices, whatever the number of their rows.
+    parts |= {part: parts[part][0] for part in ("mean", "scale") if part in parts}
+    return from_options(row.kind, row.options), parts
 
 
 @contextmanager
@@ -346,26 +376,6 @@ def _primary_message(refusal: BaseException) -> str:
         native = refusal.__cause__ or refusal
         parts = [str(native), getattr(native, "hint", None)]
     return "\n".join(part for part in parts if part)
-
-
-@contextmanager
-def _notices(connection: Connection) -> Iterator[list[Finding]]:
-    """Collect what the server says beside its results."""
-    findings: list[Finding] = []
-
-    def add(diagnostic: psycopg.errors.Diagnostic) -> None:
-        severity: Severity = "note" if diagnostic.severity_nonlocalized == "NOTICE" else "problem"
-        message = diagnostic.message_primary or ""
-        findings.append(Finding(severity, message, diagnostic.message_hint))
-
-    driver = connection.connection.driver_connection
-    if not isinstance(driver, psycopg.Connection | psycopg.AsyncConnection):
-        raise SqlvecError("checking an installation needs the driver psycopg")
-    driver.add_notice_handler(add)
-    try:
-        yield findings
-    finally:
-        driver.remove_notice_handler(add)
 
 
 def _run(connection: Connection, body: str) -> None:

@@ -14,7 +14,6 @@ import importlib.util
 import os
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -229,8 +228,8 @@ class Server:
 
     @property
     def running(self) -> bool:
-        """Whether the postmaster is alive."""
-        return self._run_directory is not None and self._pg_ctl("status").returncode == 0
+        """Whether the postmaster that this object started is alive."""
+        return self._postmaster() is not None and self._pg_ctl("status").returncode == 0
 
     @property
     def _socket_directory(self) -> Path:
@@ -315,10 +314,12 @@ class Server:
         """
         import psutil  # The packages with the binaries depend on it.
 
-        first_line = (self.data_directory / "postmaster.pid").read_text().split("\n", 1)[0]
-        postmaster = psutil.Process(int(first_line))
+        pid = self._postmaster()
+        if pid is None:
+            raise ServerUnavailable("the server is not running")
+        postmaster = psutil.Process(pid)
         processes = [postmaster, *postmaster.children(recursive=True)]
-        os.kill(postmaster.pid, signal.SIGKILL)
+        postmaster.kill()
         # Its children notice that it died and leave by themselves; the shared memory they hold
         # would make a new postmaster refuse to start.
         _, alive = psutil.wait_procs(processes, timeout=_START_SECONDS)
@@ -365,6 +366,18 @@ class Server:
                 f"PostgreSQL does not run as root, and the account {self._account.name!r} that"
                 f" runs it cannot reach {directory}; choose another data directory"
             )
+
+    def _postmaster(self) -> int | None:
+        """Return the process that serves our socket from the data directory."""
+        if self._run_directory is None:
+            return None
+        try:
+            lines = (self.data_directory / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return None
+        # The fifth line is the socket folder. Another process may be running a server on a kept
+        # data directory.
+        return int(lines[0]) if lines[4:5] == [str(self._run_directory)] else None
 
     def _require_same_version(self) -> None:
         found = (self.data_directory / "PG_VERSION").read_text().strip()

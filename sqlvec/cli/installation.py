@@ -46,12 +46,12 @@ def check(dsn: Dsn) -> None:
     with engine(dsn).connect() as connection:
         findings = catalog.check(connection)
     for finding in findings:
-        typer.echo(f"{finding.severity}: {finding.message}")
-        if finding.hint:
-            typer.echo(f"    {finding.hint}")
-    if any(finding.severity == "problem" for finding in findings):
+        typer.echo(f"{finding.severity}: {finding.problem}")
+        if finding.remedy:
+            typer.echo(f"    {finding.remedy}")
+    if any(finding.severity != "note" for finding in findings):
         raise typer.Exit(1)
-    typer.echo("no problems found")
+    typer.echo(f"sqlvec {catalog.VERSION} is in order")
 
 
 def version(dsn: OptionalDsn = None) -> None:

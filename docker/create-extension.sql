@@ -1,0 +1,2 @@
+-- Runs once, in the database that POSTGRES_DB names, when the data directory is made.
+CREATE EXTENSION sqlvec CASCADE;
