@@ -58,7 +58,7 @@ BEGIN
     END LOOP;
     IF v_plan.settings IS NOT NULL THEN
         topic := 'settings';
-        detail := pg_catalog.format('hnsw.ef_search = %s, hnsw.iterative_scan = %s, ivfflat.iterative_scan = %s; put back afterwards',
+        detail := pg_catalog.format('hnsw.ef_search = %s, hnsw.iterative_scan = %s, ivfflat.iterative_scan = %s, jit = %s; put back afterwards',
                                     VARIADIC v_plan.settings);
         RETURN NEXT;
     END IF;

@@ -1,124 +1,181 @@
 -- Approximate indexes on a vector column: which there are, and which could be built.
 
--- Ways to find candidates for a column: through itself, through each derived column, through each
--- expression that is a code. `expression` is what the index holds, over the bare table.
-CREATE OR REPLACE FUNCTION sqlvec._ways(rel oid, column_name text, metric text) RETURNS TABLE (
-    way text,             -- 'source', the name of the derived column, or the kind of the expression
-    kind text,
-    column_used name,     -- NULL for an expression
-    expression text,      -- as pg_get_indexdef prints it under search_path pg_catalog
-    query_expression text,-- code of the query $2
-    code_metric text,
-    opclass text,
-    dimensions int
+-- Codes that are one immutable pgvector expression need no column. An index on one is known by the
+-- text that pg_get_indexdef prints under search_path pg_catalog; for Matryoshka prefixes the index
+-- itself tells the number of dimensions.
+CREATE OR REPLACE FUNCTION sqlvec._expression_ways(rel oid, column_name text) RETURNS TABLE (
+    way text, kind text, code_type text, dimensions int, expression text, query_expression text
 ) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_source record := sqlvec._column(rel, column_name);
     v_schema name := sqlvec._vector_schema();
-    v_derived record;
 BEGIN
-    way := 'source'; kind := 'source'; column_used := column_name; expression := quote_ident(column_name);
-    query_expression := '$2'; code_metric := metric; opclass := sqlvec._opclass(v_source.type_name, metric);
-    dimensions := v_source.dimensions;
-    RETURN NEXT;
-    IF v_source.type_name NOT IN ('vector', 'halfvec') THEN
+    IF v_source.type_name NOT IN ('vector', 'halfvec') OR v_source.dimensions IS NULL THEN
         RETURN;
     END IF;
-    FOR v_derived IN
-        SELECT d.* FROM sqlvec._derived_of(rel) AS d
-        WHERE d.source_column = column_name AND d.metric = _ways.metric AND d.maintained
-          AND sqlvec._has_column(rel, d.target_column)
-        ORDER BY d.id
-    LOOP
-        way := v_derived.target_column; kind := v_derived.kind; column_used := v_derived.target_column;
-        expression := quote_ident(v_derived.target_column);
-        query_expression := format('(SELECT %s)', sqlvec._encode_expression(v_derived.encoder, 'sqlvec._as_vector($2)'));
-        code_metric := CASE v_derived.code_type WHEN 'bit' THEN 'hamming' ELSE metric END;
-        opclass := sqlvec._opclass(v_derived.code_type, code_metric);
-        dimensions := v_derived.code_dimensions;
-        RETURN NEXT;
-    END LOOP;
-    -- Codes that are one immutable pgvector expression need no column. They are known by their
-    -- text; for Matryoshka prefixes the index itself tells the number of dimensions.
-    column_used := NULL;
-    IF v_source.dimensions IS NULL THEN
-        RETURN;
-    END IF;
-    IF v_source.type_name = 'vector' THEN
-        way := 'expression:halfvec'; kind := 'halfvec'; dimensions := v_source.dimensions;
-        expression := format('((%I)::%I.halfvec(%s))', column_name, v_schema, dimensions);
-        query_expression := '(SELECT sqlvec._halfvec($2))';
-        code_metric := metric; opclass := sqlvec._opclass('halfvec', metric);
-        RETURN NEXT;
-    END IF;
-    way := 'expression:binary'; kind := 'binary'; dimensions := v_source.dimensions;
+    way := 'expression:binary'; kind := 'binary'; code_type := 'bit'; dimensions := v_source.dimensions;
     expression := format('((%I.binary_quantize(%I))::bit(%s))', v_schema, column_name, dimensions);
-    query_expression := '(SELECT sqlvec._binary(sqlvec._as_vector($2)))';
-    code_metric := 'hamming'; opclass := 'bit_hamming_ops';
+    query_expression := 'sqlvec._binary(sqlvec._as_vector($2))';
     RETURN NEXT;
     IF v_source.type_name = 'vector' THEN
+        way := 'expression:halfvec'; kind := 'halfvec'; code_type := 'halfvec';
+        expression := format('((%I)::%I.halfvec(%s))', column_name, v_schema, dimensions);
+        query_expression := 'sqlvec._halfvec($2)';
+        RETURN NEXT;
         FOR dimensions IN
             SELECT DISTINCT a.atttypmod FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indexrelid AND a.attnum = 1
-            WHERE i.indrelid = rel AND i.indexprs IS NOT NULL AND a.atttypmod BETWEEN 1 AND v_source.dimensions
+            WHERE i.indrelid = rel AND i.indexprs IS NOT NULL AND a.atttypmod BETWEEN 1 AND v_source.dimensions - 1
             ORDER BY a.atttypmod
         LOOP
             way := format('expression:truncate(%s)', dimensions); kind := 'truncate';
             expression := format('((%1$I.l2_normalize(%1$I.subvector(%2$I, 1, %3$s)))::%1$I.halfvec(%3$s))',
                                  v_schema, column_name, dimensions);
-            query_expression := format('(SELECT sqlvec._truncate_halfvec(sqlvec._as_vector($2), %s))', dimensions);
-            code_metric := metric; opclass := sqlvec._opclass('halfvec', metric);
+            query_expression := format('sqlvec._truncate_halfvec(sqlvec._as_vector($2), %s)', dimensions);
             RETURN NEXT;
         END LOOP;
     END IF;
 END
 $body$;
 
--- The ways that have a valid HNSW or IVFFlat index, which answers for the whole table.
-CREATE OR REPLACE FUNCTION sqlvec._indexed_ways(rel oid, column_name text, metric text) RETURNS TABLE (
-    index_name name, method name, partial boolean, way text, kind text, column_used name, expression text,
-    query_expression text, code_metric text, dimensions int
-) LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+-- Derived columns of one source that their trigger keeps, by present names. The search's short cut
+-- through what sqlvec._derived answers for all tables: it starts from the trigger.
+CREATE OR REPLACE FUNCTION sqlvec._maintained_of(rel oid, source name) RETURNS TABLE (
+    target_column name, encoder text, kind text, code_type text, metric text
+) LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT c.relname, m.amname, i.indpred IS NOT NULL, w.way, w.kind, w.column_used, w.expression,
-           w.query_expression, w.code_metric, w.dimensions
+    SELECT t.attname, d.encoder, e.kind, e.code_type, d.metric
+    FROM pg_catalog.pg_trigger AS g
+    JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid AND p.proname LIKE 'maintain\_%'
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace AND n.nspname = 'sqlvec'
+    JOIN sqlvec.relation AS r ON r.id = substr(p.proname, 10)::int
+    JOIN sqlvec.derived AS d ON d.relation_id = r.id
+    JOIN sqlvec.encoder AS e ON e.name = d.encoder
+    -- Column numbers hold for the table the catalog knows, names for a partition or a restored copy.
+    JOIN pg_catalog.pg_attribute AS t ON t.attrelid = g.tgrelid AND NOT t.attisdropped
+         AND CASE WHEN r.oid = g.tgrelid THEN t.attnum = d.target_attnum ELSE t.attname = d.target_column END
+    JOIN pg_catalog.pg_attribute AS s ON s.attrelid = g.tgrelid AND s.attname = source
+         AND CASE WHEN r.oid = g.tgrelid THEN s.attnum = d.source_attnum ELSE s.attname = d.source_column END
+    WHERE g.tgrelid = rel AND g.tgenabled IN ('O', 'A');
+END;
+
+-- The metric of an operator class, NULL for one that is not pgvector's.
+CREATE OR REPLACE FUNCTION sqlvec._opclass_metric(opclass name) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE split_part(opclass, '_', 2) WHEN 'l2' THEN 'l2' WHEN 'ip' THEN 'inner_product' WHEN 'cosine' THEN 'cosine'
+                                        WHEN 'l1' THEN 'l1' WHEN 'hamming' THEN 'hamming' WHEN 'jaccard' THEN 'jaccard' END;
+
+-- Valid approximate indexes of a table; column_name is NULL for an expression.
+CREATE OR REPLACE FUNCTION sqlvec._ann_indexes(rel oid) RETURNS TABLE (
+    index_oid oid, index_name name, partial boolean, opclass name, column_name name
+) LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT c.oid, c.relname, i.indpred IS NOT NULL, o.opcname, a.attname
     FROM pg_catalog.pg_index AS i
     JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
     JOIN pg_catalog.pg_am AS m ON m.oid = c.relam AND m.amname IN ('hnsw', 'ivfflat')
     JOIN pg_catalog.pg_opclass AS o ON o.oid = i.indclass[0]
-    JOIN sqlvec._ways(rel, column_name, metric) AS w
-      ON w.opclass = o.opcname AND w.expression = pg_catalog.pg_get_indexdef(i.indexrelid, 1, false)
+    LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = rel AND a.attnum = i.indkey[0] AND a.attnum > 0
     WHERE i.indrelid = rel AND i.indisvalid AND i.indislive
-    -- Derived columns before expressions before the column itself: codes make the smaller index.
-    ORDER BY i.indpred IS NOT NULL, w.way = 'source', w.column_used IS NULL, c.relname;
+    ORDER BY c.relname;
 END;
+
+-- One way to find candidates for a column.
+DO $do$
+BEGIN
+    IF pg_catalog.to_regtype('sqlvec._way') IS NULL THEN
+        CREATE TYPE sqlvec._way AS (
+            way              text,  -- 'source', the name of a derived column, 'expression:' and a kind
+            kind             text,  -- 'source' or the kind of encoder
+            rank             int,   -- codes in a column before expressions before the column itself
+            metric           text,  -- of the search it serves; NULL where any will do
+            index_name       name,  -- NULL for a derived column without an index
+            partial          boolean,
+            column_used      name,  -- NULL for an expression
+            expression       text,
+            query_expression text,  -- the code of the query $2; NULL for the query itself
+            code_metric      text   -- of the index
+        );
+    END IF;
+END
+$do$;
+
+-- Ways that have a valid HNSW or IVFFlat index, and derived columns that have none. Every search
+-- asks this, so it starts from the few indexes of the table and looks up only what they name.
+CREATE OR REPLACE FUNCTION sqlvec._ways(rel oid, column_name text) RETURNS sqlvec._way[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_index record;
+    v_derived record;
+    v_way sqlvec._way;
+    v_ways sqlvec._way[] := '{}';
+    v_found boolean;
+BEGIN
+    FOR v_derived IN SELECT d.* FROM sqlvec._maintained_of(rel, column_name) AS d LOOP
+        v_way := NULL;
+        v_way.way := v_derived.target_column; v_way.kind := v_derived.kind; v_way.rank := 1;
+        v_way.metric := v_derived.metric; v_way.column_used := v_derived.target_column;
+        v_way.code_metric := CASE v_derived.code_type WHEN 'bit' THEN 'hamming' ELSE v_derived.metric END;
+        v_way.query_expression := sqlvec._encode_expression(v_derived.encoder, 'sqlvec._as_vector($2)');
+        v_found := false;
+        FOR v_index IN SELECT * FROM sqlvec._ann_indexes(rel) AS i
+                       WHERE i.column_name = v_derived.target_column
+                         AND i.opclass = sqlvec._opclass(v_derived.code_type, v_way.code_metric)
+        LOOP
+            v_way.index_name := v_index.index_name; v_way.partial := v_index.partial;
+            v_ways := v_ways || v_way;
+            v_found := true;
+        END LOOP;
+        IF NOT v_found THEN
+            v_ways := v_ways || v_way;
+        END IF;
+    END LOOP;
+    FOR v_index IN SELECT * FROM sqlvec._ann_indexes(rel) AS i
+                   WHERE i.column_name IS NULL OR i.column_name = _ways.column_name
+    LOOP
+        v_way := NULL;
+        v_way.index_name := v_index.index_name; v_way.partial := v_index.partial;
+        v_way.code_metric := sqlvec._opclass_metric(v_index.opclass);
+        IF v_index.column_name IS NOT NULL THEN
+            v_way.way := 'source'; v_way.kind := 'source'; v_way.rank := 3;
+            v_way.metric := v_way.code_metric; v_way.column_used := v_index.column_name;
+        ELSE
+            SELECT w.way, w.kind, 2, w.expression, w.query_expression
+            INTO v_way.way, v_way.kind, v_way.rank, v_way.expression, v_way.query_expression
+            FROM sqlvec._expression_ways(rel, column_name) AS w
+            WHERE w.expression = pg_get_indexdef(v_index.index_oid, 1, false);
+            CONTINUE WHEN NOT FOUND;
+            v_way.metric := CASE WHEN v_way.kind <> 'binary' THEN v_way.code_metric END;
+        END IF;
+        v_ways := v_ways || v_way;
+    END LOOP;
+    RETURN v_ways;
+END
+$body$;
 
 -- The metric a search uses when it names none: the one that derived columns of the column were
 -- declared for, else that of its indexes, where there is just one; cosine (hamming for bits) where
 -- nothing says otherwise.
-CREATE OR REPLACE FUNCTION sqlvec._default_metric(rel oid, column_name text) RETURNS text
+CREATE OR REPLACE FUNCTION sqlvec._default_metric(rel oid, column_name text, type_name text, ways sqlvec._way[]) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_type name := (sqlvec._column(rel, column_name)).type_name;
-    v_metrics text[] := ARRAY(SELECT DISTINCT d.metric FROM sqlvec._derived_of(rel) AS d WHERE d.source_column = column_name);
+    v_way sqlvec._way;
+    v_rank int;
+    v_metrics text[] := '{}';
 BEGIN
-    IF v_metrics = '{}' THEN
-        v_metrics := ARRAY(
-            SELECT DISTINCT m.metric
-            FROM pg_index AS i
-            JOIN pg_opclass AS o ON o.oid = i.indclass[0]
-            JOIN pg_attribute AS a ON a.attrelid = rel AND a.attnum = i.indkey[0] AND a.attname = column_name
-            JOIN unnest(ARRAY['l2', 'inner_product', 'cosine', 'l1', 'hamming', 'jaccard']) AS m (metric)
-              ON o.opcname = sqlvec._opclass(v_type, m.metric)
-            WHERE i.indrelid = rel AND i.indisvalid);
-    END IF;
+    FOREACH v_way IN ARRAY ways LOOP
+        CONTINUE WHEN v_way.metric IS NULL OR v_way.metric = ANY (v_metrics) OR (v_rank = 1 AND v_way.rank > 1);
+        v_rank := v_way.rank;
+        v_metrics := v_metrics || v_way.metric;
+    END LOOP;
     IF cardinality(v_metrics) > 1 THEN
         RAISE EXCEPTION 'column "%" of table % is indexed for several metrics: %',
             column_name, sqlvec._qualified(rel), array_to_string(v_metrics, ', ')
             USING ERRCODE = 'ambiguous_parameter', HINT = 'Name one: metric => ''cosine''.';
     END IF;
-    RETURN coalesce(v_metrics[1], CASE v_type WHEN 'bit' THEN 'hamming' ELSE 'cosine' END);
+    RETURN coalesce(v_metrics[1], CASE type_name WHEN 'bit' THEN 'hamming' ELSE 'cosine' END);
 END
 $body$;
 
@@ -128,8 +185,9 @@ CREATE OR REPLACE FUNCTION sqlvec.plan_index(rel regclass, column_name text, met
 AS $body$
 DECLARE
     v_source record := sqlvec._column(rel, column_name);
+    v_ways sqlvec._way[] := sqlvec._ways(rel, column_name);
     v_metric text := sqlvec._checked_metric(
-        coalesce(metric, sqlvec._default_metric(rel, column_name)), v_source.type_name);
+        coalesce(metric, sqlvec._default_metric(rel, column_name, v_source.type_name, v_ways)), v_source.type_name);
     v_way record;
     v_limit int;
 BEGIN
@@ -142,22 +200,33 @@ BEGIN
         note := 'lets a search see at once that every row has its code';
         RETURN NEXT;
     END LOOP;
-    FOR v_way IN SELECT w.* FROM sqlvec._ways(rel, column_name, v_metric) AS w LOOP
-        name := v_way.way; method := 'hnsw'; opclass := v_way.opclass; note := NULL;
-        v_limit := CASE WHEN v_way.opclass LIKE 'vector%' THEN 2000 WHEN v_way.opclass LIKE 'halfvec%' THEN 4000
-                        WHEN v_way.opclass LIKE 'bit%' THEN 64000 END;
+    FOR v_way IN
+        SELECT 'source' AS way, pg_catalog.quote_ident(column_name) AS expression, column_name AS stem,
+               v_source.type_name::text AS code_type, v_source.dimensions
+        UNION ALL
+        SELECT d.target_column, pg_catalog.quote_ident(d.target_column), d.target_column, d.code_type, d.code_dimensions
+        FROM sqlvec._derived_of(rel) AS d
+        WHERE d.source_column = plan_index.column_name AND d.metric = v_metric AND d.maintained
+        UNION ALL
+        SELECT x.way, x.expression, column_name || '_' || x.kind || '_expression', x.code_type, x.dimensions
+        FROM sqlvec._expression_ways(rel, column_name) AS x
+    LOOP
+        name := v_way.way; method := 'hnsw'; note := NULL;
+        opclass := sqlvec._opclass(v_way.code_type, CASE WHEN v_way.code_type = 'bit' AND v_metric <> 'jaccard' THEN 'hamming' ELSE v_metric END);
+        v_limit := CASE v_way.code_type WHEN 'vector' THEN 2000 WHEN 'halfvec' THEN 4000 WHEN 'bit' THEN 64000 END;
         statement := pg_catalog.format('CREATE INDEX CONCURRENTLY %I ON %s USING hnsw (%s %I.%I)',
             sqlvec._name(pg_catalog.format('ix_%s_%s_hnsw', (SELECT c.relname FROM pg_catalog.pg_class AS c WHERE c.oid = rel),
-                                           coalesce(v_way.column_used, column_name || '_' || v_way.kind))),
-            sqlvec._qualified(rel), v_way.expression, sqlvec._vector_schema(), v_way.opclass);
-        IF v_way.dimensions IS NULL AND v_way.opclass NOT LIKE 'sparsevec%' THEN
+                                           v_way.stem)),
+            sqlvec._qualified(rel), v_way.expression, sqlvec._vector_schema(), opclass);
+        IF v_way.dimensions IS NULL AND v_way.code_type <> 'sparsevec' THEN
             statement := NULL;
             note := pg_catalog.format('column "%s" names no dimensions, which an index needs', column_name);
         ELSIF v_way.dimensions > v_limit THEN
             statement := NULL;
             note := pg_catalog.format('%s dimensions are over the limit of %s; %s', v_way.dimensions, v_limit,
                 CASE WHEN v_way.dimensions <= 4000 THEN 'encoders "halfvec" and "binary" fit' ELSE 'encoder "binary" fits, "truncate" may' END);
-        ELSIF EXISTS (SELECT FROM sqlvec._indexed_ways(rel, column_name, v_metric) AS x WHERE x.way = v_way.way) THEN
+        ELSIF EXISTS (SELECT FROM pg_catalog.unnest(v_ways) AS x
+                      WHERE x.way = v_way.way AND x.index_name IS NOT NULL AND coalesce(x.metric, v_metric) = v_metric AND NOT x.partial) THEN
             note := 'is there already';
         END IF;
         RETURN NEXT;

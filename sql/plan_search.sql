@@ -1,7 +1,7 @@
 -- The search engine: one statement is planned and written for every search function.
 --
--- Candidates carry only where the row is (ctid, tableoid) and its exact distance; whole rows are
--- fetched after the final LIMIT. Every identifier is quoted, every value is bound: $1 is the
+-- Candidates carry only where the row is (ctid, tableoid, or its key) and its exact distance; whole
+-- rows are fetched after the final LIMIT. Every identifier is quoted, every value is bound: $1 is the
 -- caller's params, $2 the query, $3 the values of filter.
 
 CREATE OR REPLACE FUNCTION sqlvec._relation_of(rel_type regtype) RETURNS oid
@@ -70,7 +70,7 @@ CREATE OR REPLACE FUNCTION sqlvec._plan_search(
     params text[], candidates int, oversample real, INOUT metric text, INOUT mode text, key_column text, key_type regtype,
     OUT statement text,       -- answers (hit or key, distance, complete)
     OUT bound text[],         -- values for $3
-    OUT settings text[],      -- hnsw.ef_search, hnsw.iterative_scan, ivfflat.iterative_scan; NULL without an index
+    OUT settings text[],      -- what sqlvec._set_scan sets; NULL without an index
     OUT way text, OUT index_name text, OUT candidate_count int, OUT reason text, OUT condition text
 ) LANGUAGE plpgsql
 AS $body$
@@ -81,17 +81,18 @@ DECLARE
     v_from text;
     v_query text := '$2';
     v_distance text;
-    v_carried text := 'row_id, row_table';
+    v_carried text;
     v_carry text;
-    v_order text := 'distance, row_table, row_id';
+    v_order text;
     v_fetch text;
     v_exact text;
     v_code text;
-    v_way record;
+    v_ways sqlvec._way[];
+    v_way sqlvec._way;
+    v_usable sqlvec._way[] := '{}';
     v_total float8;
     v_matching float8;
     v_conditional boolean;
-    v_mode text := mode;
 BEGIN
     bound := '{}';
     IF k IS NULL OR k NOT BETWEEN 1 AND 10000 THEN
@@ -122,7 +123,9 @@ BEGIN
             column_name, sqlvec._qualified(rel), v_source.dimensions, query_dimensions
             USING ERRCODE = 'data_exception';
     END IF;
-    metric := sqlvec._checked_metric(coalesce(metric, sqlvec._default_metric(rel, column_name)), v_source.type_name);
+    v_ways := sqlvec._ways(rel, column_name);
+    metric := sqlvec._checked_metric(
+        coalesce(metric, sqlvec._default_metric(rel, column_name, v_source.type_name, v_ways)), v_source.type_name);
 
     v_alias := pg_catalog.quote_ident(v_class.relname);
     v_from := pg_catalog.format('%s AS %s', sqlvec._qualified(rel), v_alias);
@@ -139,18 +142,23 @@ BEGIN
         condition := pg_catalog.format(E'%s AND (%s\n)', condition, where_sql);
     END IF;
 
-    IF v_class.relkind IN ('r', 'p', 'm') THEN
+    IF key_type IS NOT NULL THEN
+        v_carried := 'key';
+        v_carry := pg_catalog.format('%s.%I::%s AS key', v_alias, sqlvec._key_column(rel, key_column), key_type);
+        v_fetch := 'h.key';
+        v_order := 'distance, key';
+    ELSIF v_class.relkind IN ('r', 'p', 'm') THEN
+        v_carried := 'row_id, row_table';
         v_carry := pg_catalog.format('%1$s.ctid AS row_id, %1$s.tableoid AS row_table', v_alias);
-        v_fetch := pg_catalog.format('(SELECT %s FROM %s AS d WHERE d.ctid = h.row_id AND d.tableoid = h.row_table)',
-            CASE WHEN key_type IS NULL THEN 'd' ELSE pg_catalog.format('d.%I::%s', sqlvec._key_column(rel, key_column), key_type) END,
-            sqlvec._qualified(rel));
+        v_fetch := pg_catalog.format('(SELECT d FROM %s AS d WHERE d.ctid = h.row_id AND d.tableoid = h.row_table)',
+                                     sqlvec._qualified(rel));
+        v_order := 'distance, row_table, row_id';
     ELSE
-        -- Views and foreign tables have no row address: carry the row, or just its key.
+        -- Views and foreign tables have no row address.
         v_carried := 'row_value';
-        v_order := 'distance';
-        v_carry := CASE WHEN key_type IS NULL THEN v_alias
-                        ELSE pg_catalog.format('%s.%I::%s', v_alias, sqlvec._key_column(rel, key_column), key_type) END || ' AS row_value';
+        v_carry := v_alias || ' AS row_value';
         v_fetch := 'h.row_value';
+        v_order := 'distance';
     END IF;
 
     -- Adding zero keeps an approximate index out of an exact search.
@@ -163,16 +171,27 @@ BEGIN
         way := 'exact';
         reason := 'asked for';
     ELSE
-        SELECT w.* INTO v_way FROM sqlvec._indexed_ways(rel, column_name, metric) AS w
-        WHERE (v_mode = 'auto' AND NOT w.partial) OR v_mode IN (w.index_name, w.way)
-        LIMIT 1;
-        IF NOT FOUND THEN
+        FOREACH v_way IN ARRAY v_ways LOOP
+            IF v_way.index_name IS NOT NULL AND coalesce(v_way.metric, metric) = metric THEN
+                v_usable := v_usable || v_way;
+            END IF;
+        END LOOP;
+        -- They come in order of preference.
+        v_way := NULL;
+        FOR v_index IN 1 .. pg_catalog.cardinality(v_usable) LOOP
+            IF (mode = 'auto' AND NOT v_usable[v_index].partial)
+               OR mode IN (v_usable[v_index].index_name, v_usable[v_index].way) THEN
+                v_way := v_usable[v_index];
+                EXIT;
+            END IF;
+        END LOOP;
+        IF v_way.way IS NULL THEN
             IF mode <> 'auto' THEN
                 RAISE EXCEPTION 'mode "%" is neither auto, exact, nor a derived column or index that can search column "%" of table % by %',
                     mode, column_name, sqlvec._qualified(rel), metric
                     USING ERRCODE = 'invalid_parameter_value',
                           HINT = coalesce('There are: ' || (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' by index ', nullif(w.way, 'source'), w.index_name), ', ')
-                                                            FROM sqlvec._indexed_ways(rel, column_name, metric) AS w) || '.',
+                                                            FROM pg_catalog.unnest(v_usable) AS w) || '.',
                                           'It has no valid index; sqlvec.plan_index proposes some.');
             END IF;
             way := 'exact';
@@ -215,7 +234,7 @@ BEGIN
     -- Candidates are sorted by exact distance in the end: the scan may hand them over in any order.
     settings := ARRAY[
         greatest(least(candidate_count, 1000), nullif(pg_catalog.current_setting('hnsw.ef_search', true), '')::int)::text,
-        'relaxed_order', 'relaxed_order'];
+        'relaxed_order', 'relaxed_order', 'off'];
     v_code := CASE WHEN v_way.column_used IS NULL THEN v_way.expression
                    ELSE pg_catalog.format('%s.%I', v_alias, v_way.column_used) END;
     -- Distances are exact whatever finds the rows; what has no code yet is compared one by one.
@@ -223,7 +242,7 @@ BEGIN
         E'WITH found AS MATERIALIZED (\n  (SELECT %1$s, %2$s AS distance FROM %3$s\n   WHERE %4$s AND %5$s IS NOT NULL\n'
         '   ORDER BY %5$s %6$s %7$s LIMIT %8$s)',
         v_carry, v_distance, v_from, condition, v_code, sqlvec._operator(v_way.code_metric),
-        CASE WHEN v_way.way = 'source' THEN v_query ELSE v_way.query_expression END, candidate_count);
+        coalesce('(SELECT ' || v_way.query_expression || ')', v_query), candidate_count);
     IF v_way.column_used <> column_name THEN
         statement := statement || pg_catalog.format(
             E'\n  UNION ALL\n  (SELECT %1$s, (%2$s) + 0 AS distance FROM %3$s\n   WHERE %4$s AND %5$s IS NULL AND %6$s.%7$I IS NOT NULL\n'
@@ -257,6 +276,7 @@ LANGUAGE sql STABLE
 RETURN hamming_distance(B'1', B'1') = 0;
 
 -- Settings for an index scan, for this transaction; answers what they were. NULL changes nothing.
+-- jit is off because the branch that is hardly ever run would make the planner ask for it.
 CREATE OR REPLACE FUNCTION sqlvec._set_scan(settings text[]) RETURNS text[]
 LANGUAGE plpgsql
 AS $body$
@@ -267,10 +287,11 @@ BEGIN
         RETURN NULL;
     END IF;
     v_before := ARRAY[pg_catalog.current_setting('hnsw.ef_search'), pg_catalog.current_setting('hnsw.iterative_scan'),
-                      pg_catalog.current_setting('ivfflat.iterative_scan')];
+                      pg_catalog.current_setting('ivfflat.iterative_scan'), pg_catalog.current_setting('jit')];
     PERFORM pg_catalog.set_config('hnsw.ef_search', settings[1], true),
             pg_catalog.set_config('hnsw.iterative_scan', settings[2], true),
-            pg_catalog.set_config('ivfflat.iterative_scan', settings[3], true);
+            pg_catalog.set_config('ivfflat.iterative_scan', settings[3], true),
+            pg_catalog.set_config('jit', settings[4], true);
     RETURN v_before;
 END
 $body$;

@@ -5,7 +5,8 @@ CREATE OR REPLACE FUNCTION sqlvec._refuse_zero(query vector, metric text) RETURN
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 AS $body$
 BEGIN
-    IF metric = 'cosine' AND (sqlvec._integer_parts(query)).unit IS NULL THEN
+    -- The product alone may be zero for want of float32 range.
+    IF metric = 'cosine' AND sqlvec._dot(query, query) = 0 AND (sqlvec._integer_parts(query)).unit IS NULL THEN
         RAISE EXCEPTION 'the cosine distance to a zero vector is undefined' USING ERRCODE = 'invalid_parameter_value';
     END IF;
 END
