@@ -374,7 +374,7 @@ def _primary_message(refusal: BaseException) -> str:
         parts = [refusal.diag.message_primary, refusal.diag.message_hint]
     else:
         native = refusal.__cause__ or refusal
-        parts = [str(native), getattr(native, "hint", None)]
+        parts = [str(native.args[0]), getattr(native, "hint", None)]
     return "\n".join(part for part in parts if part)
 
 

@@ -182,7 +182,7 @@ def test_copied_installation_runs(version: int, open_path: Path) -> None:
         assert server.bin == copied / "bin"
         assert str(query(server.dsn(), "SHOW server_version")).startswith(f"{version}.")
         # Needs libpq, which lies beside the package.
-        psql = [server.bin / "psql", "-Atc", "SELECT 1", server.dsn()]
+        psql = [str(server.bin / "psql"), "-Atc", "SELECT 1", server.dsn()]
         assert subprocess.run(psql, capture_output=True, text=True).stdout == "1\n"
 
 

@@ -1,0 +1,87 @@
+"""The command line, as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sqlvec import catalog
+
+CreateDatabase = Callable[..., str]
+
+
+def sqlvec(*arguments: str, dsn: str | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "SQLVEC_DSN"}
+    if dsn is not None:
+        environment["SQLVEC_DSN"] = dsn
+    command = [sys.executable, "-c", "from sqlvec.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def test_life_of_an_installation(tmp_database: CreateDatabase) -> None:
+    dsn = tmp_database(None)
+
+    refused = sqlvec("install", "--dsn", dsn)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith('sqlvec: sqlvec needs the extension "vector"')
+    assert "Traceback" not in refused.stderr
+
+    assert sqlvec("install", "--dsn", dsn, "--create-extension").returncode == 0
+    assert sqlvec("install", dsn=dsn).stdout == f"sqlvec {catalog.VERSION} is installed\n"
+    assert sqlvec("upgrade", dsn=dsn).stdout == f"sqlvec {catalog.VERSION} is installed\n"
+    assert sqlvec("version", dsn=dsn).stdout.splitlines() == [
+        f"package: {catalog.VERSION}",
+        f"database: {catalog.VERSION}",
+    ]
+    assert sqlvec("check", dsn=dsn).stdout == f"sqlvec {catalog.VERSION} is in order\n"
+    assert sqlvec("uninstall", dsn=dsn).stdout == "sqlvec is removed\n"
+
+    gone = sqlvec("check", dsn=dsn)
+    assert gone.returncode == 1
+    assert "sqlvec is not installed in database" in gone.stderr
+    assert sqlvec("version", dsn=dsn).stdout.endswith("database: not installed\n")
+
+
+def test_takes_the_url_of_sqlalchemy(dsn: str) -> None:
+    url = dsn.replace("postgresql://", "postgresql+psycopg://")
+    assert "database: " in sqlvec("version", "--dsn", url).stdout
+
+
+def test_without_a_database() -> None:
+    missing = sqlvec("install")
+    assert missing.returncode == 2
+    assert "--dsn" in missing.stderr
+    assert sqlvec("version").stdout == f"package: {catalog.VERSION}\n"
+
+
+def test_database_out_of_reach() -> None:
+    result = sqlvec("install", "--dsn", "postgresql://127.0.0.1:1/nowhere")
+    assert result.returncode == 1
+    assert result.stderr.startswith("sqlvec: connection failed")
+    assert "Traceback" not in result.stderr
+
+
+def test_script_and_extension_files(tmp_path: Path) -> None:
+    assert sqlvec("script").stdout == catalog.script()
+    unknown = sqlvec("script", "--from", "0.0.1")
+    assert unknown.stderr.startswith("sqlvec: no upgrade leads from sqlvec 0.0.1")
+    assert sqlvec("extension-files", "--pg-tle").stdout == catalog.pg_tle_script()
+    assert sqlvec("extension-files").returncode == 2
+    written = sqlvec("extension-files", "--dest", str(tmp_path / "extension"))
+    assert len(written.stdout.splitlines()) == len(catalog.extension_files())
+    for name, content in catalog.extension_files().items():
+        assert (tmp_path / "extension" / name).read_text() == content
+
+
+@pytest.mark.parametrize("module", ["typer", "rich", "psycopg"])
+def test_missing_extra_is_one_clear_sentence(module: str) -> None:
+    program = f"import sys; sys.modules[{module!r}] = None; from sqlvec.cli import main; main()"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "pip install" in result.stderr
+    assert "Traceback" not in result.stderr
