@@ -33,9 +33,10 @@ def main() -> None:
             connection.execute("CREATE TABLE doc (id int PRIMARY KEY, embedding vector(3))")
             connection.execute("CALL sqlvec.add_quantized('doc', 'embedding', 'binary')")
             connection.execute("INSERT INTO doc VALUES (1, '[1,2,3]'), (2, '[-1,-2,-3]')")
-            hits = connection.execute(
-                "SELECT (hit).id FROM sqlvec.vector_search(NULL::doc, 'embedding', '[1,2,3]', k => 1)"
-            ).fetchall()
+            hits = connection.execute("""
+                SELECT (hit).id
+                FROM sqlvec.vector_search(NULL::doc, 'embedding', '[1,2,3]', k => 1)
+            """).fetchall()
     assert hits == [(1,)], hits
     print(f"the wheel of sqlvec {catalog.VERSION} works")
 
