@@ -16,7 +16,7 @@ LAYERS: list[set[str]] = [
     {"errors"},
     {"identifiers", "metrics"},
     {"encoders"},
-    {"catalog", "embedded", "operators", "types"},
+    {"catalog", "elements", "embedded", "operators", "types"},
     {"ddl", "functions"},
     {"schema"},
     {"search"},

@@ -1,0 +1,148 @@
+"""Statements that declare derived columns and install schema ``sqlvec``, for ``create_all``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Connection, MetaData, String, Table, event
+from sqlalchemy.exc import CompileError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.schema import ExecutableDDLElement
+from sqlalchemy.sql.compiler import DDLCompiler
+
+from sqlvec import catalog
+from sqlvec.elements import regclass
+
+
+class AddQuantized(ExecutableDDLElement):
+    """``CALL sqlvec.add_quantized``: keep a code of a vector column up to date.
+
+    E.g.::
+
+        connection.execute(AddQuantized("embedding", "embedding_binary", "binary").against(table))
+
+    which renders ::
+
+        CALL sqlvec.add_quantized('doc'::regclass, 'embedding', 'binary',
+            target => 'embedding_binary')
+
+    :param source: the vector column.
+    :param code: the column that holds the code; made where it is not there.
+    :param encoder: a kind, or the name of an encoder in the catalog.
+    :param metric: None is cosine.
+    :param options: of the kind.
+
+    .. versionadded:: 0.1
+    """
+
+    target: Table
+
+    def __init__(
+        self,
+        source: str,
+        code: str,
+        encoder: str,
+        *,
+        metric: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.source = source
+        self.code = code
+        self.encoder = encoder
+        self.metric = metric
+        self.encoder_options = options
+
+
+class DropDerived(ExecutableDDLElement):
+    """``CALL sqlvec.drop_derived``, where schema ``sqlvec`` knows the column.
+
+    Renders a ``DO`` block, so that dropping tables goes on where the schema is gone already.
+
+    :param code: the derived column.
+
+    .. versionadded:: 0.1
+    """
+
+    target: Table
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+
+
+def attach(metadata: MetaData, *, create_extension: bool = False) -> None:
+    """Install schema ``sqlvec`` on ``create_all`` of this MetaData where it is missing.
+
+    E.g.::
+
+        attach(Base.metadata)
+        Base.metadata.create_all(engine)
+
+    An installed release is left as it is. No other MetaData is touched.
+
+    :param create_extension: run ``CREATE EXTENSION vector`` too where it is missing.
+
+    .. versionadded:: 0.1
+    """
+    listener = partial(_install_where_missing, create_extension=create_extension)
+    event.listen(metadata, "before_create", listener)
+
+
+def _install_where_missing(
+    target: MetaData, connection: Connection, *, create_extension: bool, **kw: Any
+) -> None:
+    if catalog.installed_version(connection) is None:
+        catalog.install(connection, create_extension=create_extension)
+
+
+@compiles(AddQuantized)
+@compiles(DropDerived)
+def _compile_elsewhere(element: object, compiler: DDLCompiler, **kw: Any) -> str:
+    raise CompileError(f"sqlvec needs PostgreSQL, not {compiler.dialect.name}")
+
+
+@compiles(AddQuantized, "postgresql")
+def _compile_add_quantized(element: AddQuantized, compiler: DDLCompiler, **kw: Any) -> str:
+    arguments = [
+        regclass(compiler.preparer, element.target),
+        _literal(compiler, element.source),
+        _literal(compiler, element.encoder),
+        f"target => {_literal(compiler, element.code)}",
+    ]
+    if element.metric:
+        arguments.append(f"metric => {_literal(compiler, element.metric)}")
+    if element.encoder_options:
+        options = json.dumps(dict(element.encoder_options))
+        arguments.append(f"options => {_literal(compiler, options)}")
+    return f"CALL sqlvec.add_quantized({', '.join(arguments)})"
+
+
+@compiles(DropDerived, "postgresql")
+def _compile_drop_derived(element: DropDerived, compiler: DDLCompiler, **kw: Any) -> str:
+    table = regclass(compiler.preparer, element.target)
+    code = _literal(compiler, element.code)
+    body = (
+        "BEGIN"
+        " IF pg_catalog.to_regclass('sqlvec.derived_column') IS NOT NULL THEN"
+        " IF EXISTS (SELECT FROM sqlvec.derived_column"
+        f" WHERE relation = {table} AND target_column = {code})"
+        f" THEN CALL sqlvec.drop_derived({table}, {code}); END IF;"
+        " END IF; "
+        "END"
+    )
+    return f"DO {_literal_body(body)}"
+
+
+def _literal(compiler: DDLCompiler, value: str) -> str:
+    """Quote a string, with percent signs doubled where the driver would read them."""
+    literal: str = compiler.sql_compiler.render_literal_value(value, String())
+    return literal
+
+
+def _literal_body(body: str) -> str:
+    tag = "do"
+    while f"${tag}$" in body:
+        tag += "_"
+    return f"${tag}$ {body} ${tag}$"

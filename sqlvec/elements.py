@@ -1,0 +1,109 @@
+"""Pieces of SQL that SQLAlchemy has no element for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Table, Text
+from sqlalchemy.exc import CompileError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql import coercions, roles
+from sqlalchemy.sql.compiler import IdentifierPreparer, SQLCompiler
+from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.expression import FromClause
+from sqlalchemy.sql.visitors import InternalTraversal
+from sqlalchemy.types import NullType, TypeEngine
+
+
+class NamedArg(ColumnElement[Any]):
+    """An argument passed by name: ``k => :k``."""
+
+    inherit_cache = True
+    _traverse_internals = [
+        ("name", InternalTraversal.dp_string),
+        ("value", InternalTraversal.dp_clauseelement),
+    ]
+
+    def __init__(self, name: str, value: ColumnElement[Any]) -> None:
+        self.name = name
+        self.value: ColumnElement[Any] = coercions.expect(
+            roles.ExpressionElementRole, value, apply_propagate_attrs=self
+        )
+        self.type = self.value.type
+
+
+class NullRow(ColumnElement[Any]):
+    """A table as a typed NULL row: ``NULL::app.doc``."""
+
+    inherit_cache = True
+    # The table is named here, not selected from: nothing may replace it by an alias.
+    _traverse_internals = [("table", InternalTraversal.dp_has_cache_key)]
+    type = NullType()
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+
+class RegClass(ColumnElement[str]):
+    """A table as a constant of type ``regclass``: ``'app.doc'::regclass``."""
+
+    inherit_cache = True
+    _traverse_internals = [("table", InternalTraversal.dp_has_cache_key)]
+    type = Text()
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+
+class Field(ColumnElement[Any]):
+    """A column of a composite value: ``(hits.hit).id``."""
+
+    inherit_cache = True
+    _traverse_internals = [
+        ("row", InternalTraversal.dp_clauseelement),
+        ("name", InternalTraversal.dp_string),
+        ("type", InternalTraversal.dp_type),
+    ]
+
+    def __init__(self, row: ColumnElement[Any], name: str, type_: TypeEngine[Any]) -> None:
+        self.row = row
+        self.name = name
+        self.type = type_
+
+    @property
+    def _from_objects(self) -> list[FromClause]:
+        return self.row._from_objects
+
+
+def regclass(preparer: IdentifierPreparer, table: Table) -> str:
+    """Return a table as a constant of type ``regclass``."""
+    # The quoted name has its percent signs doubled for the driver already.
+    return "'" + preparer.format_table(table).replace("'", "''") + "'::regclass"
+
+
+@compiles(NamedArg)
+@compiles(NullRow)
+@compiles(RegClass)
+@compiles(Field)
+def _compile_elsewhere(element: Any, compiler: SQLCompiler, **kw: Any) -> str:
+    raise CompileError(f"sqlvec needs PostgreSQL, not {compiler.dialect.name}")
+
+
+@compiles(NamedArg, "postgresql")
+def _compile_named_arg(element: NamedArg, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"{element.name} => {compiler.process(element.value, **kw)}"
+
+
+@compiles(NullRow, "postgresql")
+def _compile_null_row(element: NullRow, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"NULL::{compiler.preparer.format_table(element.table)}"
+
+
+@compiles(RegClass, "postgresql")
+def _compile_regclass(element: RegClass, compiler: SQLCompiler, **kw: Any) -> str:
+    return regclass(compiler.preparer, element.table)
+
+
+@compiles(Field, "postgresql")
+def _compile_field(element: Field, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"({compiler.process(element.row, **kw)}).{compiler.preparer.quote(element.name)}"
