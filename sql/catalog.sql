@@ -46,6 +46,7 @@ CREATE TABLE IF NOT EXISTS sqlvec.derived (
     target_attnum smallint NOT NULL,
     target_column name NOT NULL,
     encoder       text NOT NULL REFERENCES sqlvec.encoder,
+    own_encoder   boolean NOT NULL, -- made for this column, goes with it
     metric        text NOT NULL,
     created_at    timestamptz NOT NULL DEFAULT now()
 );

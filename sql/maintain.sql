@@ -112,8 +112,8 @@ DECLARE
     v_changed boolean;
 BEGIN
     FOR v_derived IN SELECT * FROM sqlvec._derived_of(rel) ORDER BY id LOOP
-        CONTINUE WHEN NOT new_row ? v_derived.target_column;
-        IF NOT new_row ? v_derived.source_column THEN
+        CONTINUE WHEN NOT coalesce(new_row ? v_derived.target_column, false);
+        IF NOT coalesce(new_row ? v_derived.source_column, false) THEN
             RAISE WARNING 'column "%" of table %, which "%" is derived from, is not there: the code is left NULL',
                 coalesce(v_derived.source_column, v_derived.known_source), sqlvec._qualified(rel), v_derived.target_column
                 USING HINT = format('Run CALL sqlvec.drop_derived(%L, %L);', sqlvec._qualified(v_derived.relation), v_derived.target_column);

@@ -93,18 +93,25 @@ BEGIN
 
     -- From here on two declarations on one table take turns.
     EXECUTE pg_catalog.format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', sqlvec._qualified(rel));
-    SELECT d.source_column, d.encoder INTO v_existing
-    FROM sqlvec._derived_of(rel) AS d WHERE d.target_column = v_target;
-    IF FOUND AND sqlvec._has_column(rel, v_target) THEN
+    SELECT d.source_column, d.encoder, sqlvec._has_column(rel, d.target_column) AS there INTO v_existing
+    FROM sqlvec._derived_of(rel) AS d WHERE coalesce(d.target_column, d.known_target) = v_target;
+    IF v_existing.there THEN
         RAISE EXCEPTION 'column "%" of table % is already derived from "%" by encoder "%"',
             v_target, rel, v_existing.source_column, v_existing.encoder
             USING ERRCODE = 'duplicate_column',
                   HINT = pg_catalog.format('Choose another target, or CALL sqlvec.drop_derived(%L, %L) first.', rel, v_target);
+    ELSIF v_existing IS NOT NULL THEN
+        -- The column was dropped by hand: forget it before it is declared anew.
+        CALL sqlvec.drop_derived(rel, v_target);
     END IF;
 
     IF v_kind IS NULL THEN
-        -- A kind with its options: the encoder belongs to this column alone and goes with it.
+        -- A kind with its options: the encoder belongs to this column alone and goes with it. A table
+        -- that has been renamed may have taken the name along.
         v_encoder := pg_catalog.format('%s.%I', sqlvec._qualified(rel), v_target);
+        WHILE EXISTS (SELECT FROM sqlvec.encoder AS e WHERE e.name = v_encoder) LOOP
+            v_encoder := v_encoder || '''';
+        END LOOP;
         v_dimensions := coalesce(v_source.dimensions, sqlvec._dimensions(rel, column_name));
         options := sqlvec._encoder_options(encoder, v_dimensions, options);
         CALL sqlvec.create_encoder(v_encoder, encoder, v_dimensions, options,
@@ -142,8 +149,8 @@ BEGIN
         WHERE c.oid = rel
         RETURNING id INTO v_relation_id;
     END IF;
-    INSERT INTO sqlvec.derived (relation_id, source_attnum, source_column, target_attnum, target_column, encoder, metric)
-    SELECT v_relation_id, v_source.attnum, column_name, t.attnum, v_target, v_encoder, add_quantized.metric
+    INSERT INTO sqlvec.derived (relation_id, source_attnum, source_column, target_attnum, target_column, encoder, own_encoder, metric)
+    SELECT v_relation_id, v_source.attnum, column_name, t.attnum, v_target, v_encoder, v_kind IS NULL, add_quantized.metric
     FROM sqlvec._column(rel, v_target) AS t;
     PERFORM sqlvec._rewrite(rel);
     PERFORM sqlvec._index_unfinished(rel, v_target);
@@ -157,7 +164,6 @@ CREATE OR REPLACE PROCEDURE sqlvec.drop_derived(rel regclass, target text) LANGU
 AS $body$
 DECLARE
     v_derived record;
-    v_own_encoder text;
 BEGIN
     PERFORM sqlvec._require_owner(rel);
     SELECT d.* INTO v_derived FROM sqlvec._derived_of(rel) AS d
@@ -169,12 +175,9 @@ BEGIN
                                                  FROM sqlvec._derived_of(rel) AS d) || '.', 'It has none.');
     END IF;
     DELETE FROM sqlvec.derived AS d WHERE d.id = v_derived.id;
-    -- An encoder made for this column alone carries its name and has no other user.
-    v_own_encoder := (SELECT e.name FROM sqlvec.encoder AS e
-                      WHERE e.name = v_derived.encoder AND e.name LIKE '%.%.%'
-                        AND NOT EXISTS (SELECT FROM sqlvec.derived AS d WHERE d.encoder = e.name)
-                        AND pg_catalog.pg_has_role(e.owner, 'USAGE'));
-    DELETE FROM sqlvec.encoder AS e WHERE e.name = v_own_encoder;
+    IF v_derived.own_encoder THEN
+        DELETE FROM sqlvec.encoder AS e WHERE e.name = v_derived.encoder;
+    END IF;
     IF EXISTS (SELECT FROM sqlvec.derived AS d WHERE d.relation_id = v_derived.relation_id) THEN
         PERFORM sqlvec._rewrite(rel);
     ELSE

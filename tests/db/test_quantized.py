@@ -1,0 +1,668 @@
+"""Declaring quantized columns, and the trigger that keeps them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from psycopg import sql
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from tests.db import vectors
+
+MATCHES = "SELECT bool_and(code IS NOT DISTINCT FROM binary_quantize(embedding)::bit(4)) FROM doc"
+
+
+def run(conn: Connection, statement: str, **values: Any) -> Any:
+    return conn.execute(text(statement), values)
+
+
+def scalar(conn: Connection, statement: str, **values: Any) -> Any:
+    return run(conn, statement, **values).scalar()
+
+
+@pytest.fixture
+def doc(conn: Connection) -> Connection:
+    run(conn, "CREATE TABLE doc (id bigint PRIMARY KEY, embedding vector(4), note text)")
+    run(conn, "CALL sqlvec.add_quantized('doc', 'embedding', 'binary', target => 'code')")
+    return conn
+
+
+def fails(conn: Connection, statement: str, *fragments: str, **values: Any) -> None:
+    """Expect an error that says all the fragments, and changes nothing."""
+    before = catalog_rows(conn)
+    with pytest.raises(DBAPIError) as caught, conn.begin_nested():
+        run(conn, statement, **values)
+    message = str(caught.value.orig)
+    for fragment in fragments:
+        assert fragment in message
+    assert catalog_rows(conn) == before
+
+
+def catalog_rows(conn: Connection) -> list[Any]:
+    return [
+        run(conn, f"SELECT * FROM {table} ORDER BY 1, 2").all()
+        for table in ("sqlvec.encoder", "sqlvec.relation", "sqlvec.derived", "pg_attribute")
+    ]
+
+
+def test_new_rows_get_their_code(doc: Connection) -> None:
+    run(doc, "INSERT INTO doc VALUES (1, '[1,-1,0,2]'), (2, NULL)")
+    assert run(doc, "SELECT id, code::text FROM doc ORDER BY id").all() == [(1, "1001"), (2, None)]
+
+
+def test_code_follows_the_source(doc: Connection) -> None:
+    run(doc, "INSERT INTO doc VALUES (1, '[1,-1,0,2]'), (2, NULL)")
+    run(doc, "UPDATE doc SET embedding = '[-1,1,1,-1]' WHERE id = 1")
+    assert scalar(doc, "SELECT code::text FROM doc WHERE id = 1") == "0110"
+    run(doc, "UPDATE doc SET embedding = '[1,1,1,1]' WHERE id = 2")
+    assert scalar(doc, MATCHES)
+    run(doc, "UPDATE doc SET embedding = NULL")
+    assert scalar(doc, "SELECT count(code) FROM doc") == 0
+
+
+def test_code_cannot_be_forged(doc: Connection) -> None:
+    run(doc, "INSERT INTO doc (id, embedding, code) VALUES (1, '[1,-1,0,2]', B'1111')")
+    assert scalar(doc, MATCHES)
+    run(doc, "UPDATE doc SET code = B'1111'")
+    assert scalar(doc, MATCHES)
+    run(doc, "UPDATE doc SET code = NULL, note = 'x'")
+    assert scalar(doc, MATCHES)
+
+
+def test_own_triggers_of_the_application_come_first(doc: Connection) -> None:
+    run(
+        doc,
+        "CREATE FUNCTION negate() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN NEW.embedding := (NEW.embedding * '[-1,-1,-1,-1]'); RETURN NEW; END $$",
+    )
+    run(
+        doc,
+        "CREATE TRIGGER zzzz BEFORE INSERT OR UPDATE ON doc FOR EACH ROW EXECUTE FUNCTION negate()",
+    )
+    run(doc, "INSERT INTO doc VALUES (1, '[1,-1,0,2]')")
+    assert scalar(doc, "SELECT code::text FROM doc") == "0100"
+    run(doc, "UPDATE doc SET note = 'only the trigger changes the vector'")
+    assert scalar(doc, "SELECT code::text FROM doc") == "1001"
+
+
+def test_on_conflict(doc: Connection) -> None:
+    for vector in ("[1,-1,0,2]", "[-1,1,1,-1]"):
+        run(
+            doc,
+            "INSERT INTO doc VALUES (1, :vector)"
+            " ON CONFLICT (id) DO UPDATE SET embedding = EXCLUDED.embedding",
+            vector=vector,
+        )
+    assert scalar(doc, "SELECT code::text FROM doc") == "0110"
+
+
+def test_copy(tmp_database: Callable[..., str]) -> None:
+    with psycopg.connect(tmp_database(), autocommit=True) as connection:
+        connection.execute("CREATE TABLE doc (id int, embedding vector(4))")
+        connection.execute("CALL sqlvec.add_quantized('doc', 'embedding', 'binary', 'code')")
+        with connection.cursor().copy("COPY doc (id, embedding) FROM STDIN") as copy:
+            copy.write_row((1, "[1,-1,0,2]"))
+            copy.write_row((2, None))
+        assert connection.execute("SELECT id, code::text FROM doc ORDER BY 1").fetchall() == [
+            (1, "1001"),
+            (2, None),
+        ]
+
+
+def test_maintain_off_leaves_no_stale_code(doc: Connection) -> None:
+    run(doc, "INSERT INTO doc VALUES (1, '[1,-1,0,2]'), (2, '[1,1,1,1]')")
+    run(doc, "SET LOCAL sqlvec.maintain = off")
+    run(doc, "UPDATE doc SET embedding = '[-1,1,1,-1]' WHERE id = 1")
+    run(doc, "UPDATE doc SET note = 'x' WHERE id = 2")
+    run(doc, "INSERT INTO doc VALUES (3, '[1,1,1,1]')")
+    run(doc, "INSERT INTO doc (id, embedding, code) VALUES (4, '[1,1,1,1]', B'1111')")
+    codes = {key: code for key, code in run(doc, "SELECT id, code::text FROM doc")}
+    assert codes == {1: None, 2: "1111", 3: None, 4: "1111"}
+
+
+@pytest.mark.parametrize("maintain", ["on", "off"])
+@pytest.mark.parametrize("renamed", ["embedding", "code", "both"])
+def test_renamed_columns_are_followed(doc: Connection, renamed: str, maintain: str) -> None:
+    source, target = "embedding", "code"
+    run(doc, "INSERT INTO doc VALUES (1, '[1,-1,0,2]'), (2, '[1,1,1,1]')")
+    if renamed in ("embedding", "both"):
+        source = 'The "source"'
+        run(doc, 'ALTER TABLE doc RENAME embedding TO "The ""source"""')
+    if renamed in ("code", "both"):
+        target = "CODE"
+        run(doc, 'ALTER TABLE doc RENAME code TO "CODE"')
+    quoted_source, quoted_target = source.replace('"', '""'), target
+    check = (
+        f'SELECT array_agg("{quoted_target}" ='
+        f' binary_quantize("{quoted_source}")::bit(4) ORDER BY id) FROM doc'
+    )
+    for mended in (False, True):
+        if mended:
+            run(doc, "CALL sqlvec.repair('doc')")
+        run(doc, f"SET LOCAL sqlvec.maintain = {maintain}")
+        run(doc, f"UPDATE doc SET \"{quoted_source}\" = '[-1,1,1,-1]' WHERE id = 1")
+        run(doc, "DELETE FROM doc WHERE id = 3")
+        run(doc, f"INSERT INTO doc (id, \"{quoted_source}\") VALUES (3, '[1,-1,1,-1]')")
+        run(doc, "UPDATE doc SET note = 'y'")
+        run(doc, "SET LOCAL sqlvec.maintain = on")
+        assert scalar(doc, check) == (
+            [True, True, True] if maintain == "on" else [None, True, None]
+        )
+        problem = scalar(doc, "SELECT problem FROM sqlvec.derived_column")
+        assert (problem is None) == mended
+        run(doc, f'UPDATE doc SET "{quoted_target}" = NULL')
+        assert scalar(doc, check) == [True, True, True]
+        run(doc, f"UPDATE doc SET \"{quoted_source}\" = '[1,-1,0,2]' WHERE id = 1")
+    found = run(doc, "SELECT source_column, target_column FROM sqlvec.derived_column").one()
+    assert found == (source, target)
+
+
+def test_renamed_table_is_followed(doc: Connection) -> None:
+    run(doc, "CREATE SCHEMA other")
+    run(doc, "ALTER TABLE doc RENAME TO article")
+    run(doc, "ALTER TABLE article SET SCHEMA other")
+    run(doc, "INSERT INTO other.article VALUES (1, '[1,-1,0,2]')")
+    assert scalar(doc, "SELECT code::text FROM other.article") == "1001"
+    assert scalar(doc, "SELECT relation::text FROM sqlvec.derived_column") == "other.article"
+    assert scalar(doc, "SELECT problem FROM sqlvec.derived_column") is None
+    # The old name is free for another table with codes of its own.
+    run(doc, "CREATE TABLE doc (embedding vector(2))")
+    run(doc, "CALL sqlvec.add_quantized('doc', 'embedding', 'halfvec')")
+    run(doc, "CALL sqlvec.drop_derived('other.article', 'code')")
+    assert scalar(doc, "SELECT relation::text FROM sqlvec.derived_column") == "doc"
+
+
+def test_columns_dropped_by_hand(doc: Connection) -> None:
+    run(doc, "CALL sqlvec.add_quantized('doc', 'embedding', 'halfvec')")
+    run(doc, "ALTER TABLE doc DROP code")
+    run(doc, "INSERT INTO doc (id, embedding) VALUES (1, '[1,-1,0,2]')")
+    assert scalar(doc, "SELECT embedding_halfvec::text FROM doc") == "[1,-1,0,2]"
+    problem = scalar(doc, "SELECT problem FROM sqlvec.derived_column WHERE target_column = 'code'")
+    assert problem == "column \"code\" is gone; CALL sqlvec.drop_derived('doc', 'code');"
+    run(doc, problem.split("; ", 1)[1])
+    run(doc, "ALTER TABLE doc DROP embedding")
+    run(doc, "INSERT INTO doc (id) VALUES (2)")
+    problem = scalar(doc, "SELECT problem FROM sqlvec.derived_column")
+    run(doc, problem.split("; ", 1)[1])
+    run(doc, "INSERT INTO doc (id) VALUES (3)")
+    assert scalar(doc, "SELECT count(*) FROM sqlvec.relation") == 0
+
+
+def test_column_dropped_by_hand_and_declared_again(doc: Connection) -> None:
+    run(doc, "ALTER TABLE doc DROP code")
+    run(doc, "CALL sqlvec.add_quantized('doc', 'embedding', 'binary', target => 'code')")
+    run(doc, "INSERT INTO doc VALUES (1, '[1,-1,0,2]')")
+    assert scalar(doc, "SELECT code::text FROM doc") == "1001"
+    assert scalar(doc, "SELECT count(*) FROM sqlvec.derived_column") == 1
+
+
+@pytest.mark.parametrize(
+    "harm", ['DROP TRIGGER "~sqlvec" ON doc', "ALTER TABLE doc DISABLE TRIGGER ALL"]
+)
+def test_repair_puts_the_trigger_back(doc: Connection, harm: str) -> None:
+    run(doc, harm)
+    assert "CALL sqlvec.repair" in scalar(doc, "SELECT problem FROM sqlvec.derived_column")
+    run(doc, "CALL sqlvec.repair('doc')")
+    run(doc, "INSERT INTO doc VALUES (1, '[1,-1,0,2]')")
+    assert scalar(doc, "SELECT code::text FROM doc") == "1001"
+    assert scalar(doc, "SELECT problem FROM sqlvec.derived_column") is None
+
+
+ODD = [
+    "plain",
+    "Upper Case",
+    'quo"te',
+    "apo'strophe",
+    "per%cent",
+    "doll$ar",
+    "ünïcödé",
+    "x" * 63,
+    "select",
+]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_names(conn: Connection, name: str) -> None:
+    table = sql.Identifier(name, name).as_string()
+    column = sql.Identifier(name).as_string()
+    conn.exec_driver_sql(f"CREATE SCHEMA {column}".replace("%", "%%"))
+    conn.exec_driver_sql(
+        f"CREATE TABLE {table} (id uuid PRIMARY KEY DEFAULT gen_random_uuid(),"
+        f" {column} vector(4))".replace("%", "%%")
+    )
+    for encoder in ("binary", "linear"):
+        run(
+            conn,
+            "CALL sqlvec.add_quantized(CAST(:rel AS regclass), :column, :encoder, options => :options)",
+            rel=table,
+            column=name,
+            encoder=encoder,
+            options='{"dimensions": 2}' if encoder == "linear" else None,
+        )
+    conn.exec_driver_sql(f"INSERT INTO {table} ({column}) VALUES ('[1,-1,0,2]')".replace("%", "%%"))
+    targets = run(conn, "SELECT target_column FROM sqlvec.derived_column").scalars().all()
+    assert len(targets) == 2
+    assert all(len(target.encode()) <= 63 for target in targets)
+    hit = run(
+        conn,
+        f"SELECT s.key IS NOT NULL FROM sqlvec.vector_search_keys(NULL::{table}, :column,"
+        " '[1,0,0,0]', key => NULL::uuid) AS s".replace(":column", ":column"),
+        column=name,
+    )
+    assert hit.all() == [(True,)]
+    for target in targets:
+        run(
+            conn,
+            "CALL sqlvec.drop_derived(CAST(:rel AS regclass), :target)",
+            rel=table,
+            target=target,
+        )
+    assert scalar(conn, "SELECT count(*) FROM sqlvec.encoder") == 0
+
+
+def test_partitioned_table(conn: Connection) -> None:
+    run(conn, "CREATE TABLE doc (id int, note text, embedding vector(4)) PARTITION BY RANGE (id)")
+    run(conn, "CREATE TABLE doc_1 PARTITION OF doc FOR VALUES FROM (0) TO (10)")
+    # Columns of a partition may stand in another order.
+    run(conn, "CREATE TABLE doc_2 (embedding vector(4), dropped int, id int, note text)")
+    run(conn, "ALTER TABLE doc_2 DROP dropped")
+    run(conn, "ALTER TABLE doc ATTACH PARTITION doc_2 FOR VALUES FROM (10) TO (20)")
+    run(conn, "CALL sqlvec.add_quantized('doc', 'embedding', 'binary', target => 'code')")
+    run(conn, "CREATE TABLE doc_3 PARTITION OF doc FOR VALUES FROM (20) TO (30)")
+    run(
+        conn,
+        "INSERT INTO doc VALUES (1, '', '[1,-1,0,2]'), (11, '', '[1,1,1,1]'), (21, '', '[-1,1,-1,-1]')",
+    )
+    assert scalar(conn, MATCHES)
+    run(conn, "UPDATE doc SET id = 2, embedding = '[1,1,1,1]' WHERE id = 21")
+    assert scalar(conn, MATCHES)
+    run(conn, "ALTER TABLE doc RENAME embedding TO vec")
+    run(conn, "INSERT INTO doc (id, vec) VALUES (12, '[1,-1,0,2]')")
+    assert scalar(conn, MATCHES.replace("embedding", "vec"))
+    run(conn, "CALL sqlvec.repair('doc')")
+    run(conn, "INSERT INTO doc_2 (id, vec) VALUES (13, '[1,-1,0,2]')")
+    assert scalar(conn, MATCHES.replace("embedding", "vec"))
+    fails(
+        conn,
+        "CALL sqlvec.add_quantized('doc_1', 'vec', 'halfvec')",
+        "table doc_1 is a partition",
+        "Add the column to the partitioned table: doc",
+    )
+
+
+def test_composed_encoders(conn: Connection) -> None:
+    run(conn, "CREATE TABLE doc (id int, embedding vector(8))")
+    run(
+        conn,
+        """CALL sqlvec.add_quantized('doc', 'embedding', 'truncate', 'short', options => '{"dimensions": 4}')""",
+    )
+    run(conn, "CALL sqlvec.add_quantized('doc', 'short', 'binary', 'bits')")
+    run(conn, "INSERT INTO doc VALUES (1, '[3,-4,0,0,1,1,1,1]')")
+    assert run(conn, "SELECT short::text, bits::text FROM doc").one() == (
+        "[0.60009766,-0.7998047,0,0]",
+        "1000",
+    )
+    run(conn, "UPDATE doc SET embedding = '[0,0,-3,4,1,1,1,1]'")
+    assert scalar(conn, "SELECT bits::text FROM doc") == "0001"
+
+
+def test_existing_column_is_adopted(conn: Connection) -> None:
+    run(conn, "CREATE TABLE doc (id int, embedding vector(4), code bit(4), wide bit(5))")
+    run(conn, "CALL sqlvec.add_quantized('doc', 'embedding', 'binary', target => 'code')")
+    run(conn, "INSERT INTO doc VALUES (1, '[1,-1,0,2]')")
+    assert scalar(conn, MATCHES)
+    fails(
+        conn,
+        "CALL sqlvec.add_quantized('doc', 'embedding', 'binary', target => 'wide')",
+        'column "wide" of table doc is of type bit(5)',
+        "makes bit(4)",
+    )
+
+
+def test_column_without_dimensions(conn: Connection) -> None:
+    run(conn, "CREATE TABLE doc (id int, embedding vector)")
+    fails(conn, "CALL sqlvec.add_quantized('doc', 'embedding', 'binary')", "names no dimensions")
+    run(conn, "INSERT INTO doc VALUES (1, '[1,-1,0,2]')")
+    run(conn, "CALL sqlvec.add_quantized('doc', 'embedding', 'binary', target => 'code')")
+    run(conn, "INSERT INTO doc VALUES (2, '[1,-1,0,2]')")
+    fails(
+        conn,
+        "INSERT INTO doc VALUES (3, '[1,2,3]')",
+        'column "embedding" of table public.doc takes vectors of 4 dimensions, not 3',
+    )
+
+
+def test_halfvec_source(conn: Connection) -> None:
+    run(conn, "CREATE TABLE doc (id int, embedding halfvec(4))")
+    run(conn, "CALL sqlvec.add_quantized('doc', 'embedding', 'binary', 'code')")
+    run(conn, "INSERT INTO doc VALUES (1, '[1,-1,0,2]')")
+    assert scalar(conn, "SELECT code::text FROM doc") == "1001"
+
+
+def test_missing_parameters_never_fail_a_write(doc: Connection) -> None:
+    """A restore of data alone brings the table and its trigger without the encoder's matrix."""
+    run(
+        doc,
+        """CALL sqlvec.add_quantized('doc', 'embedding', 'linear', 'lin', options => '{"dimensions": 2}')""",
+    )
+    run(doc, "DELETE FROM sqlvec.encoder_vector")
+    run(doc, "INSERT INTO doc VALUES (1, '[1,-1,0,2]')")
+    assert run(doc, "SELECT code::text, lin FROM doc").one() == ("1001", None)
+
+
+def test_named_encoder_serves_several_tables(conn: Connection) -> None:
+    run(
+        conn,
+        """CALL sqlvec.create_encoder('half the size', 'linear', 4, '{"dimensions": 2, "seed": 3}')""",
+    )
+    for table in ("a", "b"):
+        run(conn, f"CREATE TABLE {table} (embedding vector(4))")
+        run(conn, f"CALL sqlvec.add_quantized('{table}', 'embedding', 'half the size', 'code')")
+        run(conn, f"INSERT INTO {table} VALUES ('[1,2,3,4]')")
+    assert scalar(conn, "SELECT a.code = b.code FROM a, b")
+    fails(conn, "CALL sqlvec.drop_encoder('half the size')", 'is in use by column "code"')
+    run(conn, "CALL sqlvec.drop_derived('a', 'code')")
+    run(conn, "CALL sqlvec.drop_derived('b', 'code')")
+    run(conn, "CALL sqlvec.drop_encoder('half the size')")
+    assert scalar(conn, "SELECT count(*) FROM sqlvec.encoder_vector") == 0
+
+
+def test_centred_codes_use_the_mean_of_the_table(conn: Connection) -> None:
+    data = vectors.clustered(500, 16) + np.float32(3)
+    run(conn, "CREATE TABLE doc (id int, embedding vector(16))")
+    fails(
+        conn,
+        """CALL sqlvec.add_quantized('doc', 'embedding', 'binary', options => '{"center": true}')""",
+        'option "center" needs rows in column "embedding"',
+    )
+    conn.execute(
+        text("INSERT INTO doc VALUES (:id, :embedding)"),
+        [{"id": i, "embedding": vectors.text(row)} for i, row in enumerate(data)],
+    )
+    run(
+        conn,
+        """CALL sqlvec.add_quantized('doc', 'embedding', 'binary', 'code', options => '{"center": true}')""",
+    )
+    run(conn, "UPDATE doc SET code = NULL")
+    codes = run(conn, "SELECT code::text FROM doc ORDER BY id").scalars().all()
+    ones = np.array([[int(bit) for bit in code] for code in codes]).mean()
+    assert 0.4 < ones < 0.6  # Without centring every bit would be one.
+
+
+BAD = [
+    (
+        "'doc', 'nowhere', 'binary'",
+        'column "nowhere" of table public.doc does not exist',
+        "Columns are: id, embedding, note, code.",
+    ),
+    (
+        "'doc', 'note', 'binary'",
+        'column "note" of table doc is of type text, not vector or halfvec',
+    ),
+    (
+        "'doc', 'embedding', 'bogus'",
+        'unknown encoder or encoder kind "bogus"',
+        "halfvec, binary, truncate, linear",
+    ),
+    (
+        "'doc', 'embedding', 'halfvec', 'code'",
+        'column "code" of table doc is already derived from "embedding"',
+    ),
+    ("'doc', 'embedding', 'halfvec', 'embedding'", "cannot hold its own code"),
+    ("'doc', 'embedding', 'halfvec', ''", "is not a column name"),
+    ("'doc', 'embedding', 'halfvec', repeat('x', 64)", "is not a column name of 1 to 63 bytes"),
+    ("'doc', 'embedding', 'halfvec', 'note'", 'column "note" of table doc is of type text'),
+    (
+        "'doc', 'embedding', 'halfvec', metric => 'manhattan'",
+        'metric "manhattan"',
+        "l2, inner_product, cosine, l1",
+    ),
+    ("'doc', 'embedding', 'truncate'", 'option "dimensions"', "from 1 to 4"),
+    ("""'doc', 'embedding', 'truncate', options => '{"dimensions": 5}'""", "from 1 to 4, not 5"),
+    ("""'doc', 'embedding', 'truncate', options => '{"dimensions": "2"}'""", 'not "2"'),
+    (
+        """'doc', 'embedding', 'truncate', options => '{"dimensions": 2, "type": "text"}'""",
+        '"halfvec" or "vector"',
+    ),
+    (
+        """'doc', 'embedding', 'binary', options => '{"rotat": true}'""",
+        'has no option "rotat"',
+        "rotate",
+    ),
+    ("""'doc', 'embedding', 'binary', options => '{"rotate": 1}'""", "true or false"),
+    ("""'doc', 'embedding', 'binary', options => '[]'""", "JSON object"),
+    ("""'doc', 'embedding', 'linear', options => '{"dimensions": 2, "seed": 1.5}'""", "integer"),
+    ("'doc', NULL, 'binary'", "needs a table, a column and an encoder"),
+    ("'doc_view', 'embedding', 'binary'", "doc_view is not a table"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "fragments"), [(bad[0], bad[1:]) for bad in BAD])
+def test_bad_declarations(doc: Connection, arguments: str, fragments: tuple[str, ...]) -> None:
+    run(doc, "CREATE VIEW doc_view AS SELECT * FROM doc")
+    fails(doc, f"CALL sqlvec.add_quantized({arguments.replace(':', chr(92) + ':')})", *fragments)
+
+
+def test_encoder_for_other_dimensions(doc: Connection) -> None:
+    run(doc, "CALL sqlvec.create_encoder('eight', 'halfvec', 8)")
+    fails(
+        doc,
+        "CALL sqlvec.add_quantized('doc', 'embedding', 'eight')",
+        'column "embedding" of table doc has 4 dimensions, encoder "eight" takes 8',
+    )
+
+
+def test_inheritance_is_refused(doc: Connection) -> None:
+    run(doc, "CREATE TABLE parent (embedding vector(4))")
+    run(doc, "CREATE TABLE child () INHERITS (parent)")
+    fails(doc, "CALL sqlvec.add_quantized('parent', 'embedding', 'binary')", "inheritance")
+
+
+BAD_ENCODERS = [
+    ("'', 'halfvec', 4", "needs a name"),
+    ("'e', 'halfvec', 0", "1 to 16000 dimensions, not 0"),
+    ("'e', 'halfvec', 16001", "1 to 16000 dimensions, not 16001"),
+    ("""'e', 'binary', 4097, '{"rotate": true}'""", "4096 is the limit"),
+    ("""'e', 'binary', 4, '{"center": true}'""", "needs a mean vector"),
+    ("""'e', 'binary', 4, '{"center": true}', '[1,2]'""", "takes 4 dimensions, its mean has 2"),
+    ("'e', 'binary', 4, mean => '[1,2,3,4]'", "does not centre"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "fragment"), BAD_ENCODERS)
+def test_bad_encoders(conn: Connection, arguments: str, fragment: str) -> None:
+    fails(conn, f"CALL sqlvec.create_encoder({arguments.replace(':', chr(92) + ':')})", fragment)
+
+
+def test_encoders_do_not_change(conn: Connection) -> None:
+    run(conn, "CALL sqlvec.create_encoder('e', 'halfvec', 4)")
+    fails(conn, "CALL sqlvec.create_encoder('e', 'binary', 4)", 'encoder "e" already exists')
+
+
+def test_encode_checks_its_input(conn: Connection) -> None:
+    run(conn, "CALL sqlvec.create_encoder('e', 'halfvec', 4)")
+    assert (
+        scalar(conn, "SELECT sqlvec.encode('e', '[1,2,3,4]', NULL::halfvec)::text") == "[1,2,3,4]"
+    )
+    fails(
+        conn,
+        "SELECT sqlvec.encode('e', '[1]', NULL::halfvec)",
+        "takes vectors of 4 dimensions, not 1",
+    )
+    fails(conn, "SELECT sqlvec.encode('f', '[1]', NULL::halfvec)", 'encoder "f" does not exist')
+    fails(conn, "SELECT sqlvec.encode('e', '[NaN,1,2,3]', NULL::halfvec)", "NaN")
+
+
+class TestRoles:
+    """What roles other than the owner of sqlvec may do."""
+
+    @pytest.fixture
+    def database(self, tmp_database: Callable[..., str]) -> Any:
+        with psycopg.connect(tmp_database(), autocommit=True) as connection:
+            for role in ("app_owner", "writer", "stranger"):
+                connection.execute(f"DROP ROLE IF EXISTS {role}")
+                connection.execute(f"CREATE ROLE {role}")
+            connection.execute("CREATE SCHEMA app AUTHORIZATION app_owner")
+            connection.execute("GRANT USAGE ON SCHEMA app TO writer, stranger")
+            connection.execute("SET ROLE app_owner")
+            connection.execute("CREATE TABLE app.doc (id int PRIMARY KEY, embedding vector(4))")
+            connection.execute(
+                "CALL sqlvec.add_quantized('app.doc', 'embedding', 'binary', 'code')"
+            )
+            connection.execute(
+                "CALL sqlvec.add_quantized('app.doc', 'embedding', 'linear', 'lin',"
+                """ options => '{"dimensions": 2}')"""
+            )
+            connection.execute("GRANT INSERT ON app.doc TO writer")
+            yield connection
+            connection.execute("RESET ROLE")
+            connection.execute("DROP SCHEMA app CASCADE")
+            for role in ("app_owner", "writer", "stranger"):
+                connection.execute(f"DROP OWNED BY {role}")
+                connection.execute(f"DROP ROLE {role}")
+
+    def test_a_role_that_may_only_insert(self, database: psycopg.Connection[Any]) -> None:
+        database.execute("SET ROLE writer")
+        database.execute("INSERT INTO app.doc (id, embedding) VALUES (1, '[1,-1,0,2]')")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            database.execute("SELECT * FROM app.doc")
+        database.execute("SET ROLE app_owner")
+        assert database.execute("SELECT code::text, lin IS NOT NULL FROM app.doc").fetchall() == [
+            ("1001", True)
+        ]
+
+    def test_search_runs_with_the_rights_of_the_caller(
+        self, database: psycopg.Connection[Any]
+    ) -> None:
+        database.execute("INSERT INTO app.doc (id, embedding) VALUES (1, '[1,-1,0,2]')")
+        database.execute("GRANT SELECT (id, embedding) ON app.doc TO stranger")
+        database.execute("SET ROLE stranger")
+        search = "sqlvec.vector_search{}(NULL::app.doc, 'embedding', '[1,0,0,0]'{})"
+        found = database.execute(
+            "SELECT key FROM " + search.format("_keys", ", key => NULL::int")
+        ).fetchall()
+        assert found == [(1,)]
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            database.execute("SELECT * FROM " + search.format("", ""))
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "CALL sqlvec.add_quantized('app.doc', 'embedding', 'halfvec')",
+            "CALL sqlvec.drop_derived('app.doc', 'code')",
+            "CALL sqlvec.repair('app.doc')",
+            "CALL sqlvec.drop_encoder('app.doc.code')",
+            "INSERT INTO sqlvec.relation (oid, schema_name, table_name)"
+            " VALUES ('app.doc'::regclass, 'app', 'doc')",
+            "UPDATE sqlvec.relation SET oid = 'pg_class'::regclass",
+            "UPDATE sqlvec.derived SET metric = 'l2'",
+            "DELETE FROM sqlvec.derived",
+            "DELETE FROM sqlvec.relation",
+            "DELETE FROM sqlvec.encoder_vector",
+            "DELETE FROM sqlvec.encoder",
+            "UPDATE sqlvec.encoder SET kind = 'binary'",
+            "UPDATE sqlvec.encoder_vector SET position = position",
+            "INSERT INTO sqlvec.encoder (name, kind, dimensions, code_type, code_dimensions, owner)"
+            " VALUES ('mine', 'halfvec', 4, 'halfvec', 4, 'app_owner')",
+            "INSERT INTO sqlvec.encoder_vector SELECT name, 'high', 99, '[1,2,3,4]'"
+            " FROM sqlvec.encoder",
+            "TRUNCATE sqlvec.encoder CASCADE",
+        ],
+    )
+    def test_strangers_change_nothing(
+        self, database: psycopg.Connection[Any], statement: str
+    ) -> None:
+        tables = ("encoder", "encoder_vector", "relation", "derived")
+        before = [
+            database.execute(f"SELECT * FROM sqlvec.{t} ORDER BY 1, 2").fetchall() for t in tables
+        ]
+        database.execute("SET ROLE stranger")
+        with pytest.raises(
+            (psycopg.errors.InsufficientPrivilege, psycopg.errors.DependentObjectsStillExist)
+        ):
+            database.execute(statement)
+        database.execute("RESET ROLE")
+        assert before == [
+            database.execute(f"SELECT * FROM sqlvec.{t} ORDER BY 1, 2").fetchall() for t in tables
+        ]
+
+    def test_the_trigger_function_cannot_be_turned(self, database: psycopg.Connection[Any]) -> None:
+        """Anyone may have it written again, which writes the same text."""
+        name = database.execute(
+            "SELECT tgfoid::regproc::text FROM pg_trigger WHERE tgname = '~sqlvec'"
+        ).fetchone()
+        assert name is not None
+        before = database.execute("SELECT pg_get_functiondef(%s::regproc)", name).fetchone()
+        database.execute("SET ROLE stranger")
+        number = int(name[0].rsplit("_", 1)[1])
+        database.execute("SELECT sqlvec._write_maintain(%s)", [number])
+        database.execute("SELECT sqlvec._write_maintain(%s)", [number + 1000])
+        database.execute("SELECT sqlvec._drop_maintain(%s)", [number])
+        database.execute("RESET ROLE")
+        assert database.execute("SELECT pg_get_functiondef(%s::regproc)", name).fetchone() == before
+        assert database.execute(
+            "SELECT count(*) FROM pg_proc WHERE proname = %s", [f"maintain_{number + 1000}"]
+        ).fetchone() == (0,)
+
+
+def test_pgvector_off_the_search_path(tmp_database: Callable[..., str]) -> None:
+    """Writers and searchers need neither pgvector nor sqlvec on their search_path."""
+    with psycopg.connect(tmp_database(), autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA extensions")
+        connection.execute("CREATE TABLE doc (id int PRIMARY KEY, embedding vector(4))")
+        connection.execute("CALL sqlvec.add_quantized('doc', 'embedding', 'binary', 'code')")
+        connection.execute("CREATE INDEX ON doc USING hnsw (code bit_hamming_ops)")
+        # Moving the extension after installation must not break what is there.
+        connection.execute("ALTER EXTENSION vector SET SCHEMA extensions")
+        connection.execute("SET search_path = pg_catalog")
+        connection.execute(
+            "INSERT INTO public.doc SELECT i, ('[1,-1,0,' || i || ']')::extensions.vector"
+            " FROM generate_series(1, 300) AS i"
+        )
+        connection.execute("UPDATE public.doc SET embedding = '[-1,1,1,-1]' WHERE id = 5")
+        assert connection.execute("SELECT code::text FROM public.doc WHERE id = 5").fetchall() == [
+            ("0110",)
+        ]
+        for mode in ("auto", "exact", "code"):
+            found = connection.execute(
+                "SELECT key FROM sqlvec.vector_search_keys(NULL::public.doc, 'embedding',"
+                " '[-1,1,1,-1]', key => NULL::int, k => 1, mode => %s)",
+                [mode],
+            ).fetchall()
+            assert found == [(5,)]
+
+
+def test_two_declarations_at_once_take_turns(tmp_database: Callable[..., str]) -> None:
+    dsn = tmp_database()
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("CREATE TABLE doc (id int, embedding vector(4))")
+    failures: list[Exception] = []
+
+    def declare(target: str) -> None:
+        try:
+            with psycopg.connect(dsn, autocommit=True) as connection:
+                connection.execute(
+                    "CALL sqlvec.add_quantized('doc', 'embedding', 'binary', %s)", [target]
+                )
+        except psycopg.Error as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=declare, args=(f"code_{i}",)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("INSERT INTO doc VALUES (1, '[1,-1,0,2]')")
+        row = connection.execute(
+            "SELECT num_nulls(code_0, code_1, code_2, code_3, code_4, code_5) FROM doc"
+        ).fetchone()
+        assert row == (0,)
+        assert connection.execute("SELECT count(*) FROM sqlvec.relation").fetchone() == (1,)
