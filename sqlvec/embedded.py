@@ -9,7 +9,6 @@ handlers.
 
 from __future__ import annotations
 
-import atexit
 import importlib.metadata
 import importlib.util
 import os
@@ -22,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 from urllib.parse import quote, urlencode
 
 import psycopg
@@ -51,6 +50,14 @@ TEMPORARY_SETTINGS: Mapping[str, str] = MappingProxyType(
     {"fsync": "off", "full_page_writes": "off"}
 )
 """Further settings of a server whose data directory is thrown away."""
+
+# Its standard input ends when the process that started it does, however it ends: by itself, by
+# Ctrl-C or by SIGKILL. The server may be another process's, or be stopped already.
+_WATCHDOG = """
+read -r _
+if grep -qxF "$3" "$2/postmaster.pid"; then "$1" stop -D "$2" -m fast; fi
+rm -rf "$3"
+"""
 
 _START_SECONDS = 60
 _SOCKET_PATH_LIMIT = 100
@@ -156,7 +163,7 @@ def _find_package(version: int) -> tuple[_Package, Path]:
 
 
 class Server:
-    """A PostgreSQL server that lives as long as this process.
+    """A PostgreSQL server that lives no longer than this process.
 
     It listens on a Unix socket in a private folder, where its superuser needs no password.
 
@@ -194,7 +201,7 @@ class Server:
         """Folder of ``psql``, ``pg_dump`` and the other programs of this version."""
         self._temporary = kept is None
         self._run_directory: Path | None = None
-        self._owner_process = os.getpid()
+        self._watchdog: subprocess.Popen[bytes] | None = None
         self._tcp = tcp
         self._port = 5432
         self._kept_directory = kept
@@ -263,38 +270,18 @@ class Server:
     def start(self) -> None:
         """Start the server, creating its data directory when there is none yet.
 
-        Starting a running server does nothing.
+        Starting a running server does nothing. A server that cannot start is closed.
 
         :raises ServerUnavailable: with the end of the server's log.
         """
         if self._run_directory is None:
             self._run_directory = _make_run_directory(self._account)
-            atexit.register(self.close)
-        if not _is_cluster(self.data_directory):
-            self._initialise()
-        elif self.running:
-            return
-        self._require_same_version()
-        if self._tcp:
-            self._port = _free_port()
-        options = {
-            **self._settings,
-            "listen_addresses": "127.0.0.1" if self._tcp else "",
-            "port": self._port,
-            "unix_socket_directories": self._socket_directory,
-        }
-        # pg_ctl hands the options to a shell.
-        arguments = " ".join(
-            f"-c {shlex.quote(f'{name}={value}')}" for name, value in options.items()
-        )
-        result = self._pg_ctl(
-            "start", "-w", "-t", str(_START_SECONDS), "-l", str(self.log), "-o", arguments
-        )
-        if result.returncode != 0:
-            raise ServerUnavailable(
-                f"PostgreSQL {self.version} did not start in {self.data_directory}:\n"
-                + (self._log_tail() or result.stderr or result.stdout)
-            )
+            self._watchdog = self._start_watchdog()
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
 
     def stop(self, mode: Literal["smart", "fast", "immediate"] = "fast") -> None:
         """Stop the server; its data stays.
@@ -330,15 +317,51 @@ class Server:
 
     def close(self) -> None:
         """Stop the server and remove its temporary files. Closing twice does nothing."""
-        # A forked child inherits the exit handler, and must not stop its parent's server.
-        if self._run_directory is None or os.getpid() != self._owner_process:
+        if self._run_directory is None or self._watchdog is None:
             return
-        try:
-            self.stop()
-        finally:
-            shutil.rmtree(self._run_directory, ignore_errors=True)
-            self._run_directory = None
-            atexit.unregister(self.close)
+        self._watchdog.communicate()
+        # What the server's account may not remove, we may.
+        shutil.rmtree(self._run_directory, ignore_errors=True)
+        self._run_directory = self._watchdog = None
+
+    def _start(self) -> None:
+        if not _is_cluster(self.data_directory):
+            self._initialise()
+        elif self.running:
+            return
+        self._require_same_version()
+        if self._tcp:
+            self._port = _free_port()
+        options = {
+            **self._settings,
+            "listen_addresses": "127.0.0.1" if self._tcp else "",
+            "port": self._port,
+            "unix_socket_directories": self._socket_directory,
+        }
+        # pg_ctl hands the options to a shell.
+        arguments = " ".join(
+            f"-c {shlex.quote(f'{name}={value}')}" for name, value in options.items()
+        )
+        result = self._pg_ctl(
+            "start", "-w", "-t", str(_START_SECONDS), "-l", str(self.log), "-o", arguments
+        )
+        if result.returncode != 0:
+            raise ServerUnavailable(
+                f"PostgreSQL {self.version} did not start in {self.data_directory}:\n"
+                + (self._log_tail() or result.stderr or result.stdout)
+            )
+
+    def _start_watchdog(self) -> subprocess.Popen[bytes]:
+        """Start a shell that stops the server when this process ends."""
+        folders = [str(self.data_directory), str(self._socket_directory)]
+        return subprocess.Popen(
+            ["/bin/sh", "-c", _WATCHDOG, "sqlvec", str(self.bin / "pg_ctl"), *folders],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the program, not for its server.
+            **_circumstances(self._account),
+        )
 
     def _initialise(self) -> None:
         self._make_data_directory()
@@ -438,23 +461,29 @@ def _may(account: _Account, permission: Literal["-x", "-w"], path: Path) -> bool
 
 
 def _run_as(account: _Account | None, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    # PGDATA, PGPORT, PGOPTIONS and the like are meant for the user's own servers.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     try:
         return subprocess.run(
             command,
-            cwd="/",  # The account may not be able to read the current folder.
-            env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",
-            user=account.uid if account else None,
-            group=account.gid if account else None,
-            extra_groups=[] if account else None,
+            **_circumstances(account),
         )
     except OSError as error:
         raise ServerUnavailable(f"{command[0]} cannot be run: {error}") from error
+
+
+def _circumstances(account: _Account | None) -> dict[str, Any]:
+    """Return the arguments of a subprocess that runs under the server's account."""
+    return {
+        "cwd": "/",  # The account may not be able to read the current folder.
+        # PGDATA, PGPORT, PGOPTIONS and the like are meant for the user's own servers.
+        "env": {name: value for name, value in os.environ.items() if not name.startswith("PG")},
+        "user": account.uid if account else None,
+        "group": account.gid if account else None,
+        "extra_groups": [] if account else None,
+    }
 
 
 def _free_port() -> int:

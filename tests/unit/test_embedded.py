@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,28 +112,38 @@ def test_failed_start_says_why() -> None:
     server = Server(settings={"shared_buffers": "plenty"})
     with pytest.raises(ServerUnavailable, match='invalid value for parameter "shared_buffers"'):
         server.start()
-    server.close()
 
 
-def test_stops_with_the_interpreter() -> None:
-    program = textwrap.dedent("""
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [("pass", 0), ("raise SystemExit(3)", 3), ("os.kill(os.getpid(), signal.SIGKILL)", -9)],
+)
+def test_does_not_outlive_the_process(end: str, status: int) -> None:
+    program = f"""if True:
+        import os, signal
         from sqlvec.embedded import Server
         server = Server()
         server.start()
         print(server.data_directory, flush=True)
-        raise SystemExit("an error")
-    """)
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert result.stderr.strip() == "an error"
-    assert not Path(result.stdout.strip()).exists()
+        {end}
+    """
+    result = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert result.returncode == status
+    directory = Path(result.stdout.strip()).parent
+    deadline = time.monotonic() + 20
+    while directory.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not directory.exists()
 
 
-def test_a_forked_child_does_not_stop_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Server() as server:
-        with monkeypatch.context() as child:
-            child.setattr(os, "getpid", lambda: -1)
-            server.close()
-        assert server.running
+def test_stops_only_its_own_server(open_path: Path) -> None:
+    with Server(open_path / "data") as server:
+        other = Server(open_path / "data")
+        with pytest.raises(ServerUnavailable):
+            other.start()
+        other.stop()
+        other.close()
+        assert query(server.dsn(), "SELECT 1") == 1
 
 
 def test_uses_only_the_files_of_the_packages() -> None:
