@@ -2,7 +2,7 @@
 
 CREATE OR REPLACE FUNCTION sqlvec.bit_search(
     rel anyelement, column_name text, query bit, k int = 10, filter jsonb = NULL, where_sql text = NULL,
-    params text[] = NULL, candidates int = NULL, oversample real = NULL, metric text = NULL, mode text = 'auto'
+    params text[] = NULL, candidates int = NULL, oversample float8 = NULL, metric text = NULL, mode text = 'auto'
 ) RETURNS TABLE (hit anyelement, distance float8, complete boolean)
 LANGUAGE plpgsql ROWS 10
 AS $body$
@@ -19,14 +19,14 @@ BEGIN
 END
 $body$;
 
-COMMENT ON FUNCTION sqlvec.bit_search(anyelement, text, bit, int, jsonb, text, text[], int, real, text, text) IS
+COMMENT ON FUNCTION sqlvec.bit_search(anyelement, text, bit, int, jsonb, text, text[], int, float8, text, text) IS
     'Rows of table rel nearest to query in a bit(n) column; metric hamming or jaccard. k 1 to 10000; filter is JSON over the columns, where_sql is trusted SQL over the bare table name with values ($1)[i] from params; candidates or oversample (x k) say how many rows are rescored; mode is auto, exact, or the name of a derived column or index. complete is false only when an index named by mode ended before k rows.';
 
 -- key stands fourth because Postgres resolves the type of a result column from the position that
 -- its argument has in the call.
 CREATE OR REPLACE FUNCTION sqlvec.bit_search_keys(
     rel anyelement, column_name text, query bit, INOUT key anycompatible, k int = 10, filter jsonb = NULL, where_sql text = NULL,
-    params text[] = NULL, candidates int = NULL, oversample real = NULL, metric text = NULL, mode text = 'auto',
+    params text[] = NULL, candidates int = NULL, oversample float8 = NULL, metric text = NULL, mode text = 'auto',
     key_column text = NULL, OUT distance float8, OUT complete boolean
 ) RETURNS SETOF record
 LANGUAGE plpgsql ROWS 10
@@ -44,5 +44,5 @@ BEGIN
 END
 $body$;
 
-COMMENT ON FUNCTION sqlvec.bit_search_keys(anyelement, text, bit, anycompatible, int, jsonb, text, text[], int, real, text, text, text) IS
+COMMENT ON FUNCTION sqlvec.bit_search_keys(anyelement, text, bit, anycompatible, int, jsonb, text, text[], int, float8, text, text, text) IS
     'The rows of sqlvec.bit_search as values of the key column (by default the primary key) cast to the type of key, a typed NULL that stands right after the query (key => NULL::uuid): needs SELECT on the searched and key columns only.';

@@ -2,7 +2,7 @@
 
 CREATE OR REPLACE FUNCTION sqlvec.explain_search(
     rel anyelement, column_name text, query vector, k int = 10, filter jsonb = NULL, where_sql text = NULL,
-    params text[] = NULL, candidates int = NULL, oversample real = NULL, metric text = NULL, mode text = 'auto'
+    params text[] = NULL, candidates int = NULL, oversample float8 = NULL, metric text = NULL, mode text = 'auto'
 ) RETURNS TABLE (topic text, detail text)
 LANGUAGE plpgsql
 AS $body$
@@ -74,5 +74,5 @@ BEGIN
 END
 $body$;
 
-COMMENT ON FUNCTION sqlvec.explain_search(anyelement, text, vector, int, jsonb, text, text[], int, real, text, text) IS
+COMMENT ON FUNCTION sqlvec.explain_search(anyelement, text, vector, int, jsonb, text, text[], int, float8, text, text) IS
     'What sqlvec.vector_search would do with the same arguments: plan, reason, metric, filter, state of the codes, settings, statement and its EXPLAIN. Reads; searches nothing.';

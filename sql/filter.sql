@@ -33,6 +33,24 @@ RETURN CASE
     ELSE value #>> '{}'
 END;
 
+-- An error that names the column when a bound value is not one of its type. Numbers that fit any
+-- integer and text for text columns need no trial.
+CREATE OR REPLACE FUNCTION sqlvec._check_value(bound text, value jsonb, type_oid oid, type_name text, column_name text) RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_category "char" := (SELECT t.typcategory FROM pg_type AS t WHERE t.oid = type_oid);
+BEGIN
+    IF v_category = 'S' OR (v_category = 'N' AND jsonb_typeof(value) = 'number' AND bound ~ '^-?[0-9]{1,4}$') THEN
+        RETURN;
+    END IF;
+    EXECUTE format('SELECT $1::%s', type_name) USING bound;
+EXCEPTION WHEN data_exception THEN
+    RAISE EXCEPTION 'filter: % is not a value of column "%", which is of type %', value, column_name, type_name
+        USING ERRCODE = 'invalid_parameter_value', DETAIL = SQLERRM;
+END
+$body$;
+
 -- One comparison `column op value`; appends what it binds to `bound`.
 CREATE OR REPLACE FUNCTION sqlvec._filter_comparison(
     rel oid, alias text, column_name text, op text, value jsonb, slot text, INOUT bound text[], OUT condition text
@@ -64,6 +82,7 @@ BEGIN
         END IF;
         bound := bound || sqlvec._json_text(CASE WHEN v_kind = 'array' OR v_column.type_oid = 'jsonb'::regtype
                                                  THEN value ELSE jsonb_build_array(value) END, v_column.type_oid);
+        PERFORM sqlvec._check_value(bound[cardinality(bound)], value, v_column.type_oid, v_type, column_name);
         condition := format('%s OPERATOR(pg_catalog.@>) ((%s)[%s])::%s', v_left, slot, cardinality(bound), v_type);
         RETURN;
     END IF;
@@ -80,6 +99,7 @@ BEGIN
         END IF;
         bound := bound || (SELECT coalesce(array_agg(sqlvec._json_text(e, v_column.type_oid)), '{}')
                            FROM jsonb_array_elements(value) AS e)::text;
+        PERFORM sqlvec._check_value(bound[cardinality(bound)], value, v_column.type_oid, v_type || '[]', column_name);
         condition := format('%s %s ANY (((%s)[%s])::%s[])', v_left, v_operator, slot, cardinality(bound), v_type);
         RETURN;
     ELSIF op = '$between' THEN
@@ -88,6 +108,8 @@ BEGIN
                 USING ERRCODE = 'invalid_parameter_value';
         END IF;
         bound := bound || sqlvec._json_text(value -> 0, v_column.type_oid) || sqlvec._json_text(value -> 1, v_column.type_oid);
+        PERFORM sqlvec._check_value(bound[cardinality(bound) - i], value -> (1 - i), v_column.type_oid, v_type, column_name)
+        FROM generate_series(0, 1) AS i;
         condition := format('%1$s %2$s ((%4$s)[%5$s])::%7$s AND %1$s %3$s ((%4$s)[%6$s])::%7$s', v_left,
                             sqlvec._btree_operator(v_column.type_oid, 4), sqlvec._btree_operator(v_column.type_oid, 2),
                             slot, cardinality(bound) - 1, cardinality(bound), v_type);
@@ -101,6 +123,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     bound := bound || sqlvec._json_text(value, v_column.type_oid);
+    PERFORM sqlvec._check_value(bound[cardinality(bound)], value, v_column.type_oid, v_type, column_name);
     condition := format('%s%s %s ((%s)[%s])::%s', CASE op WHEN '$ne' THEN 'NOT ' ELSE '' END,
                         v_left, v_operator, slot, cardinality(bound), v_type);
 END

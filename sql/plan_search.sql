@@ -67,7 +67,7 @@ $body$;
 
 CREATE OR REPLACE FUNCTION sqlvec._plan_search(
     rel oid, column_name text, query_type text, query_dimensions int, k int, filter jsonb, where_sql text,
-    params text[], candidates int, oversample real, INOUT metric text, INOUT mode text, key_column text, key_type regtype,
+    params text[], candidates int, oversample float8, INOUT metric text, INOUT mode text, key_column text, key_type regtype,
     OUT statement text,       -- answers (hit or key, distance, complete)
     OUT bound text[],         -- values for $3
     OUT settings text[],      -- what sqlvec._set_scan sets; NULL without an index

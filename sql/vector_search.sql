@@ -14,7 +14,7 @@ $body$;
 
 CREATE OR REPLACE FUNCTION sqlvec.vector_search(
     rel anyelement, column_name text, query vector, k int = 10, filter jsonb = NULL, where_sql text = NULL,
-    params text[] = NULL, candidates int = NULL, oversample real = NULL, metric text = NULL, mode text = 'auto'
+    params text[] = NULL, candidates int = NULL, oversample float8 = NULL, metric text = NULL, mode text = 'auto'
 ) RETURNS TABLE (hit anyelement, distance float8, complete boolean)
 LANGUAGE plpgsql ROWS 10
 AS $body$
@@ -32,14 +32,14 @@ BEGIN
 END
 $body$;
 
-COMMENT ON FUNCTION sqlvec.vector_search(anyelement, text, vector, int, jsonb, text, text[], int, real, text, text) IS
+COMMENT ON FUNCTION sqlvec.vector_search(anyelement, text, vector, int, jsonb, text, text[], int, float8, text, text) IS
     'Rows of table rel (a typed NULL row, NULL::doc) nearest to query in a vector or halfvec column, by exact distance; metric l2, inner_product, cosine or l1. k 1 to 10000; filter is JSON over the columns, where_sql is trusted SQL over the bare table name with values ($1)[i] from params; candidates or oversample (x k) say how many rows are rescored; mode is auto, exact, or the name of a derived column or index. complete is false only when an index named by mode ended before k rows.';
 
 -- key stands fourth because Postgres resolves the type of a result column from the position that
 -- its argument has in the call.
 CREATE OR REPLACE FUNCTION sqlvec.vector_search_keys(
     rel anyelement, column_name text, query vector, INOUT key anycompatible, k int = 10, filter jsonb = NULL, where_sql text = NULL,
-    params text[] = NULL, candidates int = NULL, oversample real = NULL, metric text = NULL, mode text = 'auto',
+    params text[] = NULL, candidates int = NULL, oversample float8 = NULL, metric text = NULL, mode text = 'auto',
     key_column text = NULL, OUT distance float8, OUT complete boolean
 ) RETURNS SETOF record
 LANGUAGE plpgsql ROWS 10
@@ -58,5 +58,5 @@ BEGIN
 END
 $body$;
 
-COMMENT ON FUNCTION sqlvec.vector_search_keys(anyelement, text, vector, anycompatible, int, jsonb, text, text[], int, real, text, text, text) IS
+COMMENT ON FUNCTION sqlvec.vector_search_keys(anyelement, text, vector, anycompatible, int, jsonb, text, text[], int, float8, text, text, text) IS
     'The rows of sqlvec.vector_search as values of the key column (by default the primary key) cast to the type of key, a typed NULL that stands right after the query (key => NULL::uuid): needs SELECT on the searched and key columns only.';
