@@ -4,6 +4,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+OLDER := .venv-sqlalchemy-2.0
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -26,8 +27,13 @@ unit: $(VENV)/.dev
 
 db: db-18 db-16
 
-db-18 db-16: db-%: $(VENV)/.dev
-	$(BIN)/pytest -q tests/db --pg-version $* $(ARGS)
+db-18: $(VENV)/.dev
+	$(BIN)/pytest -q tests/db --pg-version 18 $(ARGS)
+
+# The older server together with the older SQLAlchemy, which compiles some statements differently.
+db-16: $(OLDER)/.dev
+	$(OLDER)/bin/pytest -q tests/unit tests/db --ignore tests/unit/test_embedded.py \
+	    --pg-version 16 $(ARGS)
 
 smoke: $(VENV)/.dev
 	rm -rf build/smoke
@@ -48,5 +54,10 @@ $(VENV)/.%: pyproject.toml sql/VERSION | $(VENV)/bin/python
 	$(BIN)/pip install -q -e '.[$*]'
 	touch $@
 
+$(OLDER)/.dev: pyproject.toml sql/VERSION
+	$(PYTHON) -m venv $(OLDER)
+	$(OLDER)/bin/pip install -q -e '.[dev]' 'sqlalchemy<2.1'
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(OLDER) build dist
