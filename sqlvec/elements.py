@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import Table, Text
-from sqlalchemy.exc import CompileError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import coercions, roles
 from sqlalchemy.sql.compiler import IdentifierPreparer, SQLCompiler
@@ -15,7 +14,18 @@ from sqlalchemy.sql.visitors import InternalTraversal
 from sqlalchemy.types import NullType, TypeEngine
 
 
-class NamedArg(ColumnElement[Any]):
+class PostgresElement(ColumnElement[Any]):
+    """Base of elements that only PostgreSQL has.
+
+    Other databases refuse them. ``str(statement)``, which the ORM also uses while it takes
+    statements apart, shows them as PostgreSQL does.
+    """
+
+    inherit_cache = True
+    stringify_dialect = "postgresql"
+
+
+class NamedArg(PostgresElement):
     """An argument passed by name: ``k => :k``."""
 
     inherit_cache = True
@@ -32,7 +42,7 @@ class NamedArg(ColumnElement[Any]):
         self.type = self.value.type
 
 
-class NullRow(ColumnElement[Any]):
+class NullRow(PostgresElement):
     """A table as a typed NULL row: ``NULL::app.doc``."""
 
     inherit_cache = True
@@ -44,7 +54,7 @@ class NullRow(ColumnElement[Any]):
         self.table = table
 
 
-class RegClass(ColumnElement[str]):
+class RegClass(PostgresElement):
     """A table as a constant of type ``regclass``: ``'app.doc'::regclass``."""
 
     inherit_cache = True
@@ -55,7 +65,7 @@ class RegClass(ColumnElement[str]):
         self.table = table
 
 
-class Field(ColumnElement[Any]):
+class Field(PostgresElement):
     """A column of a composite value: ``(hits.hit).id``."""
 
     inherit_cache = True
@@ -79,14 +89,6 @@ def regclass(preparer: IdentifierPreparer, table: Table) -> str:
     """Return a table as a constant of type ``regclass``."""
     # The quoted name has its percent signs doubled for the driver already.
     return "'" + preparer.format_table(table).replace("'", "''") + "'::regclass"
-
-
-@compiles(NamedArg)
-@compiles(NullRow)
-@compiles(RegClass)
-@compiles(Field)
-def _compile_elsewhere(element: Any, compiler: SQLCompiler, **kw: Any) -> str:
-    raise CompileError(f"sqlvec needs PostgreSQL, not {compiler.dialect.name}")
 
 
 @compiles(NamedArg, "postgresql")

@@ -126,6 +126,7 @@ class RowSearch(SqlvecFunction):
             rel=NullRow(rel),
             column_name=_value(column_name, Text()),
             query=_value(query, self.query_type),
+            **more,
             k=_value(k, Integer()),
             filter=_value(filter, JSONB()),
             where_sql=_value(where_sql, Text()),
@@ -135,15 +136,14 @@ class RowSearch(SqlvecFunction):
             oversample=None if oversample is None else cast(oversample, REAL()),
             metric=_value(metric, Text()),
             mode=_value(mode, Text()),
-            **more,
         )
 
 
 class KeySearch(RowSearch):
     """A search that answers keys instead of rows.
 
+    :param key: SQL type of the key.
     :param key_column: None is the primary key.
-    :param key: SQL type of the key; None is ``bigint``.
     """
 
     def __init__(
@@ -151,18 +151,20 @@ class KeySearch(RowSearch):
         rel: Table,
         column_name: Any,
         query: Any,
+        key: TypeEngine[Any],
         *,
         key_column: Any = None,
-        key: TypeEngine[Any] | None = None,
         **arguments: Any,
     ) -> None:
         super().__init__(
             rel,
             column_name,
             query,
-            **arguments,
+            # In its place in the declaration: Postgres takes the type of the result from there,
+            # also where the argument is named.
+            key=cast(null(), key),
             key_column=_value(key_column, Text()),
-            key=None if key is None else cast(null(), key),
+            **arguments,
         )
 
 
@@ -181,13 +183,13 @@ class vector_search_keys(KeySearch):
 class bit_search(RowSearch):
     """Nearest rows of a bit column, as (hit, distance, complete)."""
 
-    query_type = BIT()
+    query_type = BIT(varying=True)  # plain BIT is BIT(1)
 
 
 class bit_search_keys(KeySearch):
     """Nearest rows of a bit column, as (key, distance, complete)."""
 
-    query_type = BIT()
+    query_type = BIT(varying=True)
 
 
 class sparse_search(RowSearch):

@@ -24,6 +24,7 @@ from typing import Any
 
 from sqlalchemy import (
     Dialect,
+    Enum,
     Numeric,
     Select,
     String,
@@ -35,7 +36,7 @@ from sqlalchemy import (
     literal_column,
     select,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, BIT, ENUM, INTERVAL, TIME, TIMESTAMP, array
+from sqlalchemy.dialects.postgresql import ARRAY, BIT, INTERVAL, TIME, TIMESTAMP, array
 from sqlalchemy.exc import CompileError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import operators, visitors
@@ -46,6 +47,7 @@ from sqlalchemy.sql.expression import FromClause
 from sqlalchemy.sql.visitors import InternalTraversal
 from sqlalchemy.types import Float, NullType, TupleType, TypeDecorator, TypeEngine
 
+from sqlvec.elements import PostgresElement
 from sqlvec.errors import DeclarationError
 
 
@@ -152,7 +154,7 @@ class _List(TypeDecorator[Any]):
         return value
 
 
-class Value(ColumnElement[Any]):
+class Value(PostgresElement):
     """A value inside criteria: ``CAST(($1)[2] AS INTEGER)``."""
 
     inherit_cache = True
@@ -166,7 +168,7 @@ class Value(ColumnElement[Any]):
         self.type = type_
 
 
-class ValueText(ColumnElement[str]):
+class ValueText(PostgresElement):
     """The same value as the search function takes it: ``CAST(CAST(:x AS INTEGER) AS TEXT)``.
 
     The server turns it into text, so that every type comes back as it went in.
@@ -180,7 +182,7 @@ class ValueText(ColumnElement[str]):
         self.bound = bound
 
 
-class WhereSql(ColumnElement[str]):
+class WhereSql(PostgresElement):
     """Criteria over the bare table name, as a string constant."""
 
     inherit_cache = True
@@ -197,20 +199,11 @@ class WhereSql(ColumnElement[str]):
         self.row = row
 
 
-class _Scope(ColumnElement[bool]):
+class _Scope(PostgresElement):
     """Criteria within a statement that selects from ``row`` and from nothing else."""
-
-    inherit_cache = False
 
     def __init__(self, where: WhereSql) -> None:
         self.where = where
-
-
-@compiles(Value)
-@compiles(ValueText)
-@compiles(WhereSql)
-def _compile_elsewhere(element: object, compiler: SQLCompiler, **kw: Any) -> str:
-    raise CompileError(f"sqlvec needs PostgreSQL, not {compiler.dialect.name}")
 
 
 @compiles(Value, "postgresql")
@@ -232,6 +225,9 @@ def _compile_where_sql(element: WhereSql, compiler: SQLCompiler, **kw: Any) -> s
     )
     if inner.ctes:
         raise CompileError("the criteria of a search cannot hold a CTE; use a subquery")
+    if inner.binds:
+        names = ", ".join(inner.binds)
+        raise CompileError(f"values hidden in the criteria of a search cannot be bound: {names}")
     return _dollar_quoted(inner.string)
 
 
@@ -269,15 +265,15 @@ def _without_modifiers(type_: TypeEngine[Any], dialect: Dialect) -> TypeEngine[A
     """
     while isinstance(type_, TypeDecorator):
         type_ = type_.load_dialect_impl(dialect)
+    if isinstance(type_, String) and not isinstance(type_, Enum):
+        return String() if type_.length or type_.collation else type_
     type_ = type_.dialect_impl(dialect)
     match type_:
         case ARRAY():
             return ARRAY(_without_modifiers(type_.item_type, dialect), dimensions=type_.dimensions)
         case BIT():
             return BIT(varying=True)
-        case ENUM() if type_.native_enum:
-            return type_
-        case String() if type_.length or type_.collation:
+        case Enum() if not type_.native_enum:
             return String()
         case Numeric() if not isinstance(type_, Float):
             return Numeric()

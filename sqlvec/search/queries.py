@@ -55,10 +55,10 @@ def vector_search(
 
         SELECT doc.id, doc.body, …, anon_1.distance
         FROM doc JOIN sqlvec.vector_search_keys(
-            rel => NULL::doc, column_name => :column, query => :query, k => :k,
+            rel => NULL::doc, column_name => :column, query => :query, key => CAST(NULL AS INTEGER),
+            key_column => :key_column, k => :k,
             where_sql => $where$doc.tenant_id = CAST(($1)[1] AS INTEGER)$where$,
-            params => ARRAY[CAST(CAST(:tenant_id AS INTEGER) AS TEXT)],
-            mode => :mode, key_column => :key_column, key => CAST(NULL AS INTEGER)
+            params => ARRAY[CAST(CAST(:tenant_id AS INTEGER) AS TEXT)], mode => :mode
         ) AS anon_1 ON doc.id = anon_1.key
         ORDER BY anon_1.distance, anon_1.key
 
@@ -230,7 +230,7 @@ def _nearest(
     arguments = _arguments(target, searched.type, where, **options)
     if len(target.key) == 1:
         (key,) = target.key
-        function = by_key(*call, **arguments, key_column=key.name, key=key.type)
+        function = by_key(*call, key.type, key_column=key.name, **arguments)
         hits = _rows(function, sql_column("key", key.type))
         keys: list[ColumnElement[Any]] = [hits.c.key]
     else:
