@@ -186,7 +186,7 @@ SELECT d.relation::regclass AS relation,
        CASE WHEN pg_catalog.count(s.derived_id) = 0 THEN 'pending'
             WHEN pg_catalog.count(s.finished_at) = pg_catalog.count(*) THEN 'done'
             ELSE 'running' END AS state,
-       pg_catalog.sum(least(coalesce(s.block, 0), b.blocks))::bigint AS blocks_done,
+       pg_catalog.sum(CASE WHEN s.finished_at IS NULL THEN least(coalesce(s.block, 0), b.blocks) ELSE b.blocks END)::bigint AS blocks_done,
        pg_catalog.sum(b.blocks)::bigint AS blocks_total,
        coalesce(pg_catalog.sum(s.rows_done), 0)::bigint AS rows_done,
        pg_catalog.min(s.started_at) AS started_at,

@@ -10,13 +10,14 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x;
 CREATE OR REPLACE FUNCTION sqlvec._as_vector(x halfvec) RETURNS vector
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x::vector;
 
--- "Not the same", bound to pgvector's operators whatever the search_path of the writer.
+-- "Not the same", bound to pgvector's operators whatever the search_path of the writer. Not written
+-- as IS DISTINCT FROM, which cannot name its operator's schema and so would not survive pg_dump.
 CREATE OR REPLACE FUNCTION sqlvec._differ(a vector, b vector) RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN a IS DISTINCT FROM b;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
 CREATE OR REPLACE FUNCTION sqlvec._differ(a halfvec, b halfvec) RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN a IS DISTINCT FROM b;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
 CREATE OR REPLACE FUNCTION sqlvec._differ(a bit, b bit) RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN a IS DISTINCT FROM b;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
 
 CREATE OR REPLACE FUNCTION sqlvec._halfvec(x vector) RETURNS halfvec
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x::halfvec;
@@ -82,7 +83,7 @@ $body$;
 -- Signs of the rotated vector (random rotation before sign quantization: Charikar 2002; RaBitQ).
 -- NULL when the matrix is not there (a data-only restore).
 CREATE OR REPLACE FUNCTION sqlvec._binary_rotated(encoder text, x vector) RETURNS bit
-LANGUAGE plpgsql STABLE PARALLEL SAFE
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
 AS $body$
 DECLARE
     v_high x%TYPE := (sqlvec._integer_parts(sqlvec._centred(encoder, x))).high;
@@ -95,7 +96,7 @@ $body$;
 
 -- W (x - mean) in halfvec. NULL when the matrix is not there.
 CREATE OR REPLACE FUNCTION sqlvec._linear(encoder text, x vector) RETURNS halfvec
-LANGUAGE plpgsql STABLE PARALLEL SAFE
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
 AS $body$
 DECLARE
     v_x record;

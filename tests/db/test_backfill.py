@@ -1,0 +1,285 @@
+"""Backfill: batches, locks, interruption, two at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from sqlvec.embedded import Server
+
+WRONG = "SELECT count(*) FROM doc WHERE code IS DISTINCT FROM binary_quantize(embedding)::bit(16)"
+
+
+def fill(connection: psycopg.Connection[Any], rows: int) -> None:
+    connection.execute("CREATE TABLE doc (id int PRIMARY KEY, note text, embedding vector(16))")
+    connection.execute(
+        "INSERT INTO doc SELECT i, repeat('x', i %% 90), CASE WHEN i %% 9 > 0 THEN"
+        " (SELECT array_agg(sin(i * j)) FROM generate_series(1, 16) AS j)::vector END"
+        " FROM generate_series(1, %s) AS i",
+        [rows],
+    )
+    connection.execute("CALL sqlvec.add_quantized('doc', 'embedding', 'binary', 'code')")
+
+
+@pytest.fixture
+def database(tmp_database: Callable[..., str]) -> str:
+    return tmp_database()
+
+
+@pytest.fixture
+def db(database: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(database, autocommit=True) as connection:
+        yield connection
+
+
+def progress(connection: psycopg.Connection[Any]) -> Any:
+    return connection.execute(
+        "SELECT state, blocks_done = blocks_total, rows_done FROM sqlvec.backfill_progress"
+    ).fetchone()
+
+
+@pytest.mark.parametrize("batch", [1, 7, 1000, 100000])
+def test_every_row_gets_its_code(db: psycopg.Connection[Any], batch: int) -> None:
+    fill(db, 300 if batch == 1 else 3000)
+    assert progress(db)[0] == "pending"
+    (missing,) = db.execute("SELECT count(embedding) FROM doc").fetchone() or (0,)
+    db.execute("CALL sqlvec.backfill('doc', batch => %s)", [batch])
+    assert db.execute(WRONG).fetchone() == (0,)
+    assert progress(db) == ("done", True, missing)
+    # A second run finds nothing to do.
+    db.execute("CALL sqlvec.backfill('doc', 'code')")
+    assert progress(db) == ("done", True, 0)
+
+
+def test_batches_are_committed_and_bounded(db: psycopg.Connection[Any], database: str) -> None:
+    fill(db, 2000)
+    db.execute("CREATE TABLE seen (xid bigint, n int)")
+    db.execute(
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.seen"
+        " SELECT pg_current_xact_id()::text::bigint, count(*) FROM new_rows; RETURN NULL; END $$"
+    )
+    db.execute(
+        "CREATE TRIGGER note AFTER UPDATE ON doc REFERENCING NEW TABLE AS new_rows"
+        " FOR EACH STATEMENT EXECUTE FUNCTION note()"
+    )
+    db.execute("CALL sqlvec.backfill('doc', batch => 50)")
+    row = db.execute(
+        "SELECT count(DISTINCT xid) = count(*), max(n) <= 50, count(*) >= 35, sum(n) FROM seen WHERE n > 0"
+    ).fetchone()
+    (missing,) = db.execute("SELECT count(embedding) FROM doc").fetchone() or (0,)
+    assert row == (True, True, True, missing)
+
+
+def test_it_goes_on_where_it_stopped(db: psycopg.Connection[Any], database: str) -> None:
+    fill(db, 4000)
+    # The hundredth row of the table's second half cannot be updated.
+    db.execute("ALTER TABLE doc ADD CONSTRAINT stop CHECK (id <> 3001 OR code IS NULL) NOT VALID")
+    with pytest.raises(psycopg.errors.CheckViolation):
+        db.execute("CALL sqlvec.backfill('doc', batch => 100)")
+    state, _, done = progress(db)
+    assert state == "running"
+    assert 0 < done < 3001
+    (block,) = db.execute("SELECT block FROM sqlvec.backfill_state").fetchone() or (0,)
+    assert block > 0
+    db.execute("ALTER TABLE doc DROP CONSTRAINT stop")
+    db.execute("CALL sqlvec.backfill('doc')")
+    assert db.execute(WRONG).fetchone() == (0,)
+    (missing,) = db.execute("SELECT count(embedding) FROM doc").fetchone() or (0,)
+    assert progress(db) == ("done", True, missing)
+
+
+def test_locked_rows_are_waited_for_last(db: psycopg.Connection[Any], database: str) -> None:
+    fill(db, 2000)
+    with psycopg.connect(database) as holder:
+        holder.execute("SELECT id FROM doc WHERE id IN (10, 1500) FOR UPDATE")
+        thread = threading.Thread(target=run_backfill, args=(database, 100))
+        thread.start()
+        deadline = time.monotonic() + 20
+        while db.execute(
+            "SELECT count(*) FROM doc WHERE code IS NULL AND embedding IS NOT NULL"
+        ).fetchone() != (2,):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        # Only the two locked rows are left, and the backfill holds no other lock while it waits.
+        assert thread.is_alive()
+        db.execute("UPDATE doc SET note = 'free' WHERE id NOT IN (10, 1500)")
+        holder.execute("UPDATE doc SET note = 'was locked' WHERE id = 10")
+        holder.commit()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert db.execute(WRONG).fetchone() == (0,)
+
+
+def run_backfill(dsn: str, batch: int) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("CALL sqlvec.backfill('doc', batch => %s)", [batch])
+
+
+def test_two_backfills_and_writers_at_once(db: psycopg.Connection[Any], database: str) -> None:
+    fill(db, 6000)
+    failures: list[BaseException] = []
+
+    def guarded(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # Reported by the assertion below.
+            failures.append(error)
+
+    def write() -> None:
+        with psycopg.connect(database, autocommit=True) as connection:
+            for i in range(300):
+                connection.execute(
+                    "UPDATE doc SET embedding = embedding * array_fill(-1::real, ARRAY[16])::vector"
+                    " WHERE id IN (%s, %s)",
+                    [(i * 37) % 6000, (i * 101) % 6000],
+                )
+                connection.execute(
+                    "INSERT INTO doc SELECT %s, '', embedding FROM doc WHERE id = 1", [10000 + i]
+                )
+
+    threads = [
+        threading.Thread(target=guarded, args=(work,))
+        for work in (
+            lambda: run_backfill(database, 200),
+            lambda: run_backfill(database, 300),
+            write,
+        )
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failures == []
+    assert db.execute(WRONG).fetchone() == (0,)
+    assert progress(db)[:2] == ("done", True)
+
+
+def test_partitions(db: psycopg.Connection[Any]) -> None:
+    db.execute("CREATE TABLE doc (id int, embedding vector(16)) PARTITION BY RANGE (id)")
+    db.execute("CREATE TABLE low PARTITION OF doc FOR VALUES FROM (0) TO (100)")
+    db.execute(
+        "CREATE TABLE high PARTITION OF doc FOR VALUES FROM (100) TO (999) PARTITION BY LIST (id)"
+    )
+    db.execute("CREATE TABLE leaf PARTITION OF high DEFAULT")
+    db.execute(
+        "INSERT INTO doc SELECT i, (SELECT array_agg(cos(i * j)) FROM generate_series(1, 16) AS j)::vector"
+        " FROM generate_series(1, 300) AS i"
+    )
+    db.execute("CALL sqlvec.add_quantized('doc', 'embedding', 'binary', 'code')")
+    db.execute("CALL sqlvec.backfill('doc', batch => 30)")
+    assert db.execute(WRONG).fetchone() == (0,)
+    assert progress(db) == ("done", True, 300)
+
+
+def test_several_columns(db: psycopg.Connection[Any]) -> None:
+    fill(db, 500)
+    db.execute(
+        """CALL sqlvec.add_quantized('doc', 'embedding', 'truncate', options => '{"dimensions": 4}')"""
+    )
+    db.execute("CALL sqlvec.add_quantized('doc', 'embedding_truncate', 'binary', 'tiny')")
+    db.execute("CALL sqlvec.backfill('doc')")
+    row = db.execute(
+        "SELECT count(*) FILTER (WHERE num_nulls(code, embedding_truncate, tiny) > 0) FROM doc WHERE embedding IS NOT NULL"
+    ).fetchone()
+    assert row == (0,)
+    assert db.execute(
+        "SELECT bool_and(tiny = binary_quantize(embedding_truncate)::bit(4)) FROM doc"
+    ).fetchone() == (True,)
+
+
+def test_inside_a_transaction_block(db: psycopg.Connection[Any]) -> None:
+    fill(db, 100)
+    with pytest.raises(psycopg.errors.InvalidTransactionTermination) as caught, db.transaction():
+        db.execute("CALL sqlvec.backfill('doc')")
+    assert "backfill_cannot_run_inside_a_transaction_block" in str(caught.value.diag.context)
+    assert progress(db)[0] == "pending"
+
+
+def test_refusals(db: psycopg.Connection[Any]) -> None:
+    fill(db, 10)
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="1 or more, not 0"):
+        db.execute("CALL sqlvec.backfill('doc', batch => 0)")
+    with pytest.raises(psycopg.errors.UndefinedColumn, match='no derived column "nothing"'):
+        db.execute("CALL sqlvec.backfill('doc', 'nothing')")
+    db.execute("CREATE TABLE plain (id int)")
+    with pytest.raises(psycopg.errors.UndefinedColumn, match="table plain has no derived column"):
+        db.execute("CALL sqlvec.backfill('plain')")
+
+
+def test_values_that_a_code_cannot_hold(db: psycopg.Connection[Any]) -> None:
+    db.execute("CREATE TABLE doc (id int, embedding vector(2))")
+    db.execute("INSERT INTO doc VALUES (1, '[1e10,0]')")
+    db.execute("CALL sqlvec.add_quantized('doc', 'embedding', 'halfvec', 'code')")
+    with pytest.raises(
+        psycopg.errors.NumericValueOutOfRange, match="out of range for type halfvec"
+    ):
+        db.execute("CALL sqlvec.backfill('doc')")
+
+
+def test_row_security_that_hides_rows(db: psycopg.Connection[Any]) -> None:
+    fill(db, 100)
+    db.execute("DROP ROLE IF EXISTS sqlvec_hidden")
+    db.execute("CREATE ROLE sqlvec_hidden")
+    try:
+        db.execute("ALTER TABLE doc OWNER TO sqlvec_hidden")
+        db.execute("ALTER TABLE doc ENABLE ROW LEVEL SECURITY")
+        db.execute("ALTER TABLE doc FORCE ROW LEVEL SECURITY")
+        db.execute("SET ROLE sqlvec_hidden")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row security hides rows"):
+            db.execute("CALL sqlvec.backfill('doc')")
+    finally:
+        db.execute("RESET ROLE")
+        db.execute("DROP OWNED BY sqlvec_hidden CASCADE")
+        db.execute("DROP ROLE sqlvec_hidden")
+
+
+def test_killed_server(start_server: Callable[..., Server], request: pytest.FixtureRequest) -> None:
+    """Kill -9 in the middle: after the restart a second run ends with every code right."""
+    from sqlalchemy import NullPool, create_engine
+
+    from sqlvec import catalog
+    from tests.db.server import sqlalchemy_url
+
+    server = start_server(settings={"fsync": "on", "full_page_writes": "on"})
+    dsn = server.create_database("crash")
+    with create_engine(sqlalchemy_url(dsn), poolclass=NullPool).connect() as connection:
+        catalog.install(connection, create_extension=True)
+    with psycopg.connect(dsn, autocommit=True) as session:
+        fill(session, 20000)
+        # Slow enough to be caught in the middle.
+        session.execute(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN PERFORM pg_sleep(0.002); RETURN NULL; END $$"
+        )
+        session.execute("CREATE TRIGGER slow AFTER UPDATE ON doc EXECUTE FUNCTION slow()")
+        started = threading.Thread(target=interrupted_backfill, args=(dsn,))
+        started.start()
+        deadline = time.monotonic() + 30
+        while (progress(session) or (None, None, 0))[2] < 2000:
+            assert time.monotonic() < deadline
+    server.kill()
+    started.join(30)
+    server.start()
+    with psycopg.connect(dsn, autocommit=True) as session:
+        state, _, done = progress(session)
+        (missing,) = session.execute("SELECT count(embedding) FROM doc").fetchone() or (0,)
+        assert state == "running"
+        assert 2000 <= done < missing
+        assert session.execute(
+            "SELECT count(*) FROM doc WHERE code IS NOT NULL"
+            " AND code <> binary_quantize(embedding)::bit(16)"
+        ).fetchone() == (0,)
+        session.execute("DROP TRIGGER slow ON doc")
+        session.execute("CALL sqlvec.backfill('doc')")
+        assert session.execute(WRONG).fetchone() == (0,)
+        assert progress(session)[:2] == ("done", True)
+
+
+def interrupted_backfill(dsn: str) -> None:
+    with pytest.raises(psycopg.OperationalError):
+        run_backfill(dsn, 100)
