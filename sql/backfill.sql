@@ -15,10 +15,10 @@ END;
 -- Create it on the spot where reading the table takes a few milliseconds; larger tables get it
 -- CONCURRENTLY from a client, which no function can do.
 CREATE OR REPLACE FUNCTION sqlvec._index_unfinished(rel oid, target text) RETURNS boolean
-LANGUAGE plpgsql
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_size bigint := (SELECT pg_catalog.sum(pg_catalog.pg_relation_size(t.leaf)) FROM sqlvec._leaves(rel) AS t);
+    v_size bigint := (SELECT sum(pg_relation_size(t.leaf)) FROM sqlvec._leaves(rel) AS t);
 BEGIN
     IF v_size > 32 * 1024 * 1024 THEN
         RETURN false;
@@ -84,6 +84,11 @@ BEGIN
     IF v_ids = '{}' THEN
         RAISE EXCEPTION 'table % has no derived column%', rel, coalesce(' "' || target || '"', '')
             USING ERRCODE = 'undefined_column', HINT = 'Declare one with CALL sqlvec.add_quantized(…).';
+    END IF;
+    IF EXISTS (SELECT FROM sqlvec._derived AS d WHERE d.id = ANY (v_ids) AND NOT d.maintained) THEN
+        RAISE EXCEPTION 'the trigger of table % is gone or disabled: new codes would go stale', rel
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = pg_catalog.format('CALL sqlvec.repair(%L); first.', rel);
     END IF;
     v_leaves := ARRAY(SELECT t.leaf FROM sqlvec._leaves(rel) AS t ORDER BY t.leaf);
     FOREACH v_leaf IN ARRAY v_leaves LOOP

@@ -12,7 +12,7 @@ DECLARE
 BEGIN
     SELECT * INTO v_plan FROM sqlvec._plan_search(
         sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'bit', pg_catalog.length(query), k, filter,
-        where_sql, params, candidates, oversample, metric, mode, NULL, NULL);
+        where_sql, params, candidates, oversample, metric, mode, NULL, NULL, pg_catalog.current_setting('search_path'));
     v_before := sqlvec._set_scan(v_plan.settings);
     RETURN QUERY EXECUTE v_plan.statement USING params, query, v_plan.bound;
     PERFORM sqlvec._set_scan(v_before);
@@ -37,7 +37,8 @@ DECLARE
 BEGIN
     SELECT * INTO v_plan FROM sqlvec._plan_search(
         sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'bit', pg_catalog.length(query), k, filter,
-        where_sql, params, candidates, oversample, metric, mode, key_column, pg_catalog.pg_typeof(key));
+        where_sql, params, candidates, oversample, metric, mode, key_column, pg_catalog.pg_typeof(key),
+        pg_catalog.current_setting('search_path'));
     v_before := sqlvec._set_scan(v_plan.settings);
     RETURN QUERY EXECUTE v_plan.statement USING params, query, v_plan.bound;
     PERFORM sqlvec._set_scan(v_before);

@@ -34,7 +34,7 @@ BEGIN
 END
 $body$;
 
-CREATE OR REPLACE PROCEDURE sqlvec.check() LANGUAGE plpgsql
+CREATE OR REPLACE PROCEDURE sqlvec.check() LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_finding record;
@@ -48,7 +48,7 @@ BEGIN
         END IF;
     END LOOP;
     IF v_errors <> '{}' THEN
-        RAISE EXCEPTION 'sqlvec % cannot work here: %', sqlvec.version(), pg_catalog.array_to_string(v_errors, '; ')
+        RAISE EXCEPTION 'sqlvec % cannot work here: %', sqlvec.version(), array_to_string(v_errors, '; ')
             USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
     RAISE NOTICE 'sqlvec % is in order', sqlvec.version();

@@ -19,6 +19,11 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b I
 CREATE OR REPLACE FUNCTION sqlvec._differ(a bit, b bit) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
 
+CREATE OR REPLACE FUNCTION sqlvec._dims(x vector) RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN vector_dims(x);
+CREATE OR REPLACE FUNCTION sqlvec._dims(x halfvec) RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN vector_dims(x);
+
 CREATE OR REPLACE FUNCTION sqlvec._halfvec(x vector) RETURNS halfvec
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x::halfvec;
 
@@ -50,26 +55,26 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x::vector::halfvec;
 -- unit is NULL for the zero vector.
 CREATE OR REPLACE FUNCTION sqlvec._integer_parts(
     x vector, OUT unit float8, OUT high vector, OUT low vector
-) LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+) LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_values real[] := sqlvec._real_array(x);
-    v_c float8 := pg_catalog.floor(4096 / pg_catalog.sqrt(pg_catalog.cardinality(v_values)::float8));
-    v_max float8 := (SELECT pg_catalog.max(pg_catalog.abs(v)) FROM pg_catalog.unnest(v_values) AS v);
+    v_c float8 := floor(4096 / sqrt(cardinality(v_values)::float8));
+    v_max float8 := (SELECT max(abs(v)) FROM unnest(v_values) AS v);
 BEGIN
     IF v_max = 0 THEN
         RETURN;
     END IF;
     unit := v_max / v_c;
-    high := ARRAY(SELECT pg_catalog.round(v * (v_c / v_max)) FROM pg_catalog.unnest(v_values) AS v);
-    low := ARRAY(SELECT pg_catalog.round((v * (v_c / v_max) - pg_catalog.round(v * (v_c / v_max))) * (2 * v_c))
-                 FROM pg_catalog.unnest(v_values) AS v);
+    high := ARRAY(SELECT round(v * (v_c / v_max)) FROM unnest(v_values) AS v);
+    low := ARRAY(SELECT round((v * (v_c / v_max) - round(v * (v_c / v_max))) * (2 * v_c))
+                 FROM unnest(v_values) AS v);
 END
 $body$;
 
 -- The vector with the encoder's mean taken off, when it has one.
 CREATE OR REPLACE FUNCTION sqlvec._centred(encoder text, x vector) RETURNS vector
-LANGUAGE plpgsql STABLE PARALLEL SAFE
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_mean x%TYPE;
@@ -83,12 +88,12 @@ $body$;
 -- Signs of the rotated vector (random rotation before sign quantization: Charikar 2002; RaBitQ).
 -- NULL when the matrix is not there (a data-only restore).
 CREATE OR REPLACE FUNCTION sqlvec._binary_rotated(encoder text, x vector) RETURNS bit
-LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_high x%TYPE := (sqlvec._integer_parts(sqlvec._centred(encoder, x))).high;
 BEGIN
-    RETURN (SELECT sqlvec._bits(pg_catalog.array_agg(coalesce(sqlvec._dot(v_high, e.value), 0) ORDER BY e.position))
+    RETURN (SELECT sqlvec._bits(array_agg(coalesce(sqlvec._dot(v_high, e.value), 0) ORDER BY e.position))
             FROM sqlvec.encoder_vector AS e
             WHERE e.encoder = _binary_rotated.encoder AND e.part = 'high');
 END
@@ -96,18 +101,18 @@ $body$;
 
 -- W (x - mean) in halfvec. NULL when the matrix is not there.
 CREATE OR REPLACE FUNCTION sqlvec._linear(encoder text, x vector) RETURNS halfvec
-LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_x record;
     v_scale real[] := (SELECT sqlvec._real_array(e.value) FROM sqlvec.encoder_vector AS e
                        WHERE e.encoder = _linear.encoder AND e.part = 'scale');
-    v_d float8 := pg_catalog.cardinality(sqlvec._real_array(x));
-    v_bx float8 := 2 * pg_catalog.floor(4096 / pg_catalog.sqrt(v_d));
-    v_bw float8 := pg_catalog.floor(8192 / pg_catalog.sqrt(v_d));
+    v_d float8 := sqlvec._dims(x);
+    v_bx float8 := 2 * floor(4096 / sqrt(v_d));
+    v_bw float8 := floor(8192 / sqrt(v_d));
 BEGIN
     v_x := sqlvec._integer_parts(sqlvec._centred(encoder, x));
-    RETURN (SELECT sqlvec._to_halfvec(pg_catalog.array_agg(
+    RETURN (SELECT sqlvec._to_halfvec(array_agg(
                 coalesce((sqlvec._dot(v_x.high, h.value)
                           + sqlvec._dot(v_x.low, h.value) / v_bx
                           + sqlvec._dot(v_x.high, l.value) / v_bw) * v_x.unit * v_scale[h.position], 0)
@@ -157,12 +162,12 @@ END
 $body$;
 
 CREATE OR REPLACE FUNCTION sqlvec.encode(encoder text, x vector, code anyelement) RETURNS anyelement
-LANGUAGE plpgsql STABLE PARALLEL SAFE
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_expected int;
     v_code_type text;
-    v_found int := pg_catalog.cardinality(sqlvec._real_array(x));
+    v_found int := sqlvec._dims(x);
 BEGIN
     SELECT e.dimensions, e.code_type INTO v_expected, v_code_type
     FROM sqlvec.encoder AS e WHERE e.name = encode.encoder;

@@ -54,16 +54,16 @@ $body$;
 -- sign flips, `code_dimensions` of its rows picked at random (Woolfe, Liberty, Rokhlin and Tygert
 -- 2008), scaled so that inner products are kept on average, then split into integer parts.
 CREATE OR REPLACE FUNCTION sqlvec._write_random_rows(encoder text, dimensions int, code_dimensions int, seed bigint)
-RETURNS void LANGUAGE plpgsql
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_low float8 := pg_catalog.floor(8192 / pg_catalog.sqrt(dimensions::float8));
-    v_signs float8[] := ARRAY(SELECT CASE WHEN pg_catalog.hashint8extended(j, seed) & 1 = 0 THEN 1 ELSE -1 END
-                              FROM pg_catalog.generate_series(1, dimensions) AS j ORDER BY j);
+    v_low float8 := floor(8192 / sqrt(dimensions::float8));
+    v_signs float8[] := ARRAY(SELECT CASE WHEN hashint8extended(j, seed) & 1 = 0 THEN 1 ELSE -1 END
+                              FROM generate_series(1, dimensions) AS j ORDER BY j);
     v_rows int[] := ARRAY(SELECT k FROM (
-                              SELECT k FROM pg_catalog.generate_series(0, dimensions - 1) AS k
+                              SELECT k FROM generate_series(0, dimensions - 1) AS k
                               ORDER BY CASE WHEN code_dimensions = dimensions THEN 0
-                                            ELSE pg_catalog.hashint8extended(k, seed + 1) END, k
+                                            ELSE hashint8extended(k, seed + 1) END, k
                               LIMIT code_dimensions) AS picked ORDER BY k);
     v_position int;
     v_k int;
@@ -72,25 +72,25 @@ BEGIN
     FOR v_position IN 1 .. code_dimensions LOOP
         v_k := v_rows[v_position];
         v_row := ARRAY(
-            SELECT 4000 * pg_catalog.sqrt((CASE WHEN v_k = 0 THEN 1 ELSE 2 END) / dimensions::float8)
-                   * pg_catalog.cos(pg_catalog.pi() * (j - 0.5::float8) * v_k / dimensions) * v_signs[j]
-            FROM pg_catalog.generate_series(1, dimensions) AS j ORDER BY j);
+            SELECT 4000 * sqrt((CASE WHEN v_k = 0 THEN 1 ELSE 2 END) / dimensions::float8)
+                   * cos(pi() * (j - 0.5::float8) * v_k / dimensions) * v_signs[j]
+            FROM generate_series(1, dimensions) AS j ORDER BY j);
         INSERT INTO sqlvec.encoder_vector (encoder, part, position, value)
         SELECT _write_random_rows.encoder, 'high', v_position,
-               ARRAY(SELECT pg_catalog.round(w) FROM pg_catalog.unnest(v_row) AS w)
+               ARRAY(SELECT round(w) FROM unnest(v_row) AS w)
         UNION ALL
         SELECT _write_random_rows.encoder, 'low', v_position,
-               ARRAY(SELECT pg_catalog.round((w - pg_catalog.round(w)) * v_low) FROM pg_catalog.unnest(v_row) AS w);
+               ARRAY(SELECT round((w - round(w)) * v_low) FROM unnest(v_row) AS w);
     END LOOP;
     INSERT INTO sqlvec.encoder_vector (encoder, part, position, value)
     VALUES (_write_random_rows.encoder, 'scale', 1,
-            pg_catalog.array_fill(pg_catalog.sqrt(dimensions::float8 / code_dimensions) / 4000, ARRAY[code_dimensions]));
+            array_fill(sqrt(dimensions::float8 / code_dimensions) / 4000, ARRAY[code_dimensions]));
 END
 $body$;
 
 CREATE OR REPLACE PROCEDURE sqlvec.create_encoder(
     name text, kind text, dimensions int, options jsonb = '{}', mean vector = NULL
-) LANGUAGE plpgsql
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_options jsonb := sqlvec._encoder_options(kind, dimensions, options);
@@ -98,7 +98,7 @@ DECLARE
     v_code_dimensions int := coalesce((v_options ->> 'dimensions')::int, dimensions);
     v_center boolean := coalesce((v_options ->> 'center')::boolean, false);
     v_matrix boolean := kind = 'linear' OR coalesce((v_options ->> 'rotate')::boolean, false);
-    v_mean_dimensions int := pg_catalog.cardinality(sqlvec._real_array(mean));
+    v_mean_dimensions int := cardinality(sqlvec._real_array(mean));
 BEGIN
     IF name IS NULL OR name = '' THEN
         RAISE EXCEPTION 'an encoder needs a name' USING ERRCODE = 'invalid_parameter_value';
@@ -139,10 +139,10 @@ $body$;
 COMMENT ON PROCEDURE sqlvec.create_encoder(text, text, int, jsonb, vector) IS
     'Make a named, immutable encoder for vectors of `dimensions`. Kinds: halfvec {}, binary {"rotate", "seed", "center"}, truncate {"dimensions", "type"}, linear {"dimensions", "seed", "center"}; mean is what "center" takes off.';
 
-CREATE OR REPLACE PROCEDURE sqlvec.drop_encoder(name text) LANGUAGE plpgsql
+CREATE OR REPLACE PROCEDURE sqlvec.drop_encoder(name text) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_user text := (SELECT pg_catalog.format('column "%s" of table %s', d.target_column, d.relation)
+    v_user text := (SELECT format('column "%s" of table %s', d.target_column, d.relation)
                     FROM sqlvec.derived_column AS d WHERE d.encoder = drop_encoder.name LIMIT 1);
 BEGIN
     IF v_user IS NOT NULL THEN

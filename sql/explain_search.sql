@@ -15,8 +15,8 @@ DECLARE
     v_waiting bigint;
 BEGIN
     SELECT * INTO v_plan FROM sqlvec._plan_search(
-        v_rel, column_name, 'vector', pg_catalog.cardinality(sqlvec._real_array(query)), k, filter,
-        where_sql, params, candidates, oversample, metric, mode, NULL, NULL);
+        v_rel, column_name, 'vector', sqlvec._dims(query), k, filter,
+        where_sql, params, candidates, oversample, metric, mode, NULL, NULL, pg_catalog.current_setting('search_path'));
     PERFORM sqlvec._refuse_zero(query, v_plan.metric);
 
     topic := 'plan';

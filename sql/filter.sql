@@ -12,6 +12,7 @@ BEGIN ATOMIC
              WHEN t.oid = 'pg_catalog.varchar'::regtype THEN 'pg_catalog.text'::regtype
              WHEN t.typtype = 'e' THEN 'pg_catalog.anyenum'::regtype
              WHEN t.typtype = 'r' THEN 'pg_catalog.anyrange'::regtype
+             WHEN t.typtype = 'c' THEN 'pg_catalog.record'::regtype
              WHEN t.typtype = 'm' THEN 'pg_catalog.anymultirange'::regtype
              WHEN t.typcategory = 'A' THEN 'pg_catalog.anyarray'::regtype
              ELSE t.oid END

@@ -181,7 +181,7 @@ $body$;
 
 CREATE OR REPLACE FUNCTION sqlvec.plan_index(rel regclass, column_name text, metric text = NULL) RETURNS TABLE (
     name text, method text, opclass text, statement text, note text
-) LANGUAGE plpgsql STABLE
+) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_source record := sqlvec._column(rel, column_name);
@@ -201,10 +201,10 @@ BEGIN
         RETURN NEXT;
     END LOOP;
     FOR v_way IN
-        SELECT 'source' AS way, pg_catalog.quote_ident(column_name) AS expression, column_name AS stem,
+        SELECT 'source' AS way, quote_ident(column_name) AS expression, column_name AS stem,
                v_source.type_name::text AS code_type, v_source.dimensions
         UNION ALL
-        SELECT d.target_column, pg_catalog.quote_ident(d.target_column), d.target_column, d.code_type, d.code_dimensions
+        SELECT d.target_column, quote_ident(d.target_column), d.target_column, d.code_type, d.code_dimensions
         FROM sqlvec._derived_of(rel) AS d
         WHERE d.source_column = plan_index.column_name AND d.metric = v_metric AND d.maintained
         UNION ALL
@@ -214,18 +214,18 @@ BEGIN
         name := v_way.way; method := 'hnsw'; note := NULL;
         opclass := sqlvec._opclass(v_way.code_type, CASE WHEN v_way.code_type = 'bit' AND v_metric <> 'jaccard' THEN 'hamming' ELSE v_metric END);
         v_limit := CASE v_way.code_type WHEN 'vector' THEN 2000 WHEN 'halfvec' THEN 4000 WHEN 'bit' THEN 64000 END;
-        statement := pg_catalog.format('CREATE INDEX CONCURRENTLY %I ON %s USING hnsw (%s %I.%I)',
-            sqlvec._name(pg_catalog.format('ix_%s_%s_hnsw', (SELECT c.relname FROM pg_catalog.pg_class AS c WHERE c.oid = rel),
+        statement := format('CREATE INDEX CONCURRENTLY %I ON %s USING hnsw (%s %I.%I)',
+            sqlvec._name(format('ix_%s_%s_hnsw', (SELECT c.relname FROM pg_class AS c WHERE c.oid = rel),
                                            v_way.stem)),
             sqlvec._qualified(rel), v_way.expression, sqlvec._vector_schema(), opclass);
         IF v_way.dimensions IS NULL AND v_way.code_type <> 'sparsevec' THEN
             statement := NULL;
-            note := pg_catalog.format('column "%s" names no dimensions, which an index needs', column_name);
+            note := format('column "%s" names no dimensions, which an index needs', column_name);
         ELSIF v_way.dimensions > v_limit THEN
             statement := NULL;
-            note := pg_catalog.format('%s dimensions are over the limit of %s; %s', v_way.dimensions, v_limit,
+            note := format('%s dimensions are over the limit of %s; %s', v_way.dimensions, v_limit,
                 CASE WHEN v_way.dimensions <= 4000 THEN 'encoders "halfvec" and "binary" fit' ELSE 'encoder "binary" fits, "truncate" may' END);
-        ELSIF EXISTS (SELECT FROM pg_catalog.unnest(v_ways) AS x
+        ELSIF EXISTS (SELECT FROM unnest(v_ways) AS x
                       WHERE x.way = v_way.way AND x.index_name IS NOT NULL AND coalesce(x.metric, v_metric) = v_metric AND NOT x.partial) THEN
             note := 'is there already';
         END IF;

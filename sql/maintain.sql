@@ -12,7 +12,6 @@ DECLARE
     v_derived record;
     v_aside text := '';
     v_steps text := '';
-    v_source record;
 BEGIN
     FOR v_derived IN
         SELECT d.* FROM sqlvec._derived AS d
@@ -20,27 +19,25 @@ BEGIN
           AND sqlvec._has_column(d.relation, d.source_column) AND sqlvec._has_column(d.relation, d.target_column)
         ORDER BY d.id
     LOOP
-        v_source := sqlvec._column(v_derived.relation, v_derived.source_column);
         v_aside := v_aside || format($sql$
         IF sqlvec._differ(NEW.%1$I, OLD.%1$I) AND TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
             NEW.%2$I := NULL;
         END IF;$sql$, v_derived.source_column, v_derived.target_column);
         v_steps := v_steps || format($sql$
-    IF NEW.%2$I IS NULL OR sqlvec._differ(NEW.%1$I, OLD.%1$I) OR sqlvec._differ(NEW.%2$I, OLD.%2$I) THEN%3$s
-        NEW.%2$I := %4$s;
+    IF NEW.%2$I IS NULL OR sqlvec._differ(NEW.%1$I, OLD.%1$I) OR sqlvec._differ(NEW.%2$I, OLD.%2$I) THEN
+        IF sqlvec._dims(NEW.%1$I) OPERATOR(pg_catalog.<>) %4$s THEN
+            PERFORM sqlvec._refuse_dimensions(sqlvec._dims(NEW.%1$I), %4$s, TG_RELID, %5$L, %6$L);
+        END IF;
+        NEW.%2$I := %3$s;
         IF NEW.%2$I IS NULL AND NEW.%1$I IS NOT NULL THEN
             RAISE WARNING 'encoder %% is not in the catalog: column %% of %% is left NULL',
-                %5$L, %6$L, TG_RELID::pg_catalog.regclass
+                %7$L, %6$L, TG_RELID::pg_catalog.regclass
                 USING HINT = 'Restore the rows of sqlvec.encoder_vector, then CALL sqlvec.backfill.';
         END IF;
     END IF;$sql$,
             v_derived.source_column, v_derived.target_column,
-            -- vector(n) checks its own dimensions; a bare vector column needs it done here.
-            CASE WHEN v_source.dimensions IS NULL THEN format($sql$
-        PERFORM sqlvec._check_dimensions(sqlvec._as_vector(NEW.%1$I), %2$s, TG_RELID, %3$L);$sql$,
-                v_derived.source_column, v_derived.dimensions, v_derived.source_column) ELSE '' END,
             sqlvec._encode_expression(v_derived.encoder, format('sqlvec._as_vector(NEW.%I)', v_derived.source_column)),
-            quote_ident(v_derived.encoder), quote_ident(v_derived.target_column));
+            v_derived.dimensions, v_derived.source_column, v_derived.target_column, v_derived.encoder);
     END LOOP;
     RETURN format($sql$
 -- Written by sqlvec: fills the derived columns of %s. CALL sqlvec.repair writes it anew.
@@ -85,17 +82,17 @@ BEGIN
 END
 $body$;
 
-CREATE OR REPLACE FUNCTION sqlvec._check_dimensions(x vector, expected int, rel oid, column_name text) RETURNS void
-LANGUAGE plpgsql STABLE PARALLEL SAFE
+-- The source column holds a vector that the encoder was not made for: its type names no dimensions,
+-- or was changed since.
+CREATE OR REPLACE FUNCTION sqlvec._refuse_dimensions(dimensions int, expected int, rel oid, source_column text, target_column text) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
-DECLARE
-    v_found int := pg_catalog.cardinality(sqlvec._real_array(x));
 BEGIN
-    IF v_found <> expected THEN
-        RAISE EXCEPTION 'column "%" of table % takes vectors of % dimensions, not %',
-            column_name, sqlvec._qualified(rel), expected, v_found
-            USING ERRCODE = 'data_exception';
-    END IF;
+    RAISE EXCEPTION 'column "%" of table % takes vectors of % dimensions for its derived column "%", not %',
+        source_column, sqlvec._qualified(rel), expected, target_column, dimensions
+        USING ERRCODE = 'data_exception',
+              HINT = format('If the dimensions of the column have changed, CALL sqlvec.drop_derived(%L, %L); and declare it anew.',
+                            sqlvec._qualified(coalesce(pg_partition_root(rel), rel)), target_column);
 END
 $body$;
 
@@ -130,7 +127,10 @@ BEGIN
         END IF;
         CONTINUE WHEN NOT v_changed AND new_row ->> v_derived.target_column IS NOT NULL
                       AND new_row -> v_derived.target_column = old_row -> v_derived.target_column;
-        PERFORM sqlvec._check_dimensions(sqlvec._parse_vector(v_source), v_derived.dimensions, rel, v_derived.source_column);
+        IF sqlvec._dims(sqlvec._parse_vector(v_source)) <> v_derived.dimensions THEN
+            PERFORM sqlvec._refuse_dimensions(sqlvec._dims(sqlvec._parse_vector(v_source)), v_derived.dimensions, rel,
+                                              v_derived.source_column, v_derived.target_column);
+        END IF;
         EXECUTE format('SELECT (%s)::text',
                        sqlvec._encode_expression(v_derived.encoder, 'sqlvec._parse_vector($1)'))
         INTO v_code USING v_source;
@@ -195,13 +195,30 @@ BEGIN
 END
 $body$;
 
-CREATE OR REPLACE PROCEDURE sqlvec.repair(rel regclass) LANGUAGE plpgsql
+-- The statement that encodes anew what was changed while no trigger looked.
+CREATE OR REPLACE FUNCTION sqlvec._restore_codes_sql(rel oid, source_column name, target_column name, encoder text) RETURNS text
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT format('UPDATE %1$s SET %2$I = NULL WHERE sqlvec._differ(%2$I, %3$s)', sqlvec._qualified(rel), target_column,
+                  sqlvec._encode_expression(encoder, format('sqlvec._as_vector(%I)', source_column)));
+END;
+
+CREATE OR REPLACE PROCEDURE sqlvec.repair(rel regclass) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
+DECLARE
+    v_derived record;
 BEGIN
     PERFORM sqlvec._require_owner(rel);
     IF NOT EXISTS (SELECT FROM sqlvec._relation AS r WHERE r.relation = rel) THEN
         RAISE EXCEPTION 'table % has no derived columns', rel USING ERRCODE = 'undefined_object';
     END IF;
+    FOR v_derived IN SELECT d.* FROM sqlvec._derived_of(rel) AS d WHERE NOT d.maintained AND d.source_column IS NOT NULL
+                                                                  AND d.target_column IS NOT NULL LOOP
+        RAISE WARNING 'codes in column "%" of table % are stale where rows changed while its trigger was off',
+            v_derived.target_column, rel
+            USING HINT = format('Encode those rows anew: %s;', sqlvec._restore_codes_sql(
+                      rel, v_derived.source_column, v_derived.target_column, v_derived.encoder));
+    END LOOP;
     PERFORM sqlvec._rewrite(rel);
 END
 $body$;

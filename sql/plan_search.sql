@@ -53,26 +53,30 @@ RETURN CASE kind
     ELSE greatest(10 * k, 100)
 END;
 
--- Rows the planner expects from a table under a condition.
-CREATE OR REPLACE FUNCTION sqlvec._estimated_rows(statement text, params text[], bound text[]) RETURNS float8
+-- Rows the planner expects from a table under a condition, which may hold the caller's SQL and so
+-- is read under the caller's search_path.
+CREATE OR REPLACE FUNCTION sqlvec._estimated_rows(statement text, params text[], bound text[], caller_path text) RETURNS float8
 LANGUAGE plpgsql
 AS $body$
 DECLARE
+    v_path text := pg_catalog.current_setting('search_path');
     v_plan jsonb;
 BEGIN
+    PERFORM pg_catalog.set_config('search_path', caller_path, true);
     EXECUTE 'EXPLAIN (FORMAT JSON) ' || statement INTO v_plan USING params, NULL::int, bound;
+    PERFORM pg_catalog.set_config('search_path', v_path, true);
     RETURN v_plan -> 0 -> 'Plan' ->> 'Plan Rows';
 END
 $body$;
 
 CREATE OR REPLACE FUNCTION sqlvec._plan_search(
     rel oid, column_name text, query_type text, query_dimensions int, k int, filter jsonb, where_sql text,
-    params text[], candidates int, oversample float8, INOUT metric text, INOUT mode text, key_column text, key_type regtype,
+    params text[], candidates int, oversample float8, INOUT metric text, INOUT mode text, key_column text, key_type regtype, caller_path text,
     OUT statement text,       -- answers (hit or key, distance, complete)
     OUT bound text[],         -- values for $3
     OUT settings text[],      -- what sqlvec._set_scan sets; NULL without an index
     OUT way text, OUT index_name text, OUT candidate_count int, OUT reason text, OUT condition text
-) LANGUAGE plpgsql
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_class record;
@@ -109,11 +113,11 @@ BEGIN
         RAISE EXCEPTION 'column_name and mode cannot be NULL' USING ERRCODE = 'null_value_not_allowed';
     END IF;
 
-    SELECT c.relname, c.relkind, c.reltuples INTO v_class FROM pg_catalog.pg_class AS c WHERE c.oid = rel;
+    SELECT c.relname, c.relkind, c.reltuples INTO v_class FROM pg_class AS c WHERE c.oid = rel;
     v_source := sqlvec._column(rel, column_name);
     IF v_source.type_name <> query_type AND NOT (query_type = 'vector' AND v_source.type_name = 'halfvec') THEN
         RAISE EXCEPTION 'column "%" of table % is of type %, which a % query cannot search',
-            column_name, sqlvec._qualified(rel), pg_catalog.format_type(v_source.type_oid, NULL), query_type
+            column_name, sqlvec._qualified(rel), format_type(v_source.type_oid, NULL), query_type
             USING ERRCODE = 'datatype_mismatch',
                   HINT = CASE v_source.type_name WHEN 'vector' THEN 'Use sqlvec.vector_search.' WHEN 'halfvec' THEN 'Use sqlvec.vector_search.'
                          WHEN 'bit' THEN 'Use sqlvec.bit_search.' WHEN 'sparsevec' THEN 'Use sqlvec.sparse_search.'
@@ -127,30 +131,30 @@ BEGIN
     metric := sqlvec._checked_metric(
         coalesce(metric, sqlvec._default_metric(rel, column_name, v_source.type_name, v_ways)), v_source.type_name);
 
-    v_alias := pg_catalog.quote_ident(v_class.relname);
-    v_from := pg_catalog.format('%s AS %s', sqlvec._qualified(rel), v_alias);
+    v_alias := quote_ident(v_class.relname);
+    v_from := format('%s AS %s', sqlvec._qualified(rel), v_alias);
     IF v_source.type_name = 'halfvec' THEN
         v_query := 'sqlvec._halfvec($2)';
     END IF;
-    v_distance := pg_catalog.format('%s.%I %s %s', v_alias, column_name, sqlvec._operator(metric), v_query);
+    v_distance := format('%s.%I %s %s', v_alias, column_name, sqlvec._operator(metric), v_query);
 
     condition := 'true';
     IF filter IS NOT NULL THEN
         SELECT f.bound, f.condition INTO bound, condition FROM sqlvec._filter(rel, v_class.relname, filter, '$3', bound) AS f;
     END IF;
     IF where_sql IS NOT NULL THEN
-        condition := pg_catalog.format(E'%s AND (%s\n)', condition, where_sql);
+        condition := format(E'%s AND (%s\n)', condition, where_sql);
     END IF;
 
     IF key_type IS NOT NULL THEN
         v_carried := 'key';
-        v_carry := pg_catalog.format('%s.%I::%s AS key', v_alias, sqlvec._key_column(rel, key_column), key_type);
+        v_carry := format('%s.%I::%s AS key', v_alias, sqlvec._key_column(rel, key_column), key_type);
         v_fetch := 'h.key';
         v_order := 'distance, key';
     ELSIF v_class.relkind IN ('r', 'p', 'm') THEN
         v_carried := 'row_id, row_table';
-        v_carry := pg_catalog.format('%1$s.ctid AS row_id, %1$s.tableoid AS row_table', v_alias);
-        v_fetch := pg_catalog.format('(SELECT d FROM %s AS d WHERE d.ctid = h.row_id AND d.tableoid = h.row_table)',
+        v_carry := format('%1$s.ctid AS row_id, %1$s.tableoid AS row_table', v_alias);
+        v_fetch := format('(SELECT d FROM %s AS d WHERE d.ctid = h.row_id AND d.tableoid = h.row_table)',
                                      sqlvec._qualified(rel));
         v_order := 'distance, row_table, row_id';
     ELSE
@@ -162,11 +166,11 @@ BEGIN
     END IF;
 
     -- Adding zero keeps an approximate index out of an exact search.
-    v_exact := pg_catalog.format('SELECT %s, (%s) + 0 AS distance FROM %s WHERE %s AND %s.%I IS NOT NULL',
+    v_exact := format('SELECT %s, (%s) + 0::float8 AS distance FROM %s WHERE %s AND %s.%I IS NOT NULL',
                                  v_carry, v_distance, v_from, condition, v_alias, column_name);
 
     -- Which way? Exact, or the first index that fits.
-    v_conditional := condition <> 'true' OR pg_catalog.row_security_active(rel);
+    v_conditional := condition <> 'true' OR row_security_active(rel);
     IF mode = 'exact' THEN
         way := 'exact';
         reason := 'asked for';
@@ -178,7 +182,7 @@ BEGIN
         END LOOP;
         -- They come in order of preference.
         v_way := NULL;
-        FOR v_index IN 1 .. pg_catalog.cardinality(v_usable) LOOP
+        FOR v_index IN 1 .. cardinality(v_usable) LOOP
             IF (mode = 'auto' AND NOT v_usable[v_index].partial)
                OR mode IN (v_usable[v_index].index_name, v_usable[v_index].way) THEN
                 v_way := v_usable[v_index];
@@ -190,16 +194,16 @@ BEGIN
                 RAISE EXCEPTION 'mode "%" is neither auto, exact, nor a derived column or index that can search column "%" of table % by %',
                     mode, column_name, sqlvec._qualified(rel), metric
                     USING ERRCODE = 'invalid_parameter_value',
-                          HINT = coalesce('There are: ' || (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' by index ', nullif(w.way, 'source'), w.index_name), ', ')
-                                                            FROM pg_catalog.unnest(v_usable) AS w) || '.',
+                          HINT = coalesce('There are: ' || (SELECT string_agg(concat_ws(' by index ', nullif(w.way, 'source'), w.index_name), ', ')
+                                                            FROM unnest(v_usable) AS w) || '.',
                                           'It has no valid index; sqlvec.plan_index proposes some.');
             END IF;
             way := 'exact';
-            reason := pg_catalog.format('no valid index serves %s on this column', metric);
+            reason := format('no valid index serves %s on this column', metric);
         ELSE
             way := v_way.way;
             index_name := v_way.index_name;
-            candidate_count := coalesce(candidates, pg_catalog.ceil(k * oversample)::int, sqlvec._default_candidates(v_way.kind, k));
+            candidate_count := coalesce(candidates, ceil(k::float8 * oversample)::int, sqlvec._default_candidates(v_way.kind, k));
             reason := CASE WHEN mode = 'auto' THEN 'the first index that fits' ELSE 'asked for' END;
         END IF;
     END IF;
@@ -208,23 +212,23 @@ BEGIN
     -- there are matches: about candidates * total / matching rows.
     IF mode = 'auto' AND way <> 'exact' THEN
         v_total := CASE WHEN v_class.reltuples > 0 THEN v_class.reltuples
-                        ELSE sqlvec._estimated_rows('SELECT FROM ' || v_from, params, bound) END;
+                        ELSE sqlvec._estimated_rows('SELECT FROM ' || v_from, params, bound, caller_path) END;
         v_matching := CASE WHEN v_conditional
-                           THEN sqlvec._estimated_rows(pg_catalog.format('SELECT FROM %s WHERE %s', v_from, condition), params, bound)
+                           THEN sqlvec._estimated_rows(format('SELECT FROM %s WHERE %s', v_from, condition), params, bound, caller_path)
                            ELSE v_total END;
-        IF v_matching * v_matching <= candidate_count * v_total THEN
-            reason := pg_catalog.format('about %s of %s rows match: cheaper to read than to find %s of them in %s',
+        IF v_matching * v_matching <= candidate_count::float8 * v_total THEN
+            reason := format('about %s of %s rows match: cheaper to read than to find %s of them in %s',
                                         v_matching, v_total, candidate_count, index_name);
             way := 'exact';
             index_name := NULL;
         ELSIF v_conditional THEN
-            reason := pg_catalog.format('%s; about %s of %s rows match', reason, v_matching, v_total);
+            reason := format('%s; about %s of %s rows match', reason, v_matching, v_total);
         END IF;
     END IF;
 
     IF way = 'exact' THEN
         candidate_count := NULL;
-        statement := pg_catalog.format(
+        statement := format(
             'SELECT %1$s, h.distance, true FROM (SELECT * FROM (%2$s) AS s ORDER BY %3$s LIMIT %4$s) AS h '
             'WHERE h.distance <> ''NaN'' ORDER BY %3$s',
             v_fetch, v_exact, v_order, k);
@@ -233,28 +237,28 @@ BEGIN
 
     -- Candidates are sorted by exact distance in the end: the scan may hand them over in any order.
     settings := ARRAY[
-        greatest(least(candidate_count, 1000), nullif(pg_catalog.current_setting('hnsw.ef_search', true), '')::int)::text,
+        greatest(least(candidate_count, 1000), nullif(current_setting('hnsw.ef_search', true), '')::int)::text,
         'relaxed_order', 'relaxed_order', 'off'];
     v_code := CASE WHEN v_way.column_used IS NULL THEN v_way.expression
-                   ELSE pg_catalog.format('%s.%I', v_alias, v_way.column_used) END;
+                   ELSE format('%s.%I', v_alias, v_way.column_used) END;
     -- Distances are exact whatever finds the rows; what has no code yet is compared one by one.
-    statement := pg_catalog.format(
+    statement := format(
         E'WITH found AS MATERIALIZED (\n  (SELECT %1$s, %2$s AS distance FROM %3$s\n   WHERE %4$s AND %5$s IS NOT NULL\n'
         '   ORDER BY %5$s %6$s %7$s LIMIT %8$s)',
         v_carry, v_distance, v_from, condition, v_code, sqlvec._operator(v_way.code_metric),
         coalesce('(SELECT ' || v_way.query_expression || ')', v_query), candidate_count);
     IF v_way.column_used <> column_name THEN
-        statement := statement || pg_catalog.format(
-            E'\n  UNION ALL\n  (SELECT %1$s, (%2$s) + 0 AS distance FROM %3$s\n   WHERE %4$s AND %5$s IS NULL AND %6$s.%7$I IS NOT NULL\n'
+        statement := statement || format(
+            E'\n  UNION ALL\n  (SELECT %1$s, (%2$s) + 0::float8 AS distance FROM %3$s\n   WHERE %4$s AND %5$s IS NULL AND %6$s.%7$I IS NOT NULL\n'
             '   ORDER BY distance LIMIT %8$s)',
             v_carry, v_distance, v_from, condition, v_code, v_alias, column_name, k);
     END IF;
-    statement := statement || pg_catalog.format(
+    statement := statement || format(
         E'\n), counted AS (SELECT count(*) AS n FROM found WHERE distance <> ''NaN'')');
     IF mode = 'auto' THEN
         -- The scan of an index may end before k rows passed the filter: then, and only then, all
         -- matches are read, so that a short answer means few matches.
-        statement := statement || pg_catalog.format(
+        statement := statement || format(
             E',\nexact AS (%s AND (SELECT n FROM counted) < %s)\n'
             'SELECT %s, h.distance, true FROM (\n'
             '  SELECT %s, distance FROM found WHERE (SELECT n FROM counted) >= %s UNION ALL SELECT %s, distance FROM exact\n'
@@ -262,7 +266,7 @@ BEGIN
             v_exact, k, v_fetch, v_carried, k, v_carried, v_order, k, v_order);
     ELSE
         -- An index that was asked for is a budget: say so when it ran out.
-        statement := statement || pg_catalog.format(
+        statement := statement || format(
             E'\nSELECT %1$s, h.distance, (SELECT n FROM counted) >= %2$s FROM (SELECT * FROM found ORDER BY %3$s LIMIT %2$s) AS h\n'
             'WHERE h.distance <> ''NaN'' ORDER BY %3$s',
             v_fetch, k, v_order);

@@ -9,7 +9,7 @@ DECLARE
     v_dimensions int := v_column.dimensions;
 BEGIN
     IF v_dimensions IS NULL THEN
-        EXECUTE format('SELECT cardinality(sqlvec._real_array(sqlvec._as_vector(t.%1$I))) FROM %2$s AS t WHERE t.%1$I IS NOT NULL LIMIT 1',
+        EXECUTE format('SELECT sqlvec._dims(t.%1$I) FROM %2$s AS t WHERE t.%1$I IS NOT NULL LIMIT 1',
                        column_name, sqlvec._qualified(rel)) INTO v_dimensions;
     END IF;
     IF v_dimensions IS NULL THEN
@@ -40,7 +40,7 @@ $body$;
 
 CREATE OR REPLACE PROCEDURE sqlvec.add_quantized(
     rel regclass, column_name text, encoder text, target text = NULL, metric text = NULL, options jsonb = NULL
-) LANGUAGE plpgsql
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_class record;
@@ -59,22 +59,22 @@ BEGIN
     END IF;
     PERFORM sqlvec._require_owner(rel);
     SELECT c.relkind, c.relispartition, c.relname, c.relpersistence INTO v_class
-    FROM pg_catalog.pg_class AS c WHERE c.oid = rel;
+    FROM pg_class AS c WHERE c.oid = rel;
     IF v_class.relkind NOT IN ('r', 'p') THEN
         RAISE EXCEPTION '% is not a table', rel
             USING ERRCODE = 'wrong_object_type', HINT = 'Derived columns are added to ordinary and partitioned tables.';
     ELSIF v_class.relispartition THEN
         RAISE EXCEPTION 'table % is a partition', rel
             USING ERRCODE = 'wrong_object_type',
-                  HINT = pg_catalog.format('Add the column to the partitioned table: %s.', pg_catalog.pg_partition_root(rel));
-    ELSIF v_class.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits AS i WHERE rel IN (i.inhparent, i.inhrelid)) THEN
+                  HINT = format('Add the column to the partitioned table: %s.', pg_partition_root(rel));
+    ELSIF v_class.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits AS i WHERE rel IN (i.inhparent, i.inhrelid)) THEN
         RAISE EXCEPTION 'table % takes part in inheritance, whose children would not be kept up to date', rel
             USING ERRCODE = 'feature_not_supported', HINT = 'Use a partitioned table.';
     END IF;
     v_source := sqlvec._column(rel, column_name);
     IF v_source.type_name NOT IN ('vector', 'halfvec') THEN
         RAISE EXCEPTION 'column "%" of table % is of type %, not vector or halfvec',
-            column_name, rel, pg_catalog.format_type(v_source.type_oid, NULL)
+            column_name, rel, format_type(v_source.type_oid, NULL)
             USING ERRCODE = 'datatype_mismatch';
     END IF;
     metric := sqlvec._checked_metric(coalesce(metric, 'cosine'), v_source.type_name);
@@ -87,19 +87,20 @@ BEGIN
     v_target := coalesce(target, sqlvec._name(column_name || '_' || coalesce(v_kind, encoder)));
     IF v_target = column_name THEN
         RAISE EXCEPTION 'column "%" cannot hold its own code', column_name USING ERRCODE = 'invalid_parameter_value';
-    ELSIF v_target = '' OR pg_catalog.octet_length(v_target) > 63 THEN
+    ELSIF v_target = '' OR octet_length(v_target) > 63 THEN
         RAISE EXCEPTION 'target "%" is not a column name of 1 to 63 bytes', v_target USING ERRCODE = 'invalid_name';
     END IF;
 
-    -- From here on two declarations on one table take turns.
-    EXECUTE pg_catalog.format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', sqlvec._qualified(rel));
+    -- Two declarations on one table take turns. The table itself is locked as late as can be: making
+    -- a matrix may take a second.
+    PERFORM pg_advisory_xact_lock(hashtext('sqlvec.declare'), rel::oid::int);
     SELECT d.source_column, d.encoder, sqlvec._has_column(rel, d.target_column) AS there INTO v_existing
     FROM sqlvec._derived_of(rel) AS d WHERE coalesce(d.target_column, d.known_target) = v_target;
     IF v_existing.there THEN
         RAISE EXCEPTION 'column "%" of table % is already derived from "%" by encoder "%"',
             v_target, rel, v_existing.source_column, v_existing.encoder
             USING ERRCODE = 'duplicate_column',
-                  HINT = pg_catalog.format('Choose another target, or CALL sqlvec.drop_derived(%L, %L) first.', rel, v_target);
+                  HINT = format('Choose another target, or CALL sqlvec.drop_derived(%L, %L) first.', rel, v_target);
     ELSIF v_existing IS NOT NULL THEN
         -- The column was dropped by hand: forget it before it is declared anew.
         CALL sqlvec.drop_derived(rel, v_target);
@@ -108,7 +109,7 @@ BEGIN
     IF v_kind IS NULL THEN
         -- A kind with its options: the encoder belongs to this column alone and goes with it. A table
         -- that has been renamed may have taken the name along.
-        v_encoder := pg_catalog.format('%s.%I', sqlvec._qualified(rel), v_target);
+        v_encoder := format('%s.%I', sqlvec._qualified(rel), v_target);
         WHILE EXISTS (SELECT FROM sqlvec.encoder AS e WHERE e.name = v_encoder) LOOP
             v_encoder := v_encoder || '''';
         END LOOP;
@@ -124,17 +125,17 @@ BEGIN
             USING ERRCODE = 'datatype_mismatch';
     END IF;
 
-    v_code_type := pg_catalog.format('%s(%s)',
-        CASE v_encoder_row.code_type WHEN 'bit' THEN 'bit' ELSE pg_catalog.format('%I.%I', sqlvec._vector_schema(), v_encoder_row.code_type) END,
+    v_code_type := format('%s(%s)',
+        CASE v_encoder_row.code_type WHEN 'bit' THEN 'bit' ELSE format('%I.%I', sqlvec._vector_schema(), v_encoder_row.code_type) END,
         v_encoder_row.code_dimensions);
     IF NOT sqlvec._has_column(rel, v_target) THEN
-        EXECUTE pg_catalog.format('ALTER TABLE %s ADD COLUMN %I %s', sqlvec._qualified(rel), v_target, v_code_type);
+        EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', sqlvec._qualified(rel), v_target, v_code_type);
     ELSE
         v_existing := sqlvec._column(rel, v_target);
         IF (v_existing.type_name, v_existing.dimensions)
            IS DISTINCT FROM (v_encoder_row.code_type::name, v_encoder_row.code_dimensions) THEN
             RAISE EXCEPTION 'column "%" of table % is of type %, encoder "%" makes %(%)', v_target, rel,
-                (SELECT pg_catalog.format_type(a.atttypid, a.atttypmod) FROM pg_catalog.pg_attribute AS a
+                (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute AS a
                  WHERE a.attrelid = rel AND a.attname = v_target),
                 v_encoder, v_encoder_row.code_type, v_encoder_row.code_dimensions
                 USING ERRCODE = 'datatype_mismatch', HINT = 'Choose another target, or drop that column first.';
@@ -145,7 +146,7 @@ BEGIN
     IF NOT FOUND THEN
         INSERT INTO sqlvec.relation (oid, schema_name, table_name)
         SELECT c.oid, n.nspname, c.relname
-        FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
         WHERE c.oid = rel
         RETURNING id INTO v_relation_id;
     END IF;
@@ -160,7 +161,7 @@ $body$;
 COMMENT ON PROCEDURE sqlvec.add_quantized(regclass, text, text, text, text, jsonb) IS
     'Declare a column `target` that holds the code of vector column `column_name` under `encoder` (a catalog encoder, or a kind: halfvec, binary, truncate, linear, with its options). Adds the column, the trigger and the catalog row; rows already there wait for sqlvec.backfill.';
 
-CREATE OR REPLACE PROCEDURE sqlvec.drop_derived(rel regclass, target text) LANGUAGE plpgsql
+CREATE OR REPLACE PROCEDURE sqlvec.drop_derived(rel regclass, target text) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_derived record;
@@ -171,7 +172,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'table % has no derived column "%"', rel, target
             USING ERRCODE = 'undefined_column',
-                  HINT = coalesce('It has: ' || (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(d.known_target), ', ')
+                  HINT = coalesce('It has: ' || (SELECT string_agg(quote_ident(d.known_target), ', ')
                                                  FROM sqlvec._derived_of(rel) AS d) || '.', 'It has none.');
     END IF;
     DELETE FROM sqlvec.derived AS d WHERE d.id = v_derived.id;
@@ -182,13 +183,13 @@ BEGIN
         PERFORM sqlvec._rewrite(rel);
     ELSE
         IF v_derived.trigger_name IS NOT NULL THEN
-            EXECUTE pg_catalog.format('DROP TRIGGER %I ON %s', v_derived.trigger_name, sqlvec._qualified(rel));
+            EXECUTE format('DROP TRIGGER %I ON %s', v_derived.trigger_name, sqlvec._qualified(rel));
         END IF;
         DELETE FROM sqlvec.relation AS r WHERE r.id = v_derived.relation_id;
         PERFORM sqlvec._drop_maintain(v_derived.relation_id);
     END IF;
     IF sqlvec._has_column(rel, v_derived.target_column) THEN
-        EXECUTE pg_catalog.format('ALTER TABLE %s DROP COLUMN %I', sqlvec._qualified(rel), v_derived.target_column);
+        EXECUTE format('ALTER TABLE %s DROP COLUMN %I', sqlvec._qualified(rel), v_derived.target_column);
     END IF;
 END
 $body$;

@@ -2,11 +2,11 @@
 
 -- The cosine to a zero vector is undefined: every distance would be NaN.
 CREATE OR REPLACE FUNCTION sqlvec._refuse_zero(query vector, metric text) RETURNS void
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
     -- The product alone may be zero for want of float32 range.
-    IF metric = 'cosine' AND sqlvec._dot(query, query) = 0 AND (sqlvec._integer_parts(query)).unit IS NULL THEN
+    IF metric = 'cosine' AND sqlvec._dot(query, query) = 0::float8 AND (sqlvec._integer_parts(query)).unit IS NULL THEN
         RAISE EXCEPTION 'the cosine distance to a zero vector is undefined' USING ERRCODE = 'invalid_parameter_value';
     END IF;
 END
@@ -23,8 +23,8 @@ DECLARE
     v_before text[];
 BEGIN
     SELECT * INTO v_plan FROM sqlvec._plan_search(
-        sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'vector', pg_catalog.cardinality(sqlvec._real_array(query)), k, filter,
-        where_sql, params, candidates, oversample, metric, mode, NULL, NULL);
+        sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'vector', sqlvec._dims(query), k, filter,
+        where_sql, params, candidates, oversample, metric, mode, NULL, NULL, pg_catalog.current_setting('search_path'));
     PERFORM sqlvec._refuse_zero(query, v_plan.metric);
     v_before := sqlvec._set_scan(v_plan.settings);
     RETURN QUERY EXECUTE v_plan.statement USING params, query, v_plan.bound;
@@ -49,8 +49,9 @@ DECLARE
     v_before text[];
 BEGIN
     SELECT * INTO v_plan FROM sqlvec._plan_search(
-        sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'vector', pg_catalog.cardinality(sqlvec._real_array(query)), k, filter,
-        where_sql, params, candidates, oversample, metric, mode, key_column, pg_catalog.pg_typeof(key));
+        sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'vector', sqlvec._dims(query), k, filter,
+        where_sql, params, candidates, oversample, metric, mode, key_column, pg_catalog.pg_typeof(key),
+        pg_catalog.current_setting('search_path'));
     PERFORM sqlvec._refuse_zero(query, v_plan.metric);
     v_before := sqlvec._set_scan(v_plan.settings);
     RETURN QUERY EXECUTE v_plan.statement USING params, query, v_plan.bound;

@@ -291,8 +291,8 @@ def test_partitioned_table(conn: Connection) -> None:
     fails(
         conn,
         "CALL sqlvec.add_quantized('doc_1', 'vec', 'halfvec')",
-        "table doc_1 is a partition",
-        "Add the column to the partitioned table: doc",
+        "table public.doc_1 is a partition",
+        "Add the column to the partitioned table: public.doc",
     )
 
 
@@ -320,7 +320,7 @@ def test_existing_column_is_adopted(conn: Connection) -> None:
     fails(
         conn,
         "CALL sqlvec.add_quantized('doc', 'embedding', 'binary', target => 'wide')",
-        'column "wide" of table doc is of type bit(5)',
+        'column "wide" of table public.doc is of type bit(5)',
         "makes bit(4)",
     )
 
@@ -336,6 +336,30 @@ def test_column_without_dimensions(conn: Connection) -> None:
         "INSERT INTO doc VALUES (3, '[1,2,3]')",
         'column "embedding" of table public.doc takes vectors of 4 dimensions, not 3',
     )
+
+
+def test_dimensions_changed_under_the_code(doc: Connection) -> None:
+    run(doc, "ALTER TABLE doc ALTER embedding TYPE vector(3)")
+    fails(
+        doc,
+        "INSERT INTO doc VALUES (3, '[1,2,3]')",
+        'takes vectors of 4 dimensions for its derived column "code", not 3',
+        "CALL sqlvec.drop_derived('public.doc', 'code'); and declare it anew.",
+    )
+
+
+def test_repair_names_the_statement_that_mends_stale_codes(doc: Connection) -> None:
+    run(doc, "INSERT INTO doc VALUES (1, '[1,-1,0,2]'), (2, '[1,1,1,1]')")
+    run(doc, "ALTER TABLE doc DISABLE TRIGGER ALL")
+    run(doc, "UPDATE doc SET embedding = '[-1,1,1,-1]' WHERE id = 1")
+    driver = doc.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    hints: list[str] = []
+    driver.add_notice_handler(lambda notice: hints.append(notice.message_hint or ""))
+    run(doc, "CALL sqlvec.repair('doc')")
+    assert not scalar(doc, MATCHES)
+    assert doc.exec_driver_sql(hints[0].removeprefix("Encode those rows anew: ")).rowcount == 1
+    assert scalar(doc, MATCHES)
 
 
 def test_halfvec_source(conn: Connection) -> None:
@@ -354,6 +378,19 @@ def test_missing_parameters_never_fail_a_write(doc: Connection) -> None:
     run(doc, "DELETE FROM sqlvec.encoder_vector")
     run(doc, "INSERT INTO doc VALUES (1, '[1,-1,0,2]')")
     assert run(doc, "SELECT code::text, lin FROM doc").one() == ("1001", None)
+
+
+@pytest.mark.parametrize("options", ['{"dimensions": 2}', '{"dimensions": 4, "seed": -9}'])
+def test_null_through_a_matrix(doc: Connection, options: str) -> None:
+    run(
+        doc,
+        "CALL sqlvec.add_quantized('doc', 'embedding', 'linear', 'lin', options => CAST(:o AS jsonb))",
+        o=options,
+    )
+    run(doc, "INSERT INTO doc VALUES (1, NULL), (2, '[1,2,3,4]'), (3, '[0,0,0,0]')")
+    run(doc, "UPDATE doc SET embedding = NULL WHERE id = 2")
+    rows = run(doc, "SELECT lin IS NULL FROM doc ORDER BY id").scalars().all()
+    assert rows == [True, True, False]
 
 
 def test_named_encoder_serves_several_tables(conn: Connection) -> None:
@@ -403,7 +440,7 @@ BAD = [
     ),
     (
         "'doc', 'note', 'binary'",
-        'column "note" of table doc is of type text, not vector or halfvec',
+        'column "note" of table public.doc is of type text, not vector or halfvec',
     ),
     (
         "'doc', 'embedding', 'bogus'",
@@ -412,12 +449,12 @@ BAD = [
     ),
     (
         "'doc', 'embedding', 'halfvec', 'code'",
-        'column "code" of table doc is already derived from "embedding"',
+        'column "code" of table public.doc is already derived from "embedding"',
     ),
     ("'doc', 'embedding', 'halfvec', 'embedding'", "cannot hold its own code"),
     ("'doc', 'embedding', 'halfvec', ''", "is not a column name"),
     ("'doc', 'embedding', 'halfvec', repeat('x', 64)", "is not a column name of 1 to 63 bytes"),
-    ("'doc', 'embedding', 'halfvec', 'note'", 'column "note" of table doc is of type text'),
+    ("'doc', 'embedding', 'halfvec', 'note'", 'column "note" of table public.doc is of type text'),
     (
         "'doc', 'embedding', 'halfvec', metric => 'manhattan'",
         'metric "manhattan"',
@@ -439,7 +476,7 @@ BAD = [
     ("""'doc', 'embedding', 'binary', options => '[]'""", "JSON object"),
     ("""'doc', 'embedding', 'linear', options => '{"dimensions": 2, "seed": 1.5}'""", "integer"),
     ("'doc', NULL, 'binary'", "needs a table, a column and an encoder"),
-    ("'doc_view', 'embedding', 'binary'", "doc_view is not a table"),
+    ("'doc_view', 'embedding', 'binary'", "public.doc_view is not a table"),
 ]
 
 
@@ -454,7 +491,7 @@ def test_encoder_for_other_dimensions(doc: Connection) -> None:
     fails(
         doc,
         "CALL sqlvec.add_quantized('doc', 'embedding', 'eight')",
-        'column "embedding" of table doc has 4 dimensions, encoder "eight" takes 8',
+        'column "embedding" of table public.doc has 4 dimensions, encoder "eight" takes 8',
     )
 
 
