@@ -334,7 +334,7 @@ def test_column_without_dimensions(conn: Connection) -> None:
     fails(
         conn,
         "INSERT INTO doc VALUES (3, '[1,2,3]')",
-        'column "embedding" of table public.doc takes vectors of 4 dimensions, not 3',
+        'column "embedding" of table public.doc takes vectors of 4 dimensions for its derived column "code", not 3',
     )
 
 
