@@ -6,8 +6,9 @@ E.g.::
         __tablename__ = "doc"
         id: Mapped[int] = mapped_column(primary_key=True)
         embedding: Mapped[list[float]] = mapped_column(VECTOR(384))
+        codes = Quantized("embedding", Binary())
         __table_args__ = (
-            codes := Quantized("embedding", Binary()),
+            codes,
             codes.index(),
         )
 """

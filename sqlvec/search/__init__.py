@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from sqlvec.search.queries import bit_search, explain_search, sparse_search, vector_search
+from sqlvec.search.queries import (
+    SearchOptions,
+    bit_search,
+    explain_search,
+    sparse_search,
+    vector_search,
+)
 
-__all__ = ["bit_search", "explain_search", "sparse_search", "vector_search"]
+__all__ = ["SearchOptions", "bit_search", "explain_search", "sparse_search", "vector_search"]

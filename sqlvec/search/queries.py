@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from pgvector import Bit, HalfVector, SparseVector, Vector
-from sqlalchemy import Boolean, Double, Select, Text, and_, select
+from sqlalchemy import Boolean, Column, Double, Select, Text, and_, select
 from sqlalchemy import column as sql_column
+from sqlalchemy.orm import QueryableAttribute
 from sqlalchemy.sql import coercions, roles
 from sqlalchemy.sql.elements import ClauseElement, ColumnElement
-from sqlalchemy.sql.expression import TableValuedAlias
+from sqlalchemy.sql.expression import FromClause, TableValuedAlias
 from sqlalchemy.types import NullType
 
 from sqlvec import functions
@@ -30,19 +31,49 @@ BitQuery: TypeAlias = str | Sequence[bool] | NDArray[np.bool_] | Bit | ColumnEle
 SparseQuery: TypeAlias = SparseVector | ColumnElement[Any]
 Criteria: TypeAlias = ColumnElement[bool] | Iterable[ColumnElement[bool]]
 
+_VECTORS = ("vector", "halfvec")
 
+
+class SearchOptions(TypedDict, total=False):
+    """What every search can be told by keyword."""
+
+    k: int
+    """Rows to return, 1 to 10,000; 10 unless given."""
+
+    where: Criteria
+    """Criteria that are applied while candidates are found. They may use subqueries; their values
+    are bound."""
+
+    metric: str | None
+    """None is what the column's codes or indexes are made for."""
+
+    mode: str
+    """``auto``, ``exact``, or the name of a derived column or an index; ``auto`` unless given."""
+
+    candidates: int | None
+    """Rows to rescore, k to 1,000,000."""
+
+    oversample: float | None
+    """The same as a multiple of k, 1 to 1,000."""
+
+
+@overload
 def vector_search(
     entity: type[_Model],
     query: VectorQuery,
     column: Any = None,
-    *,
-    k: int = 10,
-    where: Criteria = (),
-    metric: str | None = None,
-    mode: str = "auto",
-    candidates: int | None = None,
-    oversample: float | None = None,
-) -> Select[_Model, float]:
+    **options: Unpack[SearchOptions],
+) -> Select[_Model, float]: ...
+@overload
+def vector_search(
+    entity: FromClause,
+    query: VectorQuery,
+    column: Any = None,
+    **options: Unpack[SearchOptions],
+) -> Select[*tuple[Any, ...]]: ...
+def vector_search(
+    entity: Any, query: VectorQuery, column: Any = None, **options: Unpack[SearchOptions]
+) -> Any:
     """Select the k rows nearest to a vector, with their exact distances, nearest first.
 
     E.g.::
@@ -69,120 +100,68 @@ def vector_search(
     :param entity: a model, a Table, or an alias of either; of a Table the columns are selected.
     :param query: as many values as the column has dimensions.
     :param column: attribute, column or name; None is the only vector column that holds no codes.
-    :param k: rows to return, 1 to 10,000.
-    :param where: criteria that are applied while candidates are found. They may use subqueries;
-        their values are bound.
-    :param metric: l2, inner_product, cosine or l1; None is what the column's codes or indexes are
-        made for. The distance for inner_product is its negative.
-    :param mode: ``auto``, ``exact``, or the name of a derived column or an index.
-    :param candidates: rows to rescore, k to 1,000,000.
-    :param oversample: the same as a multiple of k, 1 to 1,000.
+    :param options: :class:`SearchOptions`; the metric is l2, inner_product, cosine or l1. The
+        distance for inner_product is its negative.
     :raises DeclarationError: the entity, the column or the criteria cannot be searched so.
 
     .. versionadded:: 0.1
     """
-    return _nearest(
-        (functions.vector_search, functions.vector_search_keys),
-        ("vector", "halfvec"),
-        entity,
-        _vector_value(query),
-        column,
-        where,
-        k=k,
-        metric=metric,
-        mode=mode,
-        candidates=candidates,
-        oversample=oversample,
-    )
+    functions_ = (functions.vector_search, functions.vector_search_keys)
+    return _nearest(functions_, _VECTORS, entity, _vector_value(query), column, options)
 
 
+@overload
 def bit_search(
-    entity: type[_Model],
-    query: BitQuery,
-    column: Any = None,
-    *,
-    k: int = 10,
-    where: Criteria = (),
-    metric: str | None = None,
-    mode: str = "auto",
-    candidates: int | None = None,
-    oversample: float | None = None,
-) -> Select[_Model, float]:
+    entity: type[_Model], query: BitQuery, column: Any = None, **options: Unpack[SearchOptions]
+) -> Select[_Model, float]: ...
+@overload
+def bit_search(
+    entity: FromClause, query: BitQuery, column: Any = None, **options: Unpack[SearchOptions]
+) -> Select[*tuple[Any, ...]]: ...
+def bit_search(
+    entity: Any, query: BitQuery, column: Any = None, **options: Unpack[SearchOptions]
+) -> Any:
     """Select the k rows nearest to a bit string, with their distances, nearest first.
 
     E.g.::
 
         stmt = bit_search(Image, "0110…", metric="jaccard")
 
-    Everything else is as in :func:`vector_search`.
-
-    :param metric: hamming or jaccard.
+    Everything is as in :func:`vector_search`; the metric is hamming or jaccard.
 
     .. versionadded:: 0.1
     """
-    return _nearest(
-        (functions.bit_search, functions.bit_search_keys),
-        ("bit",),
-        entity,
-        _bit_value(query),
-        column,
-        where,
-        k=k,
-        metric=metric,
-        mode=mode,
-        candidates=candidates,
-        oversample=oversample,
-    )
+    functions_ = (functions.bit_search, functions.bit_search_keys)
+    return _nearest(functions_, ("bit",), entity, _bit_value(query), column, options)
 
 
+@overload
 def sparse_search(
-    entity: type[_Model],
-    query: SparseQuery,
-    column: Any = None,
-    *,
-    k: int = 10,
-    where: Criteria = (),
-    metric: str | None = None,
-    mode: str = "auto",
-    candidates: int | None = None,
-    oversample: float | None = None,
-) -> Select[_Model, float]:
+    entity: type[_Model], query: SparseQuery, column: Any = None, **options: Unpack[SearchOptions]
+) -> Select[_Model, float]: ...
+@overload
+def sparse_search(
+    entity: FromClause, query: SparseQuery, column: Any = None, **options: Unpack[SearchOptions]
+) -> Select[*tuple[Any, ...]]: ...
+def sparse_search(
+    entity: Any, query: SparseQuery, column: Any = None, **options: Unpack[SearchOptions]
+) -> Any:
     """Select the k rows nearest to a sparse vector, with their distances, nearest first.
 
     E.g.::
 
         stmt = sparse_search(Doc, SparseVector({7: 0.5}, 30_000), metric="inner_product")
 
-    Everything else is as in :func:`vector_search`.
+    Everything is as in :func:`vector_search`.
 
     .. versionadded:: 0.1
     """
-    return _nearest(
-        (functions.sparse_search, functions.sparse_search_keys),
-        ("sparsevec",),
-        entity,
-        query,
-        column,
-        where,
-        k=k,
-        metric=metric,
-        mode=mode,
-        candidates=candidates,
-        oversample=oversample,
-    )
+    functions_ = (functions.sparse_search, functions.sparse_search_keys)
+    return _nearest(functions_, ("sparsevec",), entity, query, column, options)
 
 
 def explain_search(
-    entity: Any,
-    query: VectorQuery,
-    column: Any = None,
-    *,
-    k: int = 10,
-    where: Criteria = (),
-    metric: str | None = None,
-    mode: str = "auto",
-    candidates: int | None = None,
-    oversample: float | None = None,
+    entity: Any, query: VectorQuery, column: Any = None, **options: Unpack[SearchOptions]
 ) -> Select[str, str]:
     """Select what :func:`vector_search` would do with the same arguments, as (topic, detail).
 
@@ -194,23 +173,13 @@ def explain_search(
     .. versionadded:: 0.1
     """
     target = Target.of(entity)
-    searched = target.column(column, ("vector", "halfvec"))
-    explained = functions.explain_search(
-        target.table,
-        searched.name,
-        _vector_value(query),
-        **_arguments(
-            target,
-            searched.type,
-            where,
-            k=k,
-            metric=metric,
-            mode=mode,
-            candidates=candidates,
-            oversample=oversample,
-        ),
-    ).table_valued(sql_column("topic", Text()), sql_column("detail", Text()))
-    return select(explained.c.topic, explained.c.detail)
+    searched = target.column(column, _VECTORS)
+    arguments = _arguments(target, searched, **options)
+    function = functions.explain_search(
+        target.table, searched.name, _vector_value(query), **arguments
+    )
+    steps = function.table_valued(sql_column("topic", Text()), sql_column("detail", Text()))
+    return select(steps.c.topic, steps.c.detail)
 
 
 def _nearest(
@@ -219,15 +188,14 @@ def _nearest(
     entity: Any,
     query: Any,
     column: Any,
-    where: Criteria,
-    **options: Any,
-) -> Select[Any, float]:
+    options: SearchOptions,
+) -> Any:
     """Join what was asked for to the hits of a search function."""
     by_row, by_key = functions_
     target = Target.of(entity)
     searched = target.column(column, types)
     call = (target.table, searched.name, query)
-    arguments = _arguments(target, searched.type, where, **options)
+    arguments = _arguments(target, searched, **options)
     if len(target.key) == 1:
         (key,) = target.key
         function = by_key(*call, key.type, key_column=key.name, **arguments)
@@ -252,13 +220,30 @@ def _rows(function: functions.SqlvecFunction, first: Any) -> TableValuedAlias:
 
 
 def _arguments(
-    target: Target, searched: Any, where: Criteria, *, metric: str | None, **options: Any
+    target: Target,
+    searched: Column[Any],
+    *,
+    k: int = 10,
+    where: Criteria = (),
+    metric: str | None = None,
+    mode: str = "auto",
+    candidates: int | None = None,
+    oversample: float | None = None,
 ) -> dict[str, Any]:
+    """Return the arguments of a search function that options stand for."""
     if metric is not None:
-        find_metric(metric).opclass(type_name(searched) or "")
-    arguments = {"metric": metric, **options}
-    criteria = [where] if isinstance(where, ClauseElement) else list(where)
-    criteria = [coercions.expect(roles.WhereHavingRole, each) for each in criteria]
+        find_metric(metric).opclass(type_name(searched.type) or "")
+    arguments: dict[str, Any] = {
+        "k": k,
+        "metric": metric,
+        "mode": mode,
+        "candidates": candidates,
+        "oversample": oversample,
+    }
+    # A mapped attribute of type boolean is a criterion as well.
+    single = isinstance(where, ColumnElement | QueryableAttribute)
+    given: Iterable[Any] = [where] if single else where
+    criteria = [coercions.expect(roles.WhereHavingRole, each) for each in given]
     criteria += target.subclass_criteria
     if criteria:
         text, params = split(criteria, target.selectable, target.row)

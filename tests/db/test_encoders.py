@@ -31,7 +31,9 @@ property_settings = settings(
 _numbers = itertools.count()
 
 
-def batches(elements: st.SearchStrategy[float], most: int = 33) -> st.SearchStrategy[NDArray]:
+def batches(
+    elements: st.SearchStrategy[float], most: int = 33
+) -> st.SearchStrategy[NDArray[np.float32]]:
     shapes = st.tuples(st.integers(1, 12), st.integers(1, most))
     return shapes.flatmap(lambda shape: hnp.arrays(np.float32, shape, elements=elements))
 

@@ -104,8 +104,9 @@ class Doc(Base):
     author_id: Mapped[int] = mapped_column(ForeignKey("author.id"))
     author: Mapped[Author] = relationship(back_populates="docs")
     embedding: Mapped[list[float]] = mapped_column(VECTOR(8))
+    codes = Quantized("embedding", Binary(rotate=True))
     __table_args__ = (
-        codes := Quantized("embedding", Binary(rotate=True)),
+        codes,
         codes.index(m=8),
         Quantized("embedding", Halfvec()),
     )
@@ -224,7 +225,7 @@ def test_codes_are_left_to_the_database(engine):
     statements = []
     event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
     with Session(engine) as session:
-        doc = session.get_one(Doc, 3)
+        doc: Any = session.get_one(Doc, 3)
         before = doc.embedding_binary
         assert (np.float16(doc.embedding_halfvec) == np.float16(VECTORS[3])).all()
         doc.embedding = (-VECTORS[3]).tolist()
@@ -487,7 +488,8 @@ def test_schema_translate_map_reaches_everything(engine):
 
 
 def test_copied_tables_keep_their_declarations(engine):
-    copy = Part.__table__.to_metadata(MetaData(), schema=None, name="copied_part")
+    table: Any = Part.__table__
+    copy = table.to_metadata(MetaData(), schema=None, name="copied_part")
     with engine.connect() as connection, connection.begin() as transaction:
         copy.create(connection)
         statement = text(
@@ -539,12 +541,13 @@ async def test_async_session(async_engine: AsyncEngine):
             hits = expected(VECTORS[i], lambda j, i=i: j > 0 and j % 5 in (i % 5, 2), k=3)
             assert [doc.id for doc, _ in rows] == hits
             assert rows[0][0].author.name.startswith("author")
-        rows = (await session.execute(vector_search(Part, [2, 1, 1], k=1))).all()
-        assert (rows[0][0].a, rows[0][0].b) == (2, "b1")
-        rows = (await session.execute(bit_search(Thing, "000111", k=1))).all()
-        assert rows[0][0].id.int == 7
-        rows = (await session.execute(sparse_search(Thing, SparseVector({3: 1.0}, 10), k=1))).all()
-        assert rows[0][0].id.int == 3
+        part = (await session.scalars(vector_search(Part, [2, 1, 1], k=1))).one()
+        assert (part.a, part.b) == (2, "b1")
+        thing = (await session.scalars(bit_search(Thing, "000111", k=1))).one()
+        assert thing.id.int == 7
+        query = SparseVector({3: 1.0}, 10)
+        thing = (await session.scalars(sparse_search(Thing, query, k=1))).one()
+        assert thing.id.int == 3
         await session.execute(
             update(Doc).where(Doc.id == 5).values(embedding=(-VECTORS[5]).tolist())
         )

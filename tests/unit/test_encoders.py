@@ -29,7 +29,9 @@ floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
 moderate = st.floats(-60_000, 60_000, width=32)
 
 
-def batches(elements: st.SearchStrategy[float] = moderate) -> st.SearchStrategy[NDArray]:
+def batches(
+    elements: st.SearchStrategy[float] = moderate,
+) -> st.SearchStrategy[NDArray[np.float32]]:
     shapes = st.tuples(st.integers(1, 4), st.integers(1, 40))
     return shapes.flatmap(lambda shape: hnp.arrays(np.float32, shape, elements=elements))
 
@@ -100,7 +102,7 @@ def test_truncate_is_a_unit_prefix(x, data):
     norms = np.linalg.norm(prefix, axis=1)
     nonzero = norms > 0
     exact = prefix[nonzero] / norms[nonzero, None]
-    np.testing.assert_allclose(codes[nonzero], exact, rtol=1e-6, atol=TINY)
+    np.testing.assert_allclose(codes[nonzero], exact, rtol=1e-6, atol=float(TINY))
     np.testing.assert_allclose(np.linalg.norm(codes[nonzero], axis=1), 1, rtol=1e-5)
     assert (codes[~nonzero] == 0).all()
     halves = Truncate(dimensions).encode(x)

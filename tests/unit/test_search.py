@@ -28,7 +28,8 @@ from sqlvec.schema import Quantized
 from sqlvec.search import bit_search, explain_search, vector_search
 from sqlvec.types import BIT, VECTOR
 
-PSYCOPG = psycopg.dialect()
+ASYNCPG: Any = asyncpg.dialect()  # type: ignore[no-untyped-call]
+PSYCOPG: Any = psycopg.dialect()  # type: ignore[no-untyped-call]
 
 
 class Base(DeclarativeBase):
@@ -102,7 +103,7 @@ def test_what_is_not_given_is_left_to_the_server():
 
 def test_asyncpg_numbers_only_real_parameters():
     statement = vector_search(Doc, [1, 2, 3], where=[Doc.tenant_id == 7])
-    compiled = statement.compile(dialect=asyncpg.dialect())
+    compiled = statement.compile(dialect=ASYNCPG)
     assert "$where$doc.tenant_id = CAST(($1)[1] AS INTEGER)$where$" in str(compiled)
     assert len(compiled.positiontup or ()) == 6
 
@@ -175,7 +176,7 @@ def test_values_are_no_part_of_the_cache_key():
 
 
 def test_different_statements_have_different_cache_keys():
-    table = Doc.__table__
+    table: Any = Doc.__table__
     other = table.to_metadata(MetaData(), schema="elsewhere", name="doc")
     statements = [
         vector_search(Doc, [1, 2, 3]),
@@ -215,7 +216,7 @@ TWO = Table(
     [
         (lambda: vector_search(Special, [1]), "does not stand for one table"),
         (lambda: vector_search(select(Doc).subquery(), [1]), "does not stand for one table"),
-        (lambda: vector_search("doc", [1]), "does not stand for one table"),
+        (lambda: vector_search(Base, [1]), "does not stand for one table"),
         (lambda: vector_search(BARE, [1, 2, 3]), "'bare' has no primary key"),
         (lambda: vector_search(TWO, [1, 2, 3]), "name the column .* vector or halfvec: 'a', 'b'"),
         (lambda: bit_search(Doc, "101"), "name the column .* of type bit: none"),
@@ -224,7 +225,10 @@ TWO = Table(
         (lambda: vector_search(Doc, [1], Doc.lang), r"'lang' .* is of type String\(length=2\)"),
         (lambda: vector_search(Doc, [1], metric="cosinus"), "unknown metric 'cosinus'; .* cosine"),
         (lambda: vector_search(Doc, [1], metric="hamming"), "vector has no metric 'hamming'"),
-        (lambda: vector_search(Doc, [[1], [2]]), r"one vector, not an array of shape \(2, 1\)"),
+        (
+            lambda: vector_search(Doc, np.ones((2, 1))),
+            r"one vector, not .* of shape \(2, 1\)",
+        ),
         (
             lambda: vector_search(Doc, [1], where=tuple_(Doc.id, Doc.lang).in_([(1, "de")])),
             r"tuple_\(…\)",

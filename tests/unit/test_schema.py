@@ -1,0 +1,226 @@
+"""Declarations of quantized columns, and the DDL they render."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import Column, Index, Integer, MetaData, Table, Text, TypeDecorator, event
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.postgresql import BIT as PG_BIT
+from sqlalchemy.dialects.postgresql import psycopg
+from sqlalchemy.exc import CompileError
+from sqlalchemy.orm import DeclarativeBase, Mapped, deferred, mapped_column
+from sqlalchemy.schema import CreateIndex
+
+from sqlvec.ddl import AddQuantized, DropDerived
+from sqlvec.encoders import Binary, Halfvec, Linear, Truncate
+from sqlvec.errors import DeclarationError
+from sqlvec.schema import Quantized, attach, derived_columns
+from sqlvec.types import BIT, HALFVEC, SPARSEVEC, VECTOR, dimensions, from_sql, type_name
+
+PSYCOPG: Any = psycopg.dialect()  # type: ignore[no-untyped-call]
+
+
+def table(*items: Any, name: str = "doc", **options: Any) -> Table:
+    return Table(
+        name,
+        MetaData(),
+        Column("id", Integer, primary_key=True),
+        Column("body", Text),
+        Column("embedding", VECTOR(384)),
+        *items,
+        **options,
+    )
+
+
+def rendered(element: Any, dialect: Any = PSYCOPG) -> str:
+    return " ".join(str(element.compile(dialect=dialect)).split())
+
+
+@pytest.mark.parametrize(
+    ("encoder", "name", "code_type"),
+    [
+        (Binary(rotate=True), "embedding_binary", "bit(384)"),
+        (Halfvec(), "embedding_halfvec", "halfvec(384)"),
+        (Truncate(64), "embedding_truncate", "halfvec(64)"),
+        (Truncate(64, "vector"), "embedding_truncate", "vector(64)"),
+        (Linear(32), "embedding_linear", "halfvec(32)"),
+    ],
+)
+def test_the_code_column_is_declared(encoder, name, code_type):
+    doc = table(Quantized("embedding", encoder))
+    column = doc.c[name]
+    assert f"{type_name(column.type)}({dimensions(column.type)})" == code_type
+    assert column.nullable
+    assert column.server_default is not None and column.server_onupdate is not None
+    assert derived_columns(doc) == (name,)
+
+
+def test_a_model_may_declare_the_column_itself():
+    class Base(DeclarativeBase):
+        pass
+
+    class Doc(Base):
+        __tablename__ = "doc"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        embedding: Mapped[list[float]] = mapped_column(HALFVEC(8))
+        code: Mapped[str] = deferred(mapped_column(BIT(8)))
+        __table_args__ = (Quantized("embedding", Binary(), target="code"),)
+
+    assert Doc.__table__.c.keys() == ["id", "embedding", "code"]
+    assert Doc.__table__.c.code.server_default is not None
+
+
+def test_an_index_is_an_ordinary_index():
+    codes = Quantized("embedding", Binary())
+    index = codes.index(m=8, ef_construction=100)
+    table(codes, index)
+    assert type(index) is Index
+    assert rendered(CreateIndex(index)) == (
+        "CREATE INDEX ix_doc_embedding_binary ON doc USING hnsw "
+        "(embedding_binary bit_hamming_ops) WITH (m = 8, ef_construction = 100)"
+    )
+    codes = Quantized("embedding", Truncate(64), target="short", metric="inner_product")
+    index = codes.index("ix_short")
+    table(codes, index)
+    assert rendered(CreateIndex(index)) == (
+        "CREATE INDEX ix_short ON doc USING hnsw (short halfvec_ip_ops)"
+    )
+
+
+def test_ddl_is_rendered_with_every_name_quoted():
+    doc = table(name='Od"d 1%', schema="o'dd")
+    add = AddQuantized("it's", "co%de", "binary", metric="l2", options={"rotate": True}).against(
+        doc
+    )
+    assert rendered(add) == (
+        """CALL sqlvec.add_quantized('"o''dd"."Od""d 1%%"'::regclass, 'it''s', 'binary', """
+        """target => 'co%%de', metric => 'l2', options => '{"rotate": true}')"""
+    )
+    drop = DropDerived("$do$").against(doc)
+    assert "DO $do_$ BEGIN IF" in rendered(drop)
+    assert "THEN CALL sqlvec.drop_derived('\"o''dd\"" in rendered(drop)
+    for statement in (add, drop):
+        with pytest.raises(CompileError, match="needs PostgreSQL, not sqlite"):
+            rendered(statement, sqlite.dialect())
+
+
+def test_an_encoder_of_the_catalog_is_called_by_name():
+    doc = table(Quantized("embedding", Binary(center=True), name="centred"))
+    emitted: list[str] = []
+    engine = _mock_engine(emitted)
+    doc.metadata.create_all(engine, checkfirst=False)
+    assert (
+        "CALL sqlvec.add_quantized('doc'::regclass, 'embedding', 'centred', "
+        "target => 'embedding_binary', metric => 'cosine')" in emitted
+    )
+
+
+def _mock_engine(emitted: list[str]) -> Any:
+    from sqlalchemy import create_mock_engine
+
+    engine: Any = create_mock_engine(
+        "postgresql+psycopg://", lambda element, *args, **kw: emitted.append(rendered(element))
+    )
+    return engine
+
+
+def test_order_of_what_create_all_and_drop_all_emit():
+    codes = Quantized("embedding", Halfvec())
+    doc = table(codes, codes.index(), Quantized("embedding", Binary()))
+    emitted: list[str] = []
+    engine = _mock_engine(emitted)
+    doc.metadata.create_all(engine, checkfirst=False)
+    doc.metadata.drop_all(engine, checkfirst=False)
+    heads = [" ".join(statement.split()[:2]) for statement in emitted]
+    assert heads == [
+        "CREATE TABLE",
+        "CREATE INDEX",
+        "CALL sqlvec.add_quantized('doc'::regclass,",
+        "CALL sqlvec.add_quantized('doc'::regclass,",
+        "DO $do$",
+        "DO $do$",
+        "DROP TABLE",
+    ]
+
+
+def test_copies_of_a_table_speak_of_themselves():
+    doc = table(Quantized("embedding", Binary()))
+    copy = doc.to_metadata(MetaData(), schema="other")
+    assert derived_columns(copy) == ("embedding_binary",)
+    emitted: list[str] = []
+    copy.metadata.create_all(_mock_engine(emitted), checkfirst=False)
+    assert [s.partition(",")[0] for s in emitted if s.startswith("CALL")] == [
+        "CALL sqlvec.add_quantized('other.doc'::regclass"
+    ]
+
+
+def test_attach_listens_on_one_metadata_only():
+    attached, other = MetaData(), MetaData()
+    attach(attached)
+    assert attached.dispatch.before_create
+    assert not other.dispatch.before_create
+    assert not event.contains(Table, "after_create", attach)
+
+
+class Wrapped(TypeDecorator[Any]):
+    impl = VECTOR
+    cache_ok = True
+
+
+@pytest.mark.parametrize(
+    ("type_", "name", "size"),
+    [
+        (VECTOR(3), "vector", 3),
+        (VECTOR(), "vector", None),
+        (HALFVEC(3), "halfvec", 3),
+        (SPARSEVEC(3), "sparsevec", 3),
+        (BIT(3), "bit", 3),
+        (PG_BIT(3), "bit", 3),
+        (Wrapped(3), "vector", 3),
+    ],
+)
+def test_types_are_known_through_decorators(type_, name, size):
+    assert (type_name(type_), dimensions(type_)) == (name, size)
+
+
+def test_types_are_made_from_their_names():
+    assert type_name(Text()) is None
+    for code_type in ("bit(384)", "vector(2)", "halfvec(64)", "sparsevec(9)"):
+        made = from_sql(code_type)
+        assert f"{type_name(made)}({dimensions(made)})" == code_type
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ([Quantized("embeding", Binary())], "no column 'embeding' to quantize; .* 'embedding'"),
+        ([Quantized("body", Binary())], r"column 'body' of table 'doc' is of type Text\(\)"),
+        ([Quantized("embedding", Truncate(400))], "400 dimensions cannot come from 384"),
+        (
+            [Quantized("embedding", Binary()), Quantized("embedding", Binary(rotate=True))],
+            "two codes are declared for column 'embedding_binary'",
+        ),
+        (
+            [Column("code", BIT(8)), Quantized("embedding", Binary(), target="code")],
+            r"column 'code' of table 'doc' is of type .*; Binary\(.* makes .*384",
+        ),
+        (
+            [Column("code", Text), Quantized("embedding", Binary(), target="code")],
+            r"column 'code' of table 'doc' is of type Text\(\)",
+        ),
+        (
+            [Column("free", VECTOR()), Quantized("free", Binary())],
+            "'free' of table 'doc' names no dimensions",
+        ),
+    ],
+)
+def test_contradictions_are_named(items, message):
+    with pytest.raises(DeclarationError, match=message):
+        table(*items)
+
+
+def test_unknown_metrics_are_named():
+    with pytest.raises(DeclarationError, match="unknown metric 'cosinus'"):
+        Quantized("embedding", Binary(), metric="cosinus")
