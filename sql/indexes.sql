@@ -100,52 +100,45 @@ BEGIN
 END
 $do$;
 
--- Ways that have a valid HNSW or IVFFlat index, and derived columns that have none. Every search
--- asks this, so it starts from the few indexes of the table and looks up only what they name.
+-- Ways that have a valid HNSW or IVFFlat index, and derived columns that have none, in order of
+-- preference. Every search asks this, so it takes one pass over the few indexes of the table.
 CREATE OR REPLACE FUNCTION sqlvec._ways(rel oid, column_name text) RETURNS sqlvec._way[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_index record;
-    v_derived record;
+    v_row record;
     v_way sqlvec._way;
     v_ways sqlvec._way[] := '{}';
-    v_found boolean;
 BEGIN
-    FOR v_derived IN SELECT d.* FROM sqlvec._maintained_of(rel, column_name) AS d LOOP
-        v_way := NULL;
-        v_way.way := v_derived.target_column; v_way.kind := v_derived.kind; v_way.rank := 1;
-        v_way.metric := v_derived.metric; v_way.column_used := v_derived.target_column;
-        v_way.code_metric := CASE v_derived.code_type WHEN 'bit' THEN 'hamming' ELSE v_derived.metric END;
-        v_way.query_expression := sqlvec._encode_expression(v_derived.encoder, 'sqlvec._as_vector($2)');
-        v_found := false;
-        FOR v_index IN SELECT * FROM sqlvec._ann_indexes(rel) AS i
-                       WHERE i.column_name = v_derived.target_column
-                         AND i.opclass = sqlvec._opclass(v_derived.code_type, v_way.code_metric)
-        LOOP
-            v_way.index_name := v_index.index_name; v_way.partial := v_index.partial;
-            v_ways := v_ways || v_way;
-            v_found := true;
-        END LOOP;
-        IF NOT v_found THEN
-            v_ways := v_ways || v_way;
-        END IF;
-    END LOOP;
-    FOR v_index IN SELECT * FROM sqlvec._ann_indexes(rel) AS i
-                   WHERE i.column_name IS NULL OR i.column_name = _ways.column_name
+    FOR v_row IN
+        SELECT i.index_oid, i.index_name, i.partial, i.opclass, i.column_name AS indexed_column,
+               d.target_column, d.encoder, d.kind, d.code_type, d.metric
+        FROM sqlvec._maintained_of(rel, column_name) AS d
+        FULL JOIN sqlvec._ann_indexes(rel) AS i ON i.column_name = d.target_column
+        ORDER BY d.target_column IS NULL, i.column_name IS NOT NULL, i.index_name
     LOOP
         v_way := NULL;
-        v_way.index_name := v_index.index_name; v_way.partial := v_index.partial;
-        v_way.code_metric := sqlvec._opclass_metric(v_index.opclass);
-        IF v_index.column_name IS NOT NULL THEN
-            v_way.way := 'source'; v_way.kind := 'source'; v_way.rank := 3;
-            v_way.metric := v_way.code_metric; v_way.column_used := v_index.column_name;
+        v_way.index_name := v_row.index_name;
+        v_way.partial := v_row.partial;
+        v_way.column_used := coalesce(v_row.indexed_column, v_row.target_column);
+        IF v_row.target_column IS NOT NULL THEN
+            v_way.way := v_row.target_column; v_way.kind := v_row.kind; v_way.rank := 1; v_way.metric := v_row.metric;
+            v_way.code_metric := CASE v_row.code_type WHEN 'bit' THEN 'hamming' ELSE v_row.metric END;
+            v_way.query_expression := sqlvec._encode_expression(v_row.encoder, 'sqlvec._as_vector($2)');
+            IF v_row.opclass <> sqlvec._opclass(v_row.code_type, v_way.code_metric) THEN
+                v_way.index_name := NULL;
+            END IF;
+        ELSIF v_row.indexed_column = column_name THEN
+            v_way.code_metric := sqlvec._opclass_metric(v_row.opclass);
+            v_way.way := 'source'; v_way.kind := 'source'; v_way.rank := 3; v_way.metric := v_way.code_metric;
         ELSE
+            CONTINUE WHEN v_row.indexed_column IS NOT NULL;
             SELECT w.way, w.kind, 2, w.expression, w.query_expression
             INTO v_way.way, v_way.kind, v_way.rank, v_way.expression, v_way.query_expression
             FROM sqlvec._expression_ways(rel, column_name) AS w
-            WHERE w.expression = pg_get_indexdef(v_index.index_oid, 1, false);
+            WHERE w.expression = pg_get_indexdef(v_row.index_oid, 1, false);
             CONTINUE WHEN NOT FOUND;
+            v_way.code_metric := sqlvec._opclass_metric(v_row.opclass);
             v_way.metric := CASE WHEN v_way.kind <> 'binary' THEN v_way.code_metric END;
         END IF;
         v_ways := v_ways || v_way;
