@@ -2,4 +2,21 @@
 
 from importlib.metadata import version as _version
 
+from sqlvec.encoders import Binary, Halfvec, Linear, Truncate
+from sqlvec.schema import Quantized, attach
+from sqlvec.search import bit_search, explain_search, sparse_search, vector_search
+
+__all__ = [
+    "Binary",
+    "Halfvec",
+    "Linear",
+    "Quantized",
+    "Truncate",
+    "attach",
+    "bit_search",
+    "explain_search",
+    "sparse_search",
+    "vector_search",
+]
+
 __version__ = _version("sqlvec")
