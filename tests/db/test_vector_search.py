@@ -171,7 +171,7 @@ def test_scan_that_ends_early_is_completed(db: Any, data: Any) -> None:
         plan = dict(
             db.execute(
                 "SELECT topic, detail FROM sqlvec.explain_search(NULL::doc, 'embedding', %s::vector, where_sql =>"
-                " '(SELECT count(*) FROM few WHERE few.id = doc.id) > 0')",
+                " '(SELECT count(*) FROM few WHERE few.id = doc.id) > 0', candidates => 20)",
                 [vectors.text(data[2])],
             ).fetchall()
         )
@@ -214,7 +214,7 @@ def test_settings_of_a_new_session_are_put_back(dsn: str, db: Any, data: Any) ->
 
 def test_the_index_is_used(db: Any, data: Any) -> None:
     plan = db.execute(
-        "SELECT detail FROM sqlvec.explain_search(NULL::doc, 'embedding', %s::vector)"
+        "SELECT detail FROM sqlvec.explain_search(NULL::doc, 'embedding', %s::vector, candidates => 20)"
         " WHERE topic = 'explain'",
         [vectors.text(data[0])],
     ).fetchall()
