@@ -5,9 +5,17 @@ from __future__ import annotations
 from sqlvec.search.queries import (
     SearchOptions,
     bit_search,
+    complete,
     explain_search,
     sparse_search,
     vector_search,
 )
 
-__all__ = ["SearchOptions", "bit_search", "explain_search", "sparse_search", "vector_search"]
+__all__ = [
+    "SearchOptions",
+    "bit_search",
+    "complete",
+    "explain_search",
+    "sparse_search",
+    "vector_search",
+]

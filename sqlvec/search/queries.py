@@ -104,6 +104,8 @@ def vector_search(
         distance for inner_product is its negative.
     :raises DeclarationError: the entity, the column or the criteria cannot be searched so.
 
+    .. seealso:: :func:`complete`, :func:`explain_search`
+
     .. versionadded:: 0.1
     """
     functions_ = (functions.vector_search, functions.vector_search_keys)
@@ -180,6 +182,28 @@ def explain_search(
     )
     steps = function.table_valued(sql_column("topic", Text()), sql_column("detail", Text()))
     return select(steps.c.topic, steps.c.detail)
+
+
+def complete(search: Select[*tuple[Any, ...]]) -> ColumnElement[bool]:
+    """Return the column of a search that says whether its hits are all there could be.
+
+    E.g.::
+
+        stmt = vector_search(Doc, query, mode="ix_doc_embedding", where=Doc.tenant_id == 7)
+        for doc, distance, is_complete in session.execute(stmt.add_columns(complete(stmt))):
+            ...
+
+    It is false only where an index named by ``mode`` ended before k rows were found. In mode
+    ``auto`` fewer than k rows mean that fewer match.
+
+    :raises DeclarationError: the statement is not a search.
+
+    .. versionadded:: 0.1
+    """
+    for clause in search.columns_clause_froms:
+        if isinstance(clause, TableValuedAlias) and isinstance(clause.element, functions.RowSearch):
+            return clause.c.complete
+    raise DeclarationError("the statement was not made by a search, or selects nothing of it")
 
 
 def _nearest(

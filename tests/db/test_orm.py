@@ -56,7 +56,7 @@ from sqlalchemy.orm import (
 from sqlvec.encoders import Binary, Halfvec, Truncate
 from sqlvec.errors import MissingRequirement
 from sqlvec.schema import Quantized, attach
-from sqlvec.search import bit_search, explain_search, sparse_search, vector_search
+from sqlvec.search import bit_search, complete, explain_search, sparse_search, vector_search
 from sqlvec.types import BIT, HALFVEC, SPARSEVEC, VECTOR, register_asyncpg
 from tests.db.server import sqlalchemy_url
 
@@ -441,6 +441,19 @@ def test_explain_search_tells_plan_and_filter(engine):
         topics = dict(connection.execute(statement).fetchall())
     assert topics["plan"].startswith("two stages")
     assert "doc.lang = CAST(($1)[1] AS VARCHAR)" in topics["filter"]
+
+
+def test_a_search_says_whether_it_is_complete(session):
+    for mode, where, flag in (
+        ("auto", Doc.id == 1, True),
+        ("embedding_binary", Doc.id == 1, False),
+        ("embedding_binary", Doc.id < 40, True),
+    ):
+        statement = vector_search(Doc, QUERY, mode=mode, where=where)
+        rows = session.execute(statement.add_columns(complete(statement))).all()
+        assert {row.complete for row in rows} == {flag}
+    by_row = vector_search(Part, [2, 1, 1])
+    assert session.execute(by_row.add_columns(complete(by_row))).all()[0].complete
 
 
 def test_one_cache_entry_serves_many_values(engine):

@@ -25,7 +25,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column, rela
 from sqlvec.encoders import Halfvec
 from sqlvec.errors import DeclarationError
 from sqlvec.schema import Quantized
-from sqlvec.search import bit_search, explain_search, vector_search
+from sqlvec.search import bit_search, complete, explain_search, vector_search
 from sqlvec.types import BIT, VECTOR
 
 ASYNCPG: Any = asyncpg.dialect()  # type: ignore[no-untyped-call]
@@ -248,6 +248,15 @@ def test_criteria_with_a_cte_are_refused():
     cte = select(Author.id).cte("some")
     with pytest.raises(CompileError, match="cannot hold a CTE"):
         rendered(vector_search(Doc, [1, 2, 3], where=Doc.author_id.in_(select(cte.c.id))))
+
+
+def test_only_a_search_can_be_complete():
+    statement = vector_search(Doc, [1, 2, 3])
+    assert "anon_1.distance, anon_1.complete FROM" in rendered(
+        statement.add_columns(complete(statement))
+    )
+    with pytest.raises(DeclarationError, match="not made by a search"):
+        complete(select(Doc))
 
 
 def test_columns_are_found_by_every_name():
