@@ -14,7 +14,8 @@ def clustered(rows: int, dimensions: int, seed: int = 0) -> NDArray[np.float32]:
     centres = generator.standard_normal((max(4, rows // 50), dimensions))
     points = centres[generator.integers(0, len(centres), rows)]
     points = points + 0.7 * generator.standard_normal((rows, dimensions))
-    return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    return np.asarray(unit, dtype=np.float32)
 
 
 def text(vector: Sequence[float] | NDArray[np.float32]) -> str:
