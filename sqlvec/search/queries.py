@@ -12,7 +12,7 @@ from sqlalchemy import Boolean, Column, Double, Select, Text, and_, select
 from sqlalchemy import column as sql_column
 from sqlalchemy.orm import QueryableAttribute
 from sqlalchemy.sql import coercions, roles
-from sqlalchemy.sql.elements import ClauseElement, ColumnElement
+from sqlalchemy.sql.elements import ClauseElement, ColumnElement, TextClause
 from sqlalchemy.sql.expression import FromClause, TableValuedAlias
 from sqlalchemy.types import NullType
 
@@ -29,7 +29,8 @@ _Model = TypeVar("_Model")
 VectorQuery: TypeAlias = Sequence[float] | NDArray[Any] | Vector | HalfVector | ColumnElement[Any]
 BitQuery: TypeAlias = str | Sequence[bool] | NDArray[np.bool_] | Bit | ColumnElement[Any]
 SparseQuery: TypeAlias = SparseVector | ColumnElement[Any]
-Criteria: TypeAlias = ColumnElement[bool] | Iterable[ColumnElement[bool]]
+Criterion: TypeAlias = ColumnElement[bool] | TextClause
+Criteria: TypeAlias = Criterion | Iterable[Criterion]
 
 _VECTORS = ("vector", "halfvec")
 
@@ -264,15 +265,19 @@ def _arguments(
         "candidates": candidates,
         "oversample": oversample,
     }
-    # A mapped attribute of type boolean is a criterion as well.
-    single = isinstance(where, ColumnElement | QueryableAttribute)
-    given: Iterable[Any] = [where] if single else where
-    criteria = [coercions.expect(roles.WhereHavingRole, each) for each in given]
+    criteria = [coercions.expect(roles.WhereHavingRole, each) for each in _several(where)]
     criteria += target.subclass_criteria
     if criteria:
         text, params = split(criteria, target.selectable, target.row)
         arguments |= {"where_sql": text, "params": params}
     return arguments
+
+
+def _several(where: Criteria) -> Iterable[Any]:
+    # A mapped attribute of type boolean is a criterion as well.
+    if isinstance(where, ColumnElement | TextClause | QueryableAttribute):
+        return [where]
+    return where
 
 
 def _vector_value(query: VectorQuery) -> Any:

@@ -296,6 +296,7 @@ CRITERIA = {
     "json": (Doc.meta.contains({"odd": True}), lambda i: i % 2 == 1),
     "json path": (Doc.meta["n"].astext.cast(Integer) > 55, lambda i: i > 55),
     "or": (or_(Doc.id == 1, Doc.lang == "en"), lambda i: i == 1 or i % 3 == 2),
+    "text": (text("doc.id < :most").bindparams(most=20), lambda i: i < 20),
     "function": (func.length(Doc.loud) > 100, lambda i: False),
     "has": (Doc.author.has(Author.name == "author 2"), lambda i: i % 3 == 1),
     "exists": (

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Table,
     literal_column,
     select,
+    text,
     tuple_,
 )
 from sqlalchemy.dialects import sqlite
@@ -117,6 +118,7 @@ def test_asyncpg_numbers_only_real_parameters():
         (Doc.lang.is_(None), "doc.lang IS NULL"),
         (Doc.id % 2 == 1, "doc.id %% CAST(($1)[1] AS INTEGER) = CAST(($1)[2] AS INTEGER)"),
         (Doc.lang == literal_column("'100%'"), "doc.lang = '100%%'"),
+        (text("doc.id > :id").bindparams(id=3), "doc.id > CAST(($1)[1] AS INTEGER)"),
         (
             Doc.author.has(name="x"),
             "EXISTS (SELECT 1 FROM author WHERE author.id = doc.author_id "
