@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from sqlvec.cli import export, installation
+from sqlvec.cli import backfill, demo, export, indexes, installation
 
 app = typer.Typer(
     name="sqlvec",
@@ -22,3 +22,6 @@ app.command()(installation.check)
 app.command()(installation.version)
 app.command()(export.script)
 app.command()(export.extension_files)
+app.command()(backfill.backfill)
+app.add_typer(indexes.app, name="index")
+app.command()(demo.demo)

@@ -21,6 +21,7 @@ LAYERS: list[set[str]] = [
     {"schema"},
     {"search"},
     {"fit", "manage"},
+    {"terminal"},
     {"demo"},
     {"alembic", "cli"},
 ]

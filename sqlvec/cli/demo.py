@@ -1,0 +1,79 @@
+"""The command ``sqlvec demo``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from sqlvec.cli.database import OptionalDsn, engine
+from sqlvec.demo.app import QUESTIONS, Demo
+from sqlvec.demo.corpus import read_library
+from sqlvec.demo.models import MODELS
+from sqlvec.demo.tables import SCHEMA
+from sqlvec.embedded import Server
+
+
+def demo(
+    questions: Annotated[
+        list[str] | None, typer.Argument(metavar="[QUESTION]...", show_default=False)
+    ] = None,
+    model: Annotated[
+        str, typer.Option(metavar="|".join(MODELS), help="Text embedding model.")
+    ] = "wordllama",
+    dsn: OptionalDsn = None,
+    keep: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep the server's data in this folder.")
+    ] = None,
+) -> None:
+    """Search the documentation of Python's standard library, on a private server.
+
+    Without questions it asks for them. With --dsn it works in schema sqlvec_demo of that database.
+    """
+    if model not in MODELS:
+        raise typer.BadParameter(f"{model!r} is none of {', '.join(MODELS)}", param_hint="--model")
+    if dsn and keep:
+        raise typer.BadParameter("--keep goes with the private server, not with --dsn")
+    console = Console()
+    text_model = MODELS[model]()
+    with _database(dsn, keep, console) as address:
+        tour = Demo(engine(address), text_model, console)
+        tour.prepare(read_library())
+        if questions or not sys.stdin.isatty():
+            for question in questions or QUESTIONS:
+                tour.answer(question)
+        else:
+            for question in _typed_in(console):
+                tour.answer(question)
+
+
+@contextmanager
+def _database(dsn: str | None, keep: Path | None, console: Console) -> Iterator[str]:
+    """Yield the address of a database, and say how to look into it."""
+    if dsn:
+        console.print(f"[dim]everything is made in schema {SCHEMA}[/dim]")
+        yield dsn
+        return
+    with Server(keep) as server:
+        psql = shlex.join([str(server.bin / "psql"), server.dsn()])
+        # One line, however long, so that it can be copied.
+        console.print(f"[dim]while this runs:[/dim] {psql}", soft_wrap=True, highlight=False)
+        yield server.dsn()
+
+
+def _typed_in(console: Console) -> Iterator[str]:
+    console.print(f"\nAsk in plain words, for example: {QUESTIONS[0]}. An empty line ends.")
+    while True:
+        try:
+            question = console.input("\n[bold]?[/bold] ").strip()
+        except EOFError:
+            return
+        if not question:
+            return
+        yield question

@@ -1,0 +1,1 @@
+"""A tour of sqlvec on the documentation of Python's own standard library."""

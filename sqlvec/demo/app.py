@@ -1,0 +1,188 @@
+"""The tour: load, backfill, index, ask."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from statistics import median
+from textwrap import shorten
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.syntax import Syntax
+from rich.table import Table
+from sqlalchemy import Engine, insert, text
+from sqlalchemy.orm import Session
+from sqlalchemy.schema import CreateSchema, DropSchema
+
+from sqlvec import manage
+from sqlvec.demo.corpus import Entry
+from sqlvec.demo.models import TextModel
+from sqlvec.demo.tables import SCHEMA, Tables
+from sqlvec.search import vector_search
+from sqlvec.terminal import progress_bar
+
+QUESTIONS = (
+    "how to wrap long lines of text",
+    "remove a directory tree",
+    "find the differences between two sequences",
+)
+"""Asked when nobody is there to ask."""
+
+HITS = 5
+"""Shown per question."""
+
+_TABLE = f"{SCHEMA}.entry"
+_CODE = "embedding_binary"
+_WAYS = {"code, rescored": _CODE, "float32 index": "source", "every row": "exact"}
+"""Ways to answer, with the ``mode`` of ``vector_search`` that takes each."""
+
+_REPEATS = 15
+_SHORTEST_SUMMARY = 20
+
+
+class Demo:
+    """A database with the corpus in it, and answers from it.
+
+    :param engine: the database; schema ``sqlvec_demo`` in it is made anew.
+    :param model: turns text into vectors.
+    :param console: where everything is shown.
+    """
+
+    def __init__(self, engine: Engine, model: TextModel, console: Console) -> None:
+        self._engine = engine
+        self._model = model
+        self._console = console
+        self._tables = Tables(model.dimensions)
+
+    def prepare(self, corpus: Sequence[Entry]) -> None:
+        """Load the corpus, fill the quantized column, build both indexes."""
+        self._create_tables()
+        with self._step("embed and load") as report:
+            self._load(corpus, report)
+        with self._step("backfill") as report:
+            manage.backfill(self._engine, _TABLE, _CODE, progress=report)
+        for title, way in (("index the code", _CODE), ("index float32", "source")):
+            with self._step(title) as report:
+                manage.create_index(self._engine, _TABLE, "embedding", way, progress=report)
+        # So that the planner knows the table at once.
+        with self._engine.begin() as connection:
+            connection.execute(text(f"ANALYZE {_TABLE}"))
+        self._show_sizes(len(corpus))
+
+    def answer(self, question: str) -> None:
+        """Search for a question; show the hits, the time each way takes, and the SQL."""
+        with Session(self._engine) as session:
+            saved = self._tables.question(text=question, embedding=self._encode([question])[0])
+            session.add(saved)
+            session.commit()
+            hits = self._search(session, saved.embedding, "auto")
+            self._console.print(f"\n[bold]{escape(question)}[/bold]")
+            self._show_hits(hits)
+            self._show_timings(session, saved.embedding, {entry.id for entry, _ in hits})
+            self._show_sql(saved.id)
+
+    def _create_tables(self) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(DropSchema(SCHEMA, cascade=True, if_exists=True))
+            connection.execute(CreateSchema(SCHEMA))
+            self._tables.metadata.create_all(connection)
+
+    def _load(self, corpus: Sequence[Entry], report: manage.Report) -> None:
+        with Session(self._engine) as session:
+            # Rows loaded in bulk get their codes from the backfill.
+            session.execute(text("SET LOCAL sqlvec.maintain = off"))
+            size = self._model.batch
+            for start in range(0, len(corpus), size):
+                batch = corpus[start : start + size]
+                vectors = self._encode([f"{entry.name}: {entry.body}" for entry in batch])
+                rows = [
+                    asdict(entry) | {"embedding": vector}
+                    for entry, vector in zip(batch, vectors, strict=True)
+                ]
+                session.execute(insert(self._tables.entry), rows)
+                report(manage.Progress("embedding", start + len(batch), len(corpus)))
+            session.commit()
+
+    def _encode(self, texts: Sequence[str]) -> list[list[float]]:
+        vectors: list[list[float]] = self._model.encode(texts).tolist()
+        return vectors
+
+    def _search(
+        self, session: Session, query: Sequence[float], mode: str
+    ) -> Sequence[tuple[Any, float]]:
+        statement = vector_search(self._tables.entry, query, k=HITS, mode=mode)
+        return [(entry, distance) for entry, distance in session.execute(statement)]
+
+    def _show_hits(self, hits: Sequence[tuple[Any, float]]) -> None:
+        shown = Table(box=None, pad_edge=False, header_style="dim")
+        shown.add_column("score", justify="right", no_wrap=True)
+        shown.add_column("entry", no_wrap=True)
+        shown.add_column("documentation", no_wrap=True)
+        longest = max((len(entry.name) for entry, _ in hits), default=0)
+        width = max(_SHORTEST_SUMMARY, self._console.width - longest - 12)
+        for entry, distance in hits:
+            summary = shorten(entry.body.split("\n\n")[0], width)
+            shown.add_row(f"{1 - distance:.3f}", escape(entry.name), escape(summary))
+        self._console.print(shown)
+
+    def _show_timings(self, session: Session, query: Sequence[float], best: set[int]) -> None:
+        parts = []
+        for title, mode in _WAYS.items():
+            found: set[int] = set()
+
+            def search(mode: str = mode, found: set[int] = found) -> None:
+                found |= {entry.id for entry, _ in self._search(session, query, mode)}
+
+            milliseconds = 1000 * _median_seconds(search)
+            parts.append(
+                f"{title} {milliseconds:.1f} ms"
+                + ("" if found == best else f" ({len(found & best)} of {len(best)} the same)")
+            )
+        self._console.print(f"[dim]median of {_REPEATS}: {' · '.join(parts)}[/dim]")
+
+    def _show_sql(self, question: int) -> None:
+        statement = (
+            "SELECT round((1 - distance)::numeric, 3) AS similarity, (hit).name\n"
+            f"FROM sqlvec.vector_search(NULL::{_TABLE}, 'embedding',\n"
+            f"    (SELECT embedding FROM {SCHEMA}.question WHERE id = {question}), k => {HITS});"
+        )
+        self._console.print(
+            Syntax(statement, "postgresql", theme="ansi_dark", background_color="default")
+        )
+
+    def _show_sizes(self, rows: int) -> None:
+        statement = text("""
+            SELECT a.attname, pg_catalog.pg_relation_size(i.indexrelid)
+            FROM pg_catalog.pg_index AS i
+            JOIN pg_catalog.pg_attribute AS a
+              ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] AND NOT i.indisprimary
+            WHERE i.indrelid = CAST(:table AS regclass)
+        """)
+        with self._engine.connect() as connection:
+            sizes: dict[str, int] = dict(
+                row._tuple() for row in connection.execute(statement, {"table": _TABLE})
+            )
+        code, source = sizes[_CODE], sizes["embedding"]
+        self._console.print(
+            f"{rows:,} entries × {self._model.dimensions} dimensions:"
+            f" index of the code {code / 1e6:.1f} MB, of float32 {source / 1e6:.1f} MB"
+            f" ([bold]{source / code:.1f} ×[/bold])"
+        )
+
+    @contextmanager
+    def _step(self, title: str) -> Iterator[manage.Report]:
+        with progress_bar(self._console, f"{title:<16}") as report:
+            yield report
+
+
+def _median_seconds(search: Callable[[], None]) -> float:
+    seconds = []
+    for _ in range(_REPEATS):
+        start = time.perf_counter()
+        search()
+        seconds.append(time.perf_counter() - start)
+    return median(seconds)

@@ -1,0 +1,56 @@
+"""The tables of the demo, as an application would declare them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import MetaData
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from sqlvec.encoders import Binary
+from sqlvec.schema import Quantized, attach
+from sqlvec.types import VECTOR
+
+SCHEMA = "sqlvec_demo"
+"""Everything that the demo makes is in this schema."""
+
+
+class Tables:
+    """Models for vectors of a given length.
+
+    :param dimensions: of the text model.
+    """
+
+    entry: type[Any]
+    """One documented object, its vector, and the code of that vector."""
+
+    question: type[Any]
+    """What was asked, so that a query in psql can refer to its vector."""
+
+    metadata: MetaData
+
+    def __init__(self, dimensions: int) -> None:
+        class Base(DeclarativeBase):
+            metadata = MetaData(schema=SCHEMA)
+
+        class Entry(Base):
+            __tablename__ = "entry"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            name: Mapped[str] = mapped_column(unique=True)
+            kind: Mapped[str]
+            signature: Mapped[str]
+            body: Mapped[str]
+            embedding: Mapped[Sequence[float]] = mapped_column(VECTOR(dimensions))
+            __table_args__ = (Quantized("embedding", Binary(), metric="cosine"),)
+
+        class Question(Base):
+            __tablename__ = "question"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            text: Mapped[str]
+            embedding: Mapped[Sequence[float]] = mapped_column(VECTOR(dimensions))
+
+        self.entry = Entry
+        self.question = Question
+        self.metadata = Base.metadata
+        attach(self.metadata, create_extension=True)
