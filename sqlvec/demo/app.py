@@ -154,7 +154,7 @@ class Demo:
             Syntax(statement, "postgresql", theme="ansi_dark", background_color="default")
         )
 
-    def _show_sizes(self, rows: int) -> None:
+    def _show_sizes(self, entries: int) -> None:
         statement = text("""
             SELECT a.attname, pg_catalog.pg_relation_size(i.indexrelid)
             FROM pg_catalog.pg_index AS i
@@ -163,12 +163,11 @@ class Demo:
             WHERE i.indrelid = CAST(:table AS regclass)
         """)
         with self._engine.connect() as connection:
-            sizes: dict[str, int] = dict(
-                row._tuple() for row in connection.execute(statement, {"table": _TABLE})
-            )
+            rows = connection.execute(statement, {"table": _TABLE})
+            sizes: dict[str, int] = {column: size for column, size in rows}
         code, source = sizes[_CODE], sizes["embedding"]
         self._console.print(
-            f"{rows:,} entries × {self._model.dimensions} dimensions:"
+            f"{entries:,} entries × {self._model.dimensions} dimensions:"
             f" index of the code {code / 1e6:.1f} MB, of float32 {source / 1e6:.1f} MB"
             f" ([bold]{source / code:.1f} ×[/bold])"
         )
