@@ -67,9 +67,9 @@ def test_tour(engine: Engine) -> None:
 
     assert "64 entries × 64 dimensions" in output
     assert "gzip [and] csv" in output
-    hits = re.findall(r"^0\.\d{3}\s+(\S+)\s+About .* \[bold\]\.$", output, re.M)
+    hits = re.findall(r"^0\.\d{3}\s+(\S+)\s+About .* \[bold\]\.\s*$", output, re.M)
     assert len(hits) == 5
-    assert set(hits[:2]) == {"module.gzip_csv", "module.csv_gzip"}
+    assert {"module.gzip_csv", "module.csv_gzip"} <= set(hits)
     assert re.search(r"code, rescored \d+\.\d ms · float32 index .* · every row", output)
     with engine.connect() as connection:
         pasted = connection.execute(text(shown_sql(output))).all()
