@@ -173,7 +173,7 @@ def test_failed_build_leaves_nothing(engine: Engine) -> None:
 def test_interrupted_build_leaves_nothing(engine: Engine) -> None:
     fill(engine, 200)
     # CONCURRENTLY waits for transactions that may have written to the table.
-    with engine.begin() as other:
+    with engine.connect() as other:
         other.exec_driver_sql("UPDATE doc SET note = '' WHERE id = 1")
         phases: list[str] = []
 
@@ -182,9 +182,11 @@ def test_interrupted_build_leaves_nothing(engine: Engine) -> None:
             raise Stop
 
         # The leftover can only be dropped when that transaction has ended.
-        threading.Timer(1, other.rollback).start()
+        ended = threading.Timer(1, other.rollback)
+        ended.start()
         with pytest.raises(Stop):
             manage.create_index(engine, "doc", "embedding", progress=stop)
+        ended.join()
         assert phases == ["waiting for writers before build"]
     assert indexes(engine) == {}
     assert manage.create_index(engine, "doc", "embedding")
