@@ -181,6 +181,7 @@ DECLARE
     v_ways sqlvec._way[] := sqlvec._ways(rel, column_name);
     v_metric text := sqlvec._checked_metric(
         coalesce(metric, sqlvec._default_metric(rel, column_name, v_source.type_name, v_ways)), v_source.type_name);
+    v_partitioned boolean := (SELECT c.relkind = 'p' FROM pg_class AS c WHERE c.oid = rel);
     v_way record;
     v_limit int;
 BEGIN
@@ -221,6 +222,8 @@ BEGIN
         ELSIF EXISTS (SELECT FROM unnest(v_ways) AS x
                       WHERE x.way = v_way.way AND x.index_name IS NOT NULL AND coalesce(x.metric, v_metric) = v_metric AND NOT x.partial) THEN
             note := 'is there already';
+        ELSIF v_partitioned THEN
+            note := 'Postgres refuses CONCURRENTLY on a partitioned table; "sqlvec index build" builds partition by partition';
         END IF;
         RETURN NEXT;
     END LOOP;
