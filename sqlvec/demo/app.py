@@ -96,6 +96,8 @@ class Demo:
             # Rows loaded in bulk get their codes from the backfill.
             session.execute(text("SET LOCAL sqlvec.maintain = off"))
             size = self._model.batch
+            # Texts of like length together: models pad a batch to its longest.
+            corpus = sorted(corpus, key=lambda entry: len(entry.body))
             for start in range(0, len(corpus), size):
                 batch = corpus[start : start + size]
                 vectors = self._encode([f"{entry.name}: {entry.body}" for entry in batch])
