@@ -102,9 +102,11 @@ BEGIN
 
     FOREACH v_id IN ARRAY v_ids LOOP
         FOREACH v_leaf IN ARRAY v_leaves LOOP
-            INSERT INTO sqlvec.backfill_state AS s (derived_id, leaf) VALUES (v_id, v_leaf)
+            v_end := pg_catalog.pg_relation_size(v_leaf) / pg_catalog.current_setting('block_size')::int;
+            INSERT INTO sqlvec.backfill_state AS s (derived_id, leaf, end_block) VALUES (v_id, v_leaf, v_end)
             ON CONFLICT (derived_id, leaf) DO UPDATE
-            SET block = CASE WHEN s.finished_at IS NULL THEN s.block ELSE 0 END,
+            SET end_block = excluded.end_block,
+                block = CASE WHEN s.finished_at IS NULL THEN s.block ELSE 0 END,
                 rows_done = CASE WHEN s.finished_at IS NULL THEN s.rows_done ELSE 0 END,
                 started_at = CASE WHEN s.finished_at IS NULL THEN s.started_at ELSE clock_timestamp() END,
                 updated_at = clock_timestamp(), finished_at = NULL
@@ -114,7 +116,6 @@ BEGIN
 
             -- Sweep forward in short transactions, over rows nobody else has locked. Rows that the
             -- updates append behind the end are encoded already.
-            v_end := pg_catalog.pg_relation_size(v_leaf) / pg_catalog.current_setting('block_size')::int;
             WHILE v_block < v_end LOOP
                 -- Names are read again in each transaction: they may change between two.
                 SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
@@ -191,8 +192,8 @@ SELECT d.relation::regclass AS relation,
        CASE WHEN pg_catalog.count(s.derived_id) = 0 THEN 'pending'
             WHEN pg_catalog.count(s.finished_at) = pg_catalog.count(*) THEN 'done'
             ELSE 'running' END AS state,
-       pg_catalog.sum(CASE WHEN s.finished_at IS NULL THEN least(coalesce(s.block, 0), b.blocks) ELSE b.blocks END)::bigint AS blocks_done,
-       pg_catalog.sum(b.blocks)::bigint AS blocks_total,
+       pg_catalog.sum(coalesce(least(s.block, s.end_block), 0))::bigint AS blocks_done,
+       pg_catalog.sum(coalesce(s.end_block, b.blocks))::bigint AS blocks_total,
        coalesce(pg_catalog.sum(s.rows_done), 0)::bigint AS rows_done,
        pg_catalog.min(s.started_at) AS started_at,
        pg_catalog.max(s.updated_at) AS updated_at

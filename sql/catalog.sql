@@ -58,6 +58,7 @@ CREATE TABLE IF NOT EXISTS sqlvec.backfill_state (
     derived_id  int NOT NULL REFERENCES sqlvec.derived ON DELETE CASCADE,
     leaf        oid NOT NULL,
     block       bigint NOT NULL DEFAULT 0,
+    end_block   bigint NOT NULL DEFAULT 0, -- of the table when the sweep began; updates append behind it
     rows_done   bigint NOT NULL DEFAULT 0,
     started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     updated_at  timestamptz NOT NULL DEFAULT clock_timestamp(),

@@ -16,10 +16,11 @@ RETURN CASE kind
     ELSE greatest(40 * k, 400)
 END;
 
--- Rows the planner expects from a table under a condition, which may hold the caller's SQL and so
--- is read under the caller's search_path.
-CREATE OR REPLACE FUNCTION sqlvec._estimated_rows(statement text, params text[], bound text[], caller_path text) RETURNS float8
-LANGUAGE plpgsql
+-- Rows of a table that the planner expects under a condition, and its cost of reading them. The
+-- condition may hold the caller's SQL and so is read under the caller's search_path.
+CREATE OR REPLACE FUNCTION sqlvec._estimate(
+    statement text, params text[], bound text[], caller_path text, OUT matching float8, OUT cost float8
+) LANGUAGE plpgsql
 AS $body$
 DECLARE
     v_path text := pg_catalog.current_setting('search_path');
@@ -28,7 +29,8 @@ BEGIN
     PERFORM pg_catalog.set_config('search_path', caller_path, true);
     EXECUTE 'EXPLAIN (FORMAT JSON) ' || statement INTO v_plan USING params, NULL::int, bound;
     PERFORM pg_catalog.set_config('search_path', v_path, true);
-    RETURN v_plan -> 0 -> 'Plan' ->> 'Plan Rows';
+    matching := v_plan -> 0 -> 'Plan' ->> 'Plan Rows';
+    cost := v_plan -> 0 -> 'Plan' ->> 'Total Cost';
 END
 $body$;
 
@@ -78,6 +80,8 @@ DECLARE
     v_way sqlvec._way;
     v_total float8;
     v_matching float8;
+    v_cost float8;
+    v_page float8;
     v_conditional boolean;
 BEGIN
     PERFORM sqlvec._check_search(column_name, query_dimensions, k, candidates, oversample, mode);
@@ -85,7 +89,7 @@ BEGIN
     v_ways := sqlvec._ways(rel, column_name);
     metric := sqlvec._checked_metric(coalesce(metric, sqlvec._default_metric(rel, column_name, v_type, v_ways)), v_type);
 
-    SELECT c.relname, c.relkind, c.reltuples INTO v_class FROM pg_class AS c WHERE c.oid = rel;
+    SELECT c.relname, c.relkind, c.reltuples::float8 AS reltuples, c.relpages::float8 AS relpages INTO v_class FROM pg_class AS c WHERE c.oid = rel;
     v_alias := quote_ident(v_class.relname);
     v_from := format('%s AS %s', sqlvec._qualified(rel), v_alias);
     bound := '{}';
@@ -110,15 +114,24 @@ BEGIN
         END IF;
     END IF;
 
-    -- Reading every match is cheaper than the graph when the graph would be walked further than
-    -- there are matches: about candidates * total / matching rows.
+    -- Reading every match may be cheaper than walking the graph. Both are weighed in the planner's
+    -- units: the scan that it would choose, with one more page for a vector that is stored out of
+    -- line, against a random page for each row that the graph visits until enough have matched.
     IF mode = 'auto' AND v_way.way IS NOT NULL THEN
-        v_total := CASE WHEN v_class.reltuples > 0 THEN v_class.reltuples
-                        ELSE sqlvec._estimated_rows('SELECT FROM ' || v_from, params, bound, caller_path) END;
-        v_matching := CASE WHEN v_conditional
-                           THEN sqlvec._estimated_rows(format('SELECT FROM %s WHERE %s', v_from, condition), params, bound, caller_path)
-                           ELSE v_total END;
-        IF v_matching * v_matching <= candidate_count::float8 * v_total THEN
+        IF v_conditional OR v_class.relkind <> 'r' OR v_class.reltuples <= 0 THEN
+            SELECT e.matching, e.cost INTO v_matching, v_cost
+            FROM sqlvec._estimate(format('SELECT FROM %s WHERE %s', v_from, condition), params, bound, caller_path) AS e;
+        ELSE
+            v_matching := v_class.reltuples;
+            v_cost := v_class.relpages * current_setting('seq_page_cost')::float8
+                      + v_class.reltuples * current_setting('cpu_tuple_cost')::float8;
+        END IF;
+        v_total := greatest(v_class.reltuples, v_matching, 1);
+        v_page := current_setting('random_page_cost')::float8;
+        IF query_dimensions > 500 THEN
+            v_cost := v_cost + v_matching * v_page;
+        END IF;
+        IF v_cost <= greatest(candidate_count, 40) * v_total / greatest(v_matching, 1) * v_page THEN
             reason := format('about %s of %s rows match: cheaper to read than to find %s of them in %s',
                              v_matching, v_total, candidate_count, v_way.index_name);
             v_way := NULL;

@@ -38,6 +38,19 @@ BEGIN
 END
 $body$;
 
+-- Remove a table from the catalog, with the encoders made for its columns alone and its trigger function.
+CREATE OR REPLACE FUNCTION sqlvec._forget(relation_id int) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_encoders text[] := ARRAY(SELECT d.encoder FROM sqlvec.derived AS d WHERE d.relation_id = _forget.relation_id AND d.own_encoder);
+BEGIN
+    DELETE FROM sqlvec.relation AS r WHERE r.id = relation_id;
+    DELETE FROM sqlvec.encoder AS e WHERE e.name = ANY (v_encoders);
+    PERFORM sqlvec._drop_maintain(relation_id);
+END
+$body$;
+
 CREATE OR REPLACE PROCEDURE sqlvec.add_quantized(
     rel regclass, column_name text, encoder text, target text = NULL, metric text = NULL, options jsonb = NULL
 ) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -94,6 +107,9 @@ BEGIN
     -- Two declarations on one table take turns. The table itself is locked as late as can be: making
     -- a matrix may take a second.
     PERFORM pg_advisory_xact_lock(hashtext('sqlvec.declare'), rel::oid::int);
+    -- A table of the same name that was dropped may have left its rows in the catalog.
+    PERFORM sqlvec._forget(r.id) FROM sqlvec._relation AS r
+    WHERE r.relation = rel AND r.trigger_name IS NULL AND r.known_oid <> rel;
     SELECT d.source_column, d.encoder, sqlvec._has_column(rel, d.target_column) AS there INTO v_existing
     FROM sqlvec._derived_of(rel) AS d WHERE coalesce(d.target_column, d.known_target) = v_target;
     IF v_existing.there THEN
@@ -185,8 +201,7 @@ BEGIN
         IF v_derived.trigger_name IS NOT NULL THEN
             EXECUTE format('DROP TRIGGER %I ON %s', v_derived.trigger_name, sqlvec._qualified(rel));
         END IF;
-        DELETE FROM sqlvec.relation AS r WHERE r.id = v_derived.relation_id;
-        PERFORM sqlvec._drop_maintain(v_derived.relation_id);
+        PERFORM sqlvec._forget(v_derived.relation_id);
     END IF;
     IF sqlvec._has_column(rel, v_derived.target_column) THEN
         EXECUTE format('ALTER TABLE %s DROP COLUMN %I', sqlvec._qualified(rel), v_derived.target_column);

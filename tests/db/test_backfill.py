@@ -48,9 +48,12 @@ def test_every_row_gets_its_code(db: psycopg.Connection[Any], batch: int) -> Non
     fill(db, 300 if batch == 1 else 3000)
     assert progress(db)[0] == "pending"
     (missing,) = db.execute("SELECT count(embedding) FROM doc").fetchone() or (0,)
+    (blocks,) = db.execute("SELECT blocks_total FROM sqlvec.backfill_progress").fetchone() or (0,)
     db.execute("CALL sqlvec.backfill('doc', batch => %s)", [batch])
     assert db.execute(WRONG).fetchone() == (0,)
     assert progress(db) == ("done", True, missing)
+    # The table has grown by the updates; what there was to do has not.
+    assert db.execute("SELECT blocks_total FROM sqlvec.backfill_progress").fetchone() == (blocks,)
     # A second run finds nothing to do.
     db.execute("CALL sqlvec.backfill('doc', 'code')")
     assert progress(db) == ("done", True, 0)

@@ -202,6 +202,20 @@ def test_column_dropped_by_hand_and_declared_again(doc: Connection) -> None:
     assert scalar(doc, "SELECT count(*) FROM sqlvec.derived_column") == 1
 
 
+def test_table_dropped_and_made_again(doc: Connection) -> None:
+    """The catalog knew the dropped table by the same name."""
+    run(doc, "DROP TABLE doc")
+    assert scalar(doc, "SELECT count(*) FROM sqlvec.derived_column") == 0
+    run(doc, "CREATE TABLE doc (id bigint PRIMARY KEY, embedding vector(4), code bit(4))")
+    run(doc, "CALL sqlvec.add_quantized('doc', 'embedding', 'binary', target => 'code')")
+    run(doc, "INSERT INTO doc VALUES (1, '[1,-1,0,2]')")
+    assert scalar(doc, "SELECT code::text FROM doc") == "1001"
+    assert scalar(doc, "SELECT count(*) FROM sqlvec.encoder") == 1
+    assert scalar(doc, "SELECT count(*) FROM sqlvec.relation") == 1
+    functions = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'maintain\\_%'"
+    assert doc.exec_driver_sql(functions.replace("%", "%%")).scalar() == 1
+
+
 @pytest.mark.parametrize(
     "harm", ['DROP TRIGGER "~sqlvec" ON doc', "ALTER TABLE doc DISABLE TRIGGER ALL"]
 )
