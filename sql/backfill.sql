@@ -5,7 +5,7 @@ CREATE OR REPLACE FUNCTION sqlvec._unfinished_index_sql(rel oid, target text, on
 LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT format('CREATE INDEX %sIF NOT EXISTS %I ON %s ((1)) WHERE %I IS NULL AND %I IS NOT NULL',
-                  CASE WHEN online THEN 'CONCURRENTLY ' ELSE '' END,
+                  CASE WHEN online AND c.relkind <> 'p' THEN 'CONCURRENTLY ' ELSE '' END,
                   sqlvec._name('ix_' || c.relname || '_' || target || '_unfinished'),
                   sqlvec._qualified(rel), target, d.source_column)
     FROM sqlvec._derived_of(rel) AS d JOIN pg_catalog.pg_class AS c ON c.oid = rel
@@ -28,28 +28,53 @@ BEGIN
 END
 $body$;
 
--- Encode up to `batch` rows of one leaf table between two blocks. Locks only rows it can have at
--- once, unless told to wait.
+-- Which rows `t` of a table wait for their code: those without one or, to verify, those whose code
+-- differs from what their source gives.
+CREATE OR REPLACE FUNCTION sqlvec._waits(source_column name, target_column name, encoder text, verify boolean) RETURNS text
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT CASE WHEN verify THEN format('sqlvec._differ(t.%I, %s)', target_column,
+                         sqlvec._encode_expression(encoder, format('sqlvec._as_vector(t.%I)', source_column)))
+                ELSE format('t.%I IS NULL AND t.%I IS NOT NULL', target_column, source_column) END;
+END;
+
+-- Encode up to `batch` rows that wait, of one leaf table between two blocks. Locks only rows it can
+-- have at once, unless told to wait. No SET: the application's triggers run inside.
 CREATE OR REPLACE FUNCTION sqlvec._backfill_batch(
-    leaf oid, source_column name, target_column name, encoder text, first_block bigint, end_block bigint, batch int, wait boolean
+    leaf oid, source_column name, target_column name, encoder text, first_block bigint, end_block bigint, batch int,
+    wait boolean, verify boolean
 ) RETURNS int
 LANGUAGE plpgsql
 AS $body$
 DECLARE
     v_rows int;
+    v_encoded int;
+    v_message text;
 BEGIN
     -- Set for this transaction: the trigger leaves the code alone that is computed here.
     PERFORM pg_catalog.set_config('sqlvec.maintain', 'off', true);
     EXECUTE pg_catalog.format(
-        'UPDATE ONLY %1$s AS t SET %3$I = %4$s WHERE t.ctid = ANY (ARRAY('
-        'SELECT s.ctid FROM ONLY %1$s AS s WHERE s.ctid >= $1 AND s.ctid < $2 AND s.%3$I IS NULL AND s.%2$I IS NOT NULL '
-        'LIMIT $3 FOR UPDATE %5$s))',
+        'WITH done AS (UPDATE ONLY %1$s AS t SET %3$I = %4$s WHERE t.ctid = ANY (ARRAY('
+        'SELECT t.ctid FROM ONLY %1$s AS t WHERE t.ctid >= $1 AND t.ctid < $2 AND %5$s '
+        'LIMIT $3 FOR UPDATE %6$s)) RETURNING t.%3$I IS NOT NULL OR t.%2$I IS NULL AS encoded) '
+        'SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE done.encoded) FROM done',
         sqlvec._qualified(leaf), source_column, target_column,
         sqlvec._encode_expression(encoder, pg_catalog.format('sqlvec._as_vector(t.%I)', source_column)),
+        sqlvec._waits(source_column, target_column, encoder, verify),
         CASE WHEN wait THEN '' ELSE 'SKIP LOCKED' END)
+    INTO v_rows, v_encoded
     USING pg_catalog.format('(%s,0)', first_block)::tid, pg_catalog.format('(%s,0)', end_block)::tid, batch;
-    GET DIAGNOSTICS v_rows = ROW_COUNT;
+    IF v_encoded < v_rows THEN
+        RAISE EXCEPTION 'encoder "%" gives no code for rows of table %', encoder, sqlvec._qualified(leaf)
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Its rows in sqlvec.encoder_vector are missing, or a trigger of the table empties the column.';
+    END IF;
     RETURN v_rows;
+EXCEPTION WHEN data_exception THEN
+    GET STACKED DIAGNOSTICS v_message = MESSAGE_TEXT;
+    RAISE EXCEPTION 'encoder "%" cannot encode column "%" of table %: %', encoder, source_column, sqlvec._qualified(leaf), v_message
+        USING ERRCODE = SQLSTATE,
+              DETAIL = pg_catalog.format('A row in blocks %s to %s of the table; everything before is committed.', first_block, end_block);
 END
 $body$;
 
@@ -62,7 +87,9 @@ BEGIN
 END
 $body$;
 
-CREATE OR REPLACE PROCEDURE sqlvec.backfill(rel regclass, target text = NULL, batch int = 1000) LANGUAGE plpgsql
+CREATE OR REPLACE PROCEDURE sqlvec.backfill(
+    rel regclass, target text = NULL, batch int = 1000, verify boolean = false
+) LANGUAGE plpgsql
 AS $body$
 DECLARE
     v_ids int[];
@@ -75,20 +102,21 @@ DECLARE
     v_step bigint;
     v_rows int;
     v_left boolean;
+    v_waits int := 0;
 BEGIN
     IF batch IS NULL OR batch < 1 THEN
         RAISE EXCEPTION 'batch is a number of rows, 1 or more, not %', batch USING ERRCODE = 'invalid_parameter_value';
     END IF;
     v_ids := ARRAY(SELECT d.id FROM sqlvec._derived_of(rel) AS d
                    WHERE target IS NULL OR d.target_column = target ORDER BY d.id);
-    IF v_ids = '{}' THEN
+    IF pg_catalog.cardinality(v_ids) = 0 THEN
         RAISE EXCEPTION 'table % has no derived column%', rel, coalesce(' "' || target || '"', '')
             USING ERRCODE = 'undefined_column', HINT = 'Declare one with CALL sqlvec.add_quantized(…).';
     END IF;
-    IF EXISTS (SELECT FROM sqlvec._derived AS d WHERE d.id = ANY (v_ids) AND NOT d.maintained) THEN
-        RAISE EXCEPTION 'the trigger of table % is gone or disabled: new codes would go stale', rel
+    IF EXISTS (SELECT FROM sqlvec._derived AS d WHERE d.id = ANY (v_ids) AND NOT d.maintained AND NOT d.suspect) THEN
+        RAISE EXCEPTION 'the trigger of table % does not keep its codes: new ones would go stale', rel
             USING ERRCODE = 'object_not_in_prerequisite_state',
-                  HINT = pg_catalog.format('CALL sqlvec.repair(%L); first.', rel);
+                  HINT = pg_catalog.format('SELECT problem FROM sqlvec.derived_column; mostly CALL sqlvec.repair(%L); helps.', rel);
     END IF;
     v_leaves := ARRAY(SELECT t.leaf FROM sqlvec._leaves(rel) AS t ORDER BY t.leaf);
     FOREACH v_leaf IN ARRAY v_leaves LOOP
@@ -120,7 +148,7 @@ BEGIN
                 -- Names are read again in each transaction: they may change between two.
                 SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
                 v_rows := sqlvec._backfill_batch(v_leaf, v_derived.source_column, v_derived.target_column, v_derived.encoder,
-                                                 v_block, v_block + v_step, batch, false);
+                                                 v_block, v_block + v_step, batch, false, verify OR v_derived.suspect);
                 -- A full batch may have left rows of its blocks behind: the same blocks once more.
                 IF v_rows < batch THEN
                     v_block := v_block + v_step;
@@ -140,14 +168,22 @@ BEGIN
             LOOP
                 SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
                 v_rows := sqlvec._backfill_batch(v_leaf, v_derived.source_column, v_derived.target_column, v_derived.encoder,
-                                                 0, 4294967295, batch, false);
+                                                 0, 4294967295, batch, false, verify OR v_derived.suspect);
                 IF v_rows = 0 THEN
-                    EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM ONLY %s AS t WHERE t.%I IS NULL AND t.%I IS NOT NULL)',
-                                              sqlvec._qualified(v_leaf), v_derived.target_column, v_derived.source_column)
+                    EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM ONLY %s AS t WHERE %s)', sqlvec._qualified(v_leaf),
+                                              sqlvec._waits(v_derived.source_column, v_derived.target_column,
+                                                            v_derived.encoder, verify OR v_derived.suspect))
                     INTO v_left;
                     EXIT WHEN NOT v_left;
                     v_rows := sqlvec._backfill_batch(v_leaf, v_derived.source_column, v_derived.target_column, v_derived.encoder,
-                                                     0, 4294967295, 1, true);
+                                                     0, 4294967295, 1, true, verify OR v_derived.suspect);
+                    -- Another backfill may have been faster, but not time and again.
+                    v_waits := CASE WHEN v_rows = 0 THEN v_waits + 1 ELSE 0 END;
+                    IF v_waits > 100 THEN
+                        RAISE EXCEPTION 'rows of table % cannot be updated', sqlvec._qualified(v_leaf)
+                            USING ERRCODE = 'object_not_in_prerequisite_state',
+                                  HINT = 'A trigger of the table turns the update away; every other row has its code.';
+                    END IF;
                 END IF;
                 UPDATE sqlvec.backfill_state AS s
                 SET rows_done = s.rows_done + v_rows, updated_at = clock_timestamp()
@@ -155,12 +191,16 @@ BEGIN
                 COMMIT;
             END LOOP;
             UPDATE sqlvec.backfill_state AS s
-            SET block = v_end, updated_at = clock_timestamp(), finished_at = clock_timestamp()
+            SET block = s.end_block, updated_at = clock_timestamp(), finished_at = clock_timestamp()
             WHERE s.derived_id = v_id AND s.leaf = v_leaf;
             COMMIT;
         END LOOP;
 
         SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
+        IF v_derived.suspect THEN
+            UPDATE sqlvec.derived AS d SET suspect = false WHERE d.id = v_id;
+            COMMIT;
+        END IF;
         IF sqlvec._owns(rel) AND NOT sqlvec._has_unfinished_index(rel, v_derived.target_column, v_derived.source_column) THEN
             IF NOT sqlvec._index_unfinished(rel, v_derived.target_column) THEN
                 RAISE NOTICE 'searches of % look for rows without a code by reading the table', rel
@@ -172,8 +212,8 @@ BEGIN
 END
 $body$;
 
-COMMENT ON PROCEDURE sqlvec.backfill(regclass, text, int) IS
-    'Fill derived columns of rows that have none, in committed batches that skip locked rows; started again, it goes on where it stopped. Cannot run inside a transaction block.';
+COMMENT ON PROCEDURE sqlvec.backfill(regclass, text, int, boolean) IS
+    'Fill derived columns of rows that have none, in committed batches that skip locked rows; started again, it goes on where it stopped. verify compares the codes that are there with their source too, and mends those that differ. Cannot run inside a transaction block.';
 
 -- Whether an index holds exactly the rows that wait for their code.
 CREATE OR REPLACE FUNCTION sqlvec._has_unfinished_index(rel oid, target name, source name) RETURNS boolean

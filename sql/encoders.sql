@@ -1,5 +1,9 @@
 -- sqlvec.create_encoder, sqlvec.drop_encoder: named, immutable encoders in the catalog.
 
+CREATE OR REPLACE FUNCTION sqlvec._kinds() RETURNS text[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ARRAY['halfvec', 'binary', 'truncate', 'linear'];
+
 -- Options of a kind with defaults filled in; an error for an option that the kind does not have.
 CREATE OR REPLACE FUNCTION sqlvec._encoder_options(kind text, dimensions int, options jsonb) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -18,7 +22,7 @@ BEGIN
     IF v_defaults IS NULL THEN
         RAISE EXCEPTION 'unknown encoder or encoder kind "%"', kind
             USING ERRCODE = 'undefined_object',
-                  HINT = 'Kinds are: halfvec, binary, truncate, linear. Encoders are listed in table sqlvec.encoder.';
+                  HINT = format('Kinds are: %s. Encoders are listed in table sqlvec.encoder.', array_to_string(sqlvec._kinds(), ', '));
     END IF;
     IF jsonb_typeof(coalesce(options, '{}')) <> 'object' THEN
         RAISE EXCEPTION 'options of an encoder are a JSON object, not %', jsonb_typeof(options)
@@ -88,9 +92,10 @@ BEGIN
 END
 $body$;
 
-CREATE OR REPLACE PROCEDURE sqlvec.create_encoder(
-    name text, kind text, dimensions int, options jsonb = '{}', mean vector = NULL
-) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+CREATE OR REPLACE FUNCTION sqlvec._write_encoder(
+    name text, kind text, dimensions int, options jsonb, owner name, mean vector
+) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_options jsonb := sqlvec._encoder_options(kind, dimensions, options);
@@ -102,7 +107,9 @@ DECLARE
 BEGIN
     IF name IS NULL OR name = '' THEN
         RAISE EXCEPTION 'an encoder needs a name' USING ERRCODE = 'invalid_parameter_value';
-    ELSIF EXISTS (SELECT FROM sqlvec.encoder AS e WHERE e.name = create_encoder.name) THEN
+    ELSIF name = ANY (sqlvec._kinds()) THEN
+        RAISE EXCEPTION '"%" is a kind of encoder, not a name for one', name USING ERRCODE = 'invalid_parameter_value';
+    ELSIF EXISTS (SELECT FROM sqlvec.encoder AS e WHERE e.name = _write_encoder.name) THEN
         RAISE EXCEPTION 'encoder "%" already exists', name
             USING ERRCODE = 'duplicate_object',
                   HINT = 'Encoders never change, or stored codes would go stale: choose another name.';
@@ -125,14 +132,24 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
 
-    INSERT INTO sqlvec.encoder (name, kind, dimensions, code_type, code_dimensions, options)
-    VALUES (create_encoder.name, create_encoder.kind, create_encoder.dimensions, v_code_type, v_code_dimensions, v_options);
+    INSERT INTO sqlvec.encoder (name, kind, dimensions, code_type, code_dimensions, options, owner)
+    VALUES (_write_encoder.name, _write_encoder.kind, _write_encoder.dimensions, v_code_type, v_code_dimensions,
+            v_options, _write_encoder.owner);
     IF v_center THEN
-        INSERT INTO sqlvec.encoder_vector (encoder, part, position, value) VALUES (create_encoder.name, 'mean', 1, mean);
+        INSERT INTO sqlvec.encoder_vector (encoder, part, position, value) VALUES (_write_encoder.name, 'mean', 1, mean);
     END IF;
     IF v_matrix THEN
         PERFORM sqlvec._write_random_rows(name, dimensions, v_code_dimensions, (v_options ->> 'seed')::bigint);
     END IF;
+END
+$body$;
+
+CREATE OR REPLACE PROCEDURE sqlvec.create_encoder(
+    name text, kind text, dimensions int, options jsonb = '{}', mean vector = NULL
+) LANGUAGE plpgsql
+AS $body$
+BEGIN
+    PERFORM sqlvec._write_encoder(name, kind, dimensions, options, current_user, mean);
 END
 $body$;
 
@@ -149,6 +166,9 @@ BEGIN
         RAISE EXCEPTION 'encoder "%" is in use by %', name, v_user
             USING ERRCODE = 'dependent_objects_still_exist', HINT = 'Drop the derived column first: CALL sqlvec.drop_derived(…).';
     END IF;
+    -- Rows of tables that are gone do not count.
+    DELETE FROM sqlvec.derived AS d USING sqlvec._relation AS r
+    WHERE d.encoder = drop_encoder.name AND r.id = d.relation_id AND r.relation IS NULL;
     DELETE FROM sqlvec.encoder AS e WHERE e.name = drop_encoder.name;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'encoder "%" does not exist', name USING ERRCODE = 'undefined_object';

@@ -32,7 +32,7 @@ BEGIN
     RETURN NEXT;
     IF v_plan.condition <> 'true' THEN
         topic := 'filter';
-        detail := v_plan.condition || CASE WHEN v_plan.bound <> '{}' THEN ' with $3 = ' || v_plan.bound::text ELSE '' END;
+        detail := v_plan.condition || CASE WHEN pg_catalog.cardinality(v_plan.bound) > 0 THEN ' with $3 = ' || v_plan.bound::text ELSE '' END;
         RETURN NEXT;
     END IF;
     IF pg_catalog.row_security_active(v_rel) THEN
@@ -40,7 +40,7 @@ BEGIN
         RETURN NEXT;
     END IF;
     FOR v_derived IN SELECT d.* FROM sqlvec.derived_column AS d
-                     WHERE d.relation = coalesce(pg_catalog.pg_partition_root(v_rel), v_rel) AND d.source_column = explain_search.column_name
+                     WHERE d.relation::oid = coalesce(pg_catalog.pg_partition_root(v_rel)::oid, v_rel) AND d.source_column = explain_search.column_name
     LOOP
         topic := pg_catalog.format('column %I', v_derived.target_column);
         detail := v_derived.problem;
@@ -58,7 +58,8 @@ BEGIN
     END LOOP;
     IF v_plan.settings IS NOT NULL THEN
         topic := 'settings';
-        detail := pg_catalog.format('hnsw.ef_search = %s, hnsw.iterative_scan = %s, ivfflat.iterative_scan = %s, jit = %s; put back afterwards',
+        detail := pg_catalog.format('hnsw.ef_search = %s, hnsw.iterative_scan = %s, ivfflat.iterative_scan = %s, jit = %s, hnsw.max_scan_tuples = %s, '
+                                    'hnsw.scan_mem_multiplier = %s (empty: as they are); put back afterwards',
                                     VARIADIC v_plan.settings);
         RETURN NEXT;
     END IF;

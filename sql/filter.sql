@@ -59,7 +59,7 @@ CREATE OR REPLACE FUNCTION sqlvec._filter_comparison(
 AS $body$
 DECLARE
     v_column record := sqlvec._column(rel, column_name);
-    v_type text := format('%s', v_column.type_oid::regtype);
+    v_type text := format_type(v_column.type_oid, -1); -- "bpchar", where "character" would cut to one
     v_left text := format('%I.%I', alias, column_name);
     v_strategy int := CASE op WHEN '$lt' THEN 1 WHEN '$lte' THEN 2 WHEN '$gte' THEN 4 WHEN '$gt' THEN 5 ELSE 3 END;
     v_operator text;
@@ -94,7 +94,10 @@ BEGIN
             column_name, sqlvec._qualified(rel), v_type
             USING ERRCODE = 'datatype_mismatch', HINT = 'Use where_sql for such a column.';
     ELSIF op = '$in' THEN
-        IF v_kind <> 'array' THEN
+        IF (SELECT t.typcategory FROM pg_type AS t WHERE t.oid = v_column.type_oid) = 'A' THEN
+            RAISE EXCEPTION 'filter: "$in" is not for array columns such as "%"', column_name
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Use $contains, or $or around equalities.';
+        ELSIF v_kind <> 'array' THEN
             RAISE EXCEPTION 'filter: "$in" of column "%" needs a JSON array, not %', column_name, v_kind
                 USING ERRCODE = 'invalid_parameter_value';
         END IF;

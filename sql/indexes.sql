@@ -56,7 +56,16 @@ BEGIN ATOMIC
          AND CASE WHEN r.oid = g.tgrelid THEN t.attnum = d.target_attnum ELSE t.attname = d.target_column END
     JOIN pg_catalog.pg_attribute AS s ON s.attrelid = g.tgrelid AND s.attname = source
          AND CASE WHEN r.oid = g.tgrelid THEN s.attnum = d.source_attnum ELSE s.attname = d.source_column END
-    WHERE g.tgrelid = rel AND g.tgenabled IN ('O', 'A');
+    WHERE g.tgrelid = rel AND g.tgenabled = 'A' AND NOT d.suspect
+      AND s.atttypmod IN (-1, e.dimensions)
+      -- The trigger of the table that the catalog row names, or of a restored one.
+      AND (r.oid = coalesce(pg_catalog.pg_partition_root(rel), rel)
+           OR NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = r.oid))
+      -- No other column has taken the name of a renamed one: the trigger writes by name.
+      AND (s.attname = d.source_column OR NOT sqlvec._has_column(rel, d.source_column))
+      AND (t.attname = d.target_column OR NOT sqlvec._has_column(rel, d.target_column))
+      -- The caller may read the codes.
+      AND pg_catalog.has_column_privilege(rel, t.attnum, 'SELECT');
 END;
 
 -- The metric of an operator class, NULL for one that is not pgvector's.

@@ -12,13 +12,15 @@ DECLARE
     v_derived record;
     v_aside text := '';
     v_steps text := '';
+    v_targets text[] := '{}';
 BEGIN
     FOR v_derived IN
         SELECT d.* FROM sqlvec._derived AS d
         WHERE d.relation_id = _maintain_body.relation_id
-          AND sqlvec._has_column(d.relation, d.source_column) AND sqlvec._has_column(d.relation, d.target_column)
+          AND d.source_column IS NOT NULL AND d.target_column IS NOT NULL
         ORDER BY d.id
     LOOP
+        v_targets := v_targets || v_derived.target_column::text;
         v_aside := v_aside || format($sql$
         IF sqlvec._differ(NEW.%1$I, OLD.%1$I) AND TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
             NEW.%2$I := NULL;
@@ -40,7 +42,7 @@ BEGIN
             v_derived.dimensions, v_derived.source_column, v_derived.target_column, v_derived.encoder);
     END LOOP;
     RETURN format($sql$
--- Written by sqlvec: fills the derived columns of %s. CALL sqlvec.repair writes it anew.
+-- Written by sqlvec from its catalog: fills derived columns. CALL sqlvec.repair writes it anew.
 BEGIN
     IF pg_catalog.current_setting('sqlvec.maintain', true) OPERATOR(pg_catalog.=) 'off' THEN%s
         RETURN NEW;
@@ -48,10 +50,9 @@ BEGIN
     RETURN NEW;
 EXCEPTION WHEN undefined_column THEN
     RETURN pg_catalog.jsonb_populate_record(
-        NEW, sqlvec._derive_row(TG_RELID, TG_OP, pg_catalog.to_jsonb(NEW), pg_catalog.to_jsonb(OLD)));
+        NEW, sqlvec._derive_row(TG_RELID, TG_OP, pg_catalog.to_jsonb(NEW), pg_catalog.to_jsonb(OLD), %L));
 END
-$sql$, (SELECT sqlvec._qualified(r.relation) FROM sqlvec._relation AS r WHERE r.id = _maintain_body.relation_id),
-       v_aside, v_steps);
+$sql$, v_aside, v_steps, v_targets);
 END
 $body$;
 
@@ -97,13 +98,14 @@ END
 $body$;
 
 -- Slow path of the trigger: the codes of one row, by present names. Answers a JSON object of the
--- columns to set.
-CREATE OR REPLACE FUNCTION sqlvec._derive_row(rel oid, op text, new_row jsonb, old_row jsonb) RETURNS jsonb
+-- columns to set. `targets` are the columns that the trigger knew: one that the catalog can no
+-- longer tell about is set to NULL rather than left stale.
+CREATE OR REPLACE FUNCTION sqlvec._derive_row(rel oid, op text, new_row jsonb, old_row jsonb, targets text[]) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_derived record;
-    v_codes jsonb := '{}';
+    v_codes jsonb := (SELECT coalesce(jsonb_object_agg(t, NULL), '{}') FROM unnest(targets) AS t WHERE new_row ? t);
     v_source text;
     v_code text;
     v_changed boolean;
@@ -119,6 +121,7 @@ BEGIN
         END IF;
         v_source := new_row ->> v_derived.source_column;
         v_changed := op = 'INSERT' OR v_source IS DISTINCT FROM old_row ->> v_derived.source_column;
+        v_codes := v_codes - v_derived.target_column::text;
         IF current_setting('sqlvec.maintain', true) = 'off' THEN
             IF op = 'UPDATE' AND v_changed THEN
                 v_codes := v_codes || jsonb_build_object(v_derived.target_column, NULL);
@@ -160,66 +163,57 @@ BEGIN
 END
 $body$;
 
--- Make catalog, trigger function and trigger of a table agree with its present names.
-CREATE OR REPLACE FUNCTION sqlvec._rewrite(rel oid) RETURNS void
+-- Make catalog, trigger function and trigger of a table agree with its present names. Codes that no
+-- trigger kept, or that it made from another column, are suspect until a backfill has compared
+-- them; those of a column declared just now (`fresh`) are not there yet.
+CREATE OR REPLACE FUNCTION sqlvec._rewrite(rel oid, fresh int = NULL) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_id int := (SELECT r.id FROM sqlvec._relation AS r WHERE r.relation = rel);
-    v_trigger record;
+    v_relation record;
 BEGIN
+    SELECT r.id, r.trigger_name, r.maintained INTO v_relation FROM sqlvec._relation AS r WHERE r.relation = rel;
     UPDATE sqlvec.derived AS d
     SET source_column = a.source_column, target_column = a.target_column,
-        source_attnum = s.attnum, target_attnum = t.attnum
+        source_attnum = s.attnum, target_attnum = t.attnum,
+        suspect = NOT a.maintained AND d.id IS DISTINCT FROM fresh
     FROM sqlvec._derived AS a, pg_attribute AS s, pg_attribute AS t
     WHERE a.id = d.id AND a.relation = rel
-      AND s.attrelid = rel AND s.attname = a.source_column AND NOT s.attisdropped
-      AND t.attrelid = rel AND t.attname = a.target_column AND NOT t.attisdropped;
+      AND s.attrelid = rel AND s.attname = a.source_column AND t.attrelid = rel AND t.attname = a.target_column;
     UPDATE sqlvec.relation AS r
     SET oid = rel, schema_name = n.nspname, table_name = c.relname
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE r.id = v_id AND c.oid = rel
+    WHERE r.id = v_relation.id AND c.oid = rel
       AND (r.oid, r.schema_name, r.table_name) IS DISTINCT FROM (rel, n.nspname, c.relname);
-    PERFORM sqlvec._write_maintain(v_id);
-    SELECT t.tgname, t.tgenabled INTO v_trigger
-    FROM pg_trigger AS t
-    WHERE t.tgrelid = rel AND t.tgfoid = to_regprocedure(format('sqlvec.%I()', 'maintain_' || v_id))::oid;
-    IF NOT FOUND THEN
+    PERFORM sqlvec._write_maintain(v_relation.id);
+    IF v_relation.trigger_name IS NULL THEN
         -- Triggers fire in the order of their names: "~" comes after every letter, so the codes
         -- are made from what the application's own triggers leave behind.
-        EXECUTE format('CREATE TRIGGER "~sqlvec" BEFORE INSERT OR UPDATE ON %s FOR EACH ROW EXECUTE FUNCTION sqlvec.%I()',
-                       sqlvec._qualified(rel), 'maintain_' || v_id);
-    ELSIF v_trigger.tgenabled NOT IN ('O', 'A') THEN
-        EXECUTE format('ALTER TABLE %s ENABLE TRIGGER %I', sqlvec._qualified(rel), v_trigger.tgname);
+        v_relation.trigger_name := '~sqlvec';
+        EXECUTE format('CREATE TRIGGER %I BEFORE INSERT OR UPDATE ON %s FOR EACH ROW EXECUTE FUNCTION sqlvec.%I()',
+                       v_relation.trigger_name, sqlvec._qualified(rel), 'maintain_' || v_relation.id);
+    END IF;
+    IF NOT v_relation.maintained THEN
+        -- ALWAYS: rows that arrive by replication may come without their codes.
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', sqlvec._qualified(rel), v_relation.trigger_name);
     END IF;
 END
 $body$;
 
--- The statement that encodes anew what was changed while no trigger looked.
-CREATE OR REPLACE FUNCTION sqlvec._restore_codes_sql(rel oid, source_column name, target_column name, encoder text) RETURNS text
-LANGUAGE sql STABLE
-BEGIN ATOMIC
-    SELECT format('UPDATE %1$s SET %2$I = NULL WHERE sqlvec._differ(%2$I, %3$s)', sqlvec._qualified(rel), target_column,
-                  sqlvec._encode_expression(encoder, format('sqlvec._as_vector(%I)', source_column)));
-END;
-
 CREATE OR REPLACE PROCEDURE sqlvec.repair(rel regclass) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_derived record;
+    v_target name;
 BEGIN
     PERFORM sqlvec._require_owner(rel);
     IF NOT EXISTS (SELECT FROM sqlvec._relation AS r WHERE r.relation = rel) THEN
         RAISE EXCEPTION 'table % has no derived columns', rel USING ERRCODE = 'undefined_object';
     END IF;
-    FOR v_derived IN SELECT d.* FROM sqlvec._derived_of(rel) AS d WHERE NOT d.maintained AND d.source_column IS NOT NULL
-                                                                  AND d.target_column IS NOT NULL LOOP
-        RAISE WARNING 'codes in column "%" of table % are stale where rows changed while its trigger was off',
-            v_derived.target_column, rel
-            USING HINT = format('Encode those rows anew: %s;', sqlvec._restore_codes_sql(
-                      rel, v_derived.source_column, v_derived.target_column, v_derived.encoder));
-    END LOOP;
     PERFORM sqlvec._rewrite(rel);
+    FOR v_target IN SELECT d.target_column FROM sqlvec._derived_of(rel) AS d WHERE d.suspect LOOP
+        RAISE WARNING 'codes in column "%" of table % may be stale; searches do without them until they are compared', v_target, rel
+            USING HINT = format('CALL sqlvec.backfill(%L, %L); compares them and mends those that differ.', rel, v_target);
+    END LOOP;
 END
 $body$;
 

@@ -146,11 +146,16 @@ BEGIN
         -- Candidates are sorted by exact distance in the end: the scan may hand them over in any order.
         settings := ARRAY[
             greatest(least(candidate_count, 1000), nullif(current_setting('hnsw.ef_search', true), '')::int)::text,
-            'relaxed_order', 'relaxed_order', 'off'];
+            'relaxed_order', 'relaxed_order', 'off',
+            -- The scan was chosen for what it is expected to visit, so let it get there; the limits
+            -- of an index that was asked for are the caller's.
+            CASE WHEN mode = 'auto' THEN greatest(least(4 * candidate_count * v_total / greatest(v_matching, 1), 1e9),
+                                                  nullif(current_setting('hnsw.max_scan_tuples', true), '')::float8, 20000)::bigint::text END,
+            CASE WHEN mode = 'auto' THEN greatest(16, nullif(current_setting('hnsw.scan_mem_multiplier', true), '')::float8)::text END];
     END IF;
 
     IF key_type IS NOT NULL THEN
-        v_key := format('%s.%I::%s', v_alias, sqlvec._key_column(rel, key_column), key_type);
+        v_key := format('%s.%I::%s', v_alias, sqlvec._key_column(rel, key_column), format_type(key_type, -1));
     END IF;
     v_query := CASE v_type WHEN 'halfvec' THEN 'sqlvec._halfvec($2)' ELSE '$2' END;
     statement := sqlvec._search_statement(
@@ -162,12 +167,12 @@ BEGIN
         -- Views and foreign tables have no row address: their candidates carry the row.
         carry => CASE WHEN v_key IS NOT NULL THEN v_key || ' AS key'
                       WHEN v_class.relkind IN ('r', 'p', 'm') THEN format('%1$s.ctid AS row_id, %1$s.tableoid AS row_table', v_alias)
-                      ELSE v_alias || ' AS row_value' END,
+                      ELSE format('(%s.*)::%s AS row_value', v_alias, sqlvec._qualified(rel)) END,
         carried => CASE WHEN v_key IS NOT NULL THEN 'key'
                         WHEN v_class.relkind IN ('r', 'p', 'm') THEN 'row_id, row_table' ELSE 'row_value' END,
         answer => CASE WHEN v_key IS NOT NULL THEN 'h.key'
                       WHEN v_class.relkind IN ('r', 'p', 'm')
-                      THEN format('(SELECT d FROM %s AS d WHERE d.ctid = h.row_id AND d.tableoid = h.row_table)', sqlvec._qualified(rel))
+                      THEN format('(SELECT (d.*)::%1$s FROM %1$s AS d WHERE d.ctid = h.row_id AND d.tableoid = h.row_table)', sqlvec._qualified(rel))
                       ELSE 'h.row_value' END,
         tie_break => CASE WHEN v_key IS NOT NULL THEN 'key' WHEN v_class.relkind IN ('r', 'p', 'm') THEN 'row_table, row_id' END,
         code => coalesce(v_way.expression, v_alias || '.' || quote_ident(v_way.column_used)),
@@ -196,11 +201,14 @@ BEGIN
         RETURN NULL;
     END IF;
     v_before := ARRAY[pg_catalog.current_setting('hnsw.ef_search'), pg_catalog.current_setting('hnsw.iterative_scan'),
-                      pg_catalog.current_setting('ivfflat.iterative_scan'), pg_catalog.current_setting('jit')];
+                      pg_catalog.current_setting('ivfflat.iterative_scan'), pg_catalog.current_setting('jit'),
+                      pg_catalog.current_setting('hnsw.max_scan_tuples'), pg_catalog.current_setting('hnsw.scan_mem_multiplier')];
     PERFORM pg_catalog.set_config('hnsw.ef_search', settings[1], true),
             pg_catalog.set_config('hnsw.iterative_scan', settings[2], true),
             pg_catalog.set_config('ivfflat.iterative_scan', settings[3], true),
-            pg_catalog.set_config('jit', settings[4], true);
+            pg_catalog.set_config('jit', settings[4], true),
+            pg_catalog.set_config('hnsw.max_scan_tuples', coalesce(settings[5], v_before[5]), true),
+            pg_catalog.set_config('hnsw.scan_mem_multiplier', coalesce(settings[6], v_before[6]), true);
     RETURN v_before;
 END
 $body$;

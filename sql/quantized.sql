@@ -46,7 +46,8 @@ DECLARE
     v_encoders text[] := ARRAY(SELECT d.encoder FROM sqlvec.derived AS d WHERE d.relation_id = _forget.relation_id AND d.own_encoder);
 BEGIN
     DELETE FROM sqlvec.relation AS r WHERE r.id = relation_id;
-    DELETE FROM sqlvec.encoder AS e WHERE e.name = ANY (v_encoders);
+    -- Those of another role, which had a table of this name before, are left to that role.
+    DELETE FROM sqlvec.encoder AS e WHERE e.name = ANY (v_encoders) AND coalesce(sqlvec._acts_as(e.owner), true);
     PERFORM sqlvec._drop_maintain(relation_id);
 END
 $body$;
@@ -58,6 +59,8 @@ AS $body$
 DECLARE
     v_class record;
     v_source record;
+    v_known boolean;
+    v_fresh int;
     v_kind text;
     v_target text;
     v_code_type text;
@@ -71,7 +74,7 @@ BEGIN
         RAISE EXCEPTION 'add_quantized needs a table, a column and an encoder' USING ERRCODE = 'null_value_not_allowed';
     END IF;
     PERFORM sqlvec._require_owner(rel);
-    SELECT c.relkind, c.relispartition, c.relname, c.relpersistence INTO v_class
+    SELECT c.relkind, c.relispartition, pg_get_userbyid(c.relowner) AS owner INTO v_class
     FROM pg_class AS c WHERE c.oid = rel;
     IF v_class.relkind NOT IN ('r', 'p') THEN
         RAISE EXCEPTION '% is not a table', rel
@@ -90,10 +93,17 @@ BEGIN
             column_name, rel, format_type(v_source.type_oid, NULL)
             USING ERRCODE = 'datatype_mismatch';
     END IF;
+    IF EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = rel AND a.attname IN (column_name, target) AND a.attgenerated <> '') THEN
+        RAISE EXCEPTION 'a generated column of table % can neither be encoded nor hold codes', rel
+            USING ERRCODE = 'wrong_object_type', HINT = 'Postgres computes generated columns after the triggers have run.';
+    END IF;
     metric := sqlvec._checked_metric(coalesce(metric, 'cosine'), v_source.type_name);
 
     SELECT e.kind INTO v_kind FROM sqlvec.encoder AS e WHERE e.name = encoder;
-    IF FOUND AND options IS NOT NULL AND options <> '{}' THEN
+    IF EXISTS (SELECT FROM sqlvec.derived AS d WHERE d.encoder = add_quantized.encoder AND d.own_encoder) THEN
+        RAISE EXCEPTION 'encoder "%" belongs to another column and goes when that goes', encoder
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Make one to share with sqlvec.create_encoder.';
+    ELSIF v_kind IS NOT NULL AND options IS NOT NULL AND options <> '{}' THEN
         RAISE EXCEPTION 'encoder "%" has its options already', encoder
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Options go with a kind, such as ''binary'', not with a named encoder.';
     END IF;
@@ -109,15 +119,16 @@ BEGIN
     PERFORM pg_advisory_xact_lock(hashtext('sqlvec.declare'), rel::oid::int);
     -- A table of the same name that was dropped may have left its rows in the catalog.
     PERFORM sqlvec._forget(r.id) FROM sqlvec._relation AS r
-    WHERE r.relation = rel AND r.trigger_name IS NULL AND r.known_oid <> rel;
+    WHERE r.relation IS NULL AND format('%I.%I', r.schema_name, r.table_name) = sqlvec._qualified(rel);
     SELECT d.source_column, d.encoder, sqlvec._has_column(rel, d.target_column) AS there INTO v_existing
     FROM sqlvec._derived_of(rel) AS d WHERE coalesce(d.target_column, d.known_target) = v_target;
+    v_known := FOUND;
     IF v_existing.there THEN
         RAISE EXCEPTION 'column "%" of table % is already derived from "%" by encoder "%"',
             v_target, rel, v_existing.source_column, v_existing.encoder
             USING ERRCODE = 'duplicate_column',
                   HINT = format('Choose another target, or CALL sqlvec.drop_derived(%L, %L) first.', rel, v_target);
-    ELSIF v_existing IS NOT NULL THEN
+    ELSIF v_known THEN
         -- The column was dropped by hand: forget it before it is declared anew.
         CALL sqlvec.drop_derived(rel, v_target);
     END IF;
@@ -131,7 +142,7 @@ BEGIN
         END LOOP;
         v_dimensions := coalesce(v_source.dimensions, sqlvec._dimensions(rel, column_name));
         options := sqlvec._encoder_options(encoder, v_dimensions, options);
-        CALL sqlvec.create_encoder(v_encoder, encoder, v_dimensions, options,
+        PERFORM sqlvec._write_encoder(v_encoder, encoder, v_dimensions, options, v_class.owner,
             CASE WHEN (options ->> 'center')::boolean THEN sqlvec._sample_mean(rel, column_name) END);
     END IF;
     SELECT e.* INTO v_encoder_row FROM sqlvec.encoder AS e WHERE e.name = v_encoder;
@@ -168,8 +179,9 @@ BEGIN
     END IF;
     INSERT INTO sqlvec.derived (relation_id, source_attnum, source_column, target_attnum, target_column, encoder, own_encoder, metric)
     SELECT v_relation_id, v_source.attnum, column_name, t.attnum, v_target, v_encoder, v_kind IS NULL, add_quantized.metric
-    FROM sqlvec._column(rel, v_target) AS t;
-    PERFORM sqlvec._rewrite(rel);
+    FROM sqlvec._column(rel, v_target) AS t
+    RETURNING id INTO v_fresh;
+    PERFORM sqlvec._rewrite(rel, v_fresh);
     PERFORM sqlvec._index_unfinished(rel, v_target);
 END
 $body$;

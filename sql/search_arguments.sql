@@ -4,7 +4,8 @@ CREATE OR REPLACE FUNCTION sqlvec._relation_of(rel_type regtype) RETURNS oid
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_rel oid := (SELECT nullif(t.typrelid, 0) FROM pg_type AS t WHERE t.oid = rel_type);
+    v_rel oid := (SELECT c.oid FROM pg_type AS t JOIN pg_class AS c ON c.oid = t.typrelid
+                  WHERE t.oid = rel_type AND c.relkind <> 'c');
 BEGIN
     IF v_rel IS NULL THEN
         RAISE EXCEPTION 'rel is the table as a typed NULL row, not a value of type %', rel_type
@@ -25,7 +26,7 @@ BEGIN
         PERFORM sqlvec._column(rel, key_column);
         RETURN key_column;
     END IF;
-    v_keys := ARRAY(SELECT a.attname FROM pg_index AS i, unnest(i.indkey) AS k (attnum)
+    v_keys := ARRAY(SELECT a.attname FROM pg_index AS i, unnest(i.indkey[0:i.indnkeyatts - 1]) AS k (attnum)
                     JOIN pg_attribute AS a ON a.attnum = k.attnum
                     WHERE i.indrelid = rel AND i.indisprimary AND a.attrelid = rel);
     IF cardinality(v_keys) <> 1 THEN

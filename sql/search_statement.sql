@@ -3,6 +3,9 @@
 -- Candidates carry only where the row is (ctid, tableoid, or its key) and its exact distance; whole
 -- rows are fetched after the final LIMIT.
 
+-- Names that stand beside the caller's condition are ones that no application has, or its tables
+-- would be taken for ours.
+
 -- The statement: rows of `source` (a FROM item) that meet `condition`, nearest first.
 --   carry      what a candidate carries, as select list; `carried` are its names
 --   answer     the hit or key of a candidate h; `tie_break` orders equal distances
@@ -32,17 +35,18 @@ BEGIN
         -- What has no code yet is compared one by one.
         v_found := format(E'%s\n  UNION ALL\n  (%s AND %s IS NULL\n   ORDER BY distance LIMIT %s)', v_found, v_exact, code, k);
     END IF;
-    v_found := format(E'WITH found AS MATERIALIZED (\n  %s\n), counted AS (SELECT count(*) AS n FROM found WHERE distance <> ''NaN'')',
+    v_found := format(E'WITH "sqlvec found" AS MATERIALIZED (\n  %s\n), "sqlvec counted" AS (SELECT count(*) AS n FROM "sqlvec found" WHERE distance <> ''NaN'')',
                       v_found);
     IF NOT whole THEN
         -- An index that was asked for is a budget: say so when it ran out.
-        RETURN format(E'%s\nSELECT %s, h.distance, (SELECT n FROM counted) >= %s FROM (\n  SELECT * FROM found ORDER BY %s LIMIT %3$s) AS h\n'
+        RETURN format(E'%s\nSELECT %s, h.distance, (SELECT n FROM "sqlvec counted") >= %s FROM (\n  SELECT * FROM "sqlvec found" ORDER BY %s LIMIT %3$s) AS h\n'
                       'WHERE h.distance <> ''NaN'' ORDER BY %4$s', v_found, answer, k, v_order);
     END IF;
     -- The scan of an index may end before k rows passed the condition: then, and only then, all
     -- matches are read, so that a short answer means few matches.
-    RETURN format(E'%s,\nexact AS (%s AND (SELECT n FROM counted) < %s)\nSELECT %s, h.distance, true FROM (\n'
-                  '  SELECT %s, distance FROM found WHERE (SELECT n FROM counted) >= %3$s UNION ALL SELECT %5$s, distance FROM exact\n'
+    RETURN format(E'%s,\n"sqlvec exact" AS (%s AND (SELECT n FROM "sqlvec counted") < %s)\nSELECT %s, h.distance, true FROM (\n'
+                  '  SELECT %s, distance FROM "sqlvec found" WHERE (SELECT n FROM "sqlvec counted") >= %3$s\n'
+                  '  UNION ALL SELECT %5$s, distance FROM "sqlvec exact"\n'
                   '  ORDER BY %6$s LIMIT %3$s) AS h\nWHERE h.distance <> ''NaN'' ORDER BY %6$s',
                   v_found, v_exact, k, answer, carried, v_order);
 END

@@ -526,6 +526,84 @@ def test_partitioned_table(dsn: str, data: Any) -> None:
         connection.execute("DROP TABLE parts")
 
 
+def test_names_that_the_statement_uses_itself(dsn: str) -> None:
+    """Tables and columns of the application may bear any name."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            "CREATE TABLE d (id int PRIMARY KEY, d int, h int, distance int, key int, row_id int, embedding vector(2))"
+        )
+        connection.execute(
+            "INSERT INTO d SELECT i, i, i, i, i, i, ARRAY[cos(i), sin(i)]::vector FROM generate_series(1, 500) AS i"
+        )
+        connection.execute("CALL sqlvec.add_quantized('d', 'embedding', 'halfvec', 's')")
+        connection.execute("CALL sqlvec.backfill('d')")
+        connection.execute("CREATE INDEX ON d USING hnsw (s halfvec_cosine_ops)")
+        for name in ("found", "counted", "exact", "n"):
+            connection.execute(f"CREATE TABLE {name} (n int)")
+            connection.execute(f"INSERT INTO {name} VALUES (490)")
+        for mode in ("auto", "exact", "s"):
+            for name in ("found", "counted", "exact", "n"):
+                found = connection.execute(
+                    "SELECT (hit).id, (hit).d FROM sqlvec.vector_search(NULL::d, 'embedding', '[1,0]', mode => %s,"
+                    " candidates => %s, where_sql => %s)",
+                    [mode, None if mode == "exact" else 500, f"d.id > (SELECT n FROM {name})"],
+                ).fetchall()
+                assert sorted(found) == [(i, i) for i in range(491, 501)]
+        connection.execute("CREATE VIEW v AS SELECT id, d AS v, embedding FROM d")
+        assert connection.execute(
+            "SELECT (hit).id, (hit).v FROM sqlvec.vector_search(NULL::v, 'embedding', '[1,0]', k => 1)"
+        ).fetchall() == [(333, 333)]
+        connection.execute("DROP TABLE d, found, counted, exact, n CASCADE")
+
+
+def test_types_with_a_length(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            "CREATE TABLE t (id char(3), c char(3), v varchar(3), b bit(4), embedding vector(1), PRIMARY KEY (id) INCLUDE (c))"
+        )
+        connection.execute("INSERT INTO t VALUES ('ABC', 'XYZ', 'uvw', B'1010', '[1]')")
+        for condition in (
+            {"c": "XYZ"},
+            {"c": {"$in": ["XYZ"]}},
+            {"v": "uvw"},
+            {"b": "1010"},
+            {"id": "ABC"},
+        ):
+            from psycopg.types.json import Jsonb
+
+            found = connection.execute(
+                "SELECT key FROM sqlvec.vector_search_keys(NULL::t, 'embedding', '[1]', key => NULL::char(3),"
+                " filter => %s)",
+                [Jsonb(condition)],
+            ).fetchall()
+            assert found == [("ABC",)]
+        connection.execute("DROP TABLE t")
+
+
+def test_dimensions_of_the_source_changed(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("CREATE TABLE t (id int PRIMARY KEY, embedding vector(3))")
+        connection.execute(
+            "INSERT INTO t SELECT i, ARRAY[cos(i), sin(i), 1]::vector FROM generate_series(1, 900) AS i"
+        )
+        connection.execute("CALL sqlvec.add_quantized('t', 'embedding', 'binary', 'code')")
+        connection.execute("CALL sqlvec.backfill('t')")
+        connection.execute("CREATE INDEX ON t USING hnsw (code bit_hamming_ops)")
+        connection.execute(
+            "ALTER TABLE t ALTER embedding TYPE vector(2) USING subvector(embedding, 1, 2)"
+        )
+        found = connection.execute(
+            "SELECT key FROM sqlvec.vector_search_keys(NULL::t, 'embedding', '[1,0]', key => NULL::int, k => 1)"
+        ).fetchall()
+        assert found == [(710,)]
+        (problem,) = connection.execute(
+            "SELECT problem FROM sqlvec.derived_column WHERE relation = 't'::regclass"
+        ).fetchone() or ("",)
+        assert "the source now has 2 dimensions, the code was made for 3" in problem
+        connection.execute(problem.split("; ", 1)[1])
+        connection.execute("DROP TABLE t")
+
+
 BAD = [
     ({"k": 0}, "k is a number from 1 to 10000, not 0"),
     ({"k": -1}, "not -1"),
