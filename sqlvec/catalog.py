@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import psycopg
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
@@ -370,8 +369,9 @@ def _named_errors() -> Iterator[None]:
 
 def _primary_message(refusal: BaseException) -> str:
     """Return the server's message and hint, which psycopg and asyncpg keep in different places."""
-    if isinstance(refusal, psycopg.Error):
-        parts = [refusal.diag.message_primary, refusal.diag.message_hint]
+    # Told apart without importing psycopg: an application on asyncpg may lack its C library.
+    if diagnostics := getattr(refusal, "diag", None):
+        parts = [diagnostics.message_primary, diagnostics.message_hint]
     else:
         native = refusal.__cause__ or refusal
         parts = [str(native.args[0]), getattr(native, "hint", None)]
