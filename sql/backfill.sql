@@ -51,8 +51,15 @@ DECLARE
     v_encoded int;
     v_message text;
 BEGIN
-    -- Set for this transaction: the trigger leaves the code alone that is computed here.
-    PERFORM pg_catalog.set_config('sqlvec.maintain', 'off', true);
+    -- Set for this transaction: the trigger leaves the code alone that is computed here. It still
+    -- compares the source, unless no other trigger could have changed that (bit 1 of tgtype is BEFORE,
+    -- bit 4 UPDATE): comparing reads a long vector twice.
+    PERFORM pg_catalog.set_config('sqlvec.maintain', CASE WHEN EXISTS (
+        SELECT FROM pg_catalog.pg_trigger AS t
+        WHERE t.tgrelid = leaf AND NOT t.tgisinternal AND t.tgtype & 18::smallint = 18::smallint AND t.tgname <> '~sqlvec'
+    ) THEN 'off' ELSE 'skip' END, true);
+    -- A crash may lose the last batches, which are then done again: no commit needs to wait for the disk.
+    PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
     EXECUTE pg_catalog.format(
         'WITH done AS (UPDATE ONLY %1$s AS t SET %3$I = %4$s WHERE t.ctid = ANY (ARRAY('
         'SELECT t.ctid FROM ONLY %1$s AS t WHERE t.ctid >= $1 AND t.ctid < $2 AND %5$s '

@@ -190,7 +190,9 @@ BEGIN
         -- Triggers fire in the order of their names: "~" comes after every letter, so the codes
         -- are made from what the application's own triggers leave behind.
         v_relation.trigger_name := '~sqlvec';
-        EXECUTE format('CREATE TRIGGER %I BEFORE INSERT OR UPDATE ON %s FOR EACH ROW EXECUTE FUNCTION sqlvec.%I()',
+        -- 'skip' is said by a backfill on a table where nothing else touches the row on its way.
+        EXECUTE format('CREATE TRIGGER %I BEFORE INSERT OR UPDATE ON %s FOR EACH ROW '
+                       'WHEN (current_setting(''sqlvec.maintain'', true) IS DISTINCT FROM ''skip'') EXECUTE FUNCTION sqlvec.%I()',
                        v_relation.trigger_name, sqlvec._qualified(rel), 'maintain_' || v_relation.id);
     END IF;
     IF NOT v_relation.maintained THEN

@@ -42,12 +42,12 @@ BEGIN
         RETURN format(E'%s\nSELECT %s, h.distance, (SELECT n FROM "sqlvec counted") >= %s FROM (\n  SELECT * FROM "sqlvec found" ORDER BY %s LIMIT %3$s) AS h\n'
                       'WHERE h.distance <> ''NaN'' ORDER BY %4$s', v_found, answer, k, v_order);
     END IF;
-    -- The scan of an index may end before k rows passed the condition: then, and only then, all
-    -- matches are read, so that a short answer means few matches.
+    -- The scan of an index may end before it has found the candidates: then, and only then, all
+    -- matches are read, so that a short answer means few matches and a cut scan is no answer.
     RETURN format(E'%s,\n"sqlvec exact" AS (%s AND (SELECT n FROM "sqlvec counted") < %s)\nSELECT %s, h.distance, true FROM (\n'
                   '  SELECT %s, distance FROM "sqlvec found" WHERE (SELECT n FROM "sqlvec counted") >= %3$s\n'
                   '  UNION ALL SELECT %5$s, distance FROM "sqlvec exact"\n'
-                  '  ORDER BY %6$s LIMIT %3$s) AS h\nWHERE h.distance <> ''NaN'' ORDER BY %6$s',
-                  v_found, v_exact, k, answer, carried, v_order);
+                  '  ORDER BY %6$s LIMIT %7$s) AS h\nWHERE h.distance <> ''NaN'' ORDER BY %6$s',
+                  v_found, v_exact, candidate_count, answer, carried, v_order, k);
 END
 $body$;
