@@ -385,7 +385,8 @@ def test_killed_server(start_server: Callable[..., Server], request: pytest.Fixt
         state, _, done = progress(session)
         (missing,) = session.execute("SELECT count(embedding) FROM doc").fetchone() or (0,)
         assert state == "running"
-        assert 2000 <= done < missing
+        # Batches do not wait for the disk, so the last ones may be lost, and are done again.
+        assert 0 < done < missing
         assert session.execute(
             "SELECT count(*) FROM doc WHERE code IS NOT NULL"
             " AND code <> binary_quantize(embedding)::bit(16)"
