@@ -370,7 +370,7 @@ def test_killed_server(start_server: Callable[..., Server], request: pytest.Fixt
         # Slow enough to be caught in the middle.
         session.execute(
             "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
-            " $$ BEGIN PERFORM pg_sleep(0.002); RETURN NULL; END $$"
+            " $$ BEGIN PERFORM pg_sleep(0.1); RETURN NULL; END $$"
         )
         session.execute("CREATE TRIGGER slow AFTER UPDATE ON doc EXECUTE FUNCTION slow()")
         started = threading.Thread(target=interrupted_backfill, args=(dsn,))
