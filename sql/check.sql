@@ -6,6 +6,8 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_vector text := (SELECT e.extversion FROM pg_extension AS e WHERE e.extname = 'vector');
+    v_derived record;
+    v_stale bigint;
 BEGIN
     IF v_vector IS NULL THEN
         RETURN QUERY SELECT 'error', 'extension "vector" is not installed', 'CREATE EXTENSION vector;';
@@ -22,6 +24,22 @@ BEGIN
         SELECT 'warning', format('column "%s" of table %s: %s', d.target_column, d.relation, split_part(d.problem, '; ', 1)),
                split_part(d.problem, '; ', 2)
         FROM sqlvec.derived_column AS d WHERE d.problem IS NOT NULL;
+    -- What was changed past every trigger, such as a partition while it was detached, shows only in
+    -- the codes themselves: compare some.
+    FOR v_derived IN
+        SELECT d.*, greatest(c.reltuples, 1) AS rows FROM sqlvec._derived AS d JOIN pg_class AS c ON c.oid = d.relation
+        WHERE d.maintained AND d.target_column IS NOT NULL AND has_table_privilege(d.relation, 'SELECT')
+    LOOP
+        EXECUTE format('SELECT count(*) FROM (SELECT t.* FROM %s AS t TABLESAMPLE SYSTEM (%s) LIMIT 1000) AS t WHERE t.%I IS NOT NULL AND %s',
+                       sqlvec._qualified(v_derived.relation), least(100, 1000000 / v_derived.rows), v_derived.target_column,
+                       sqlvec._waits(v_derived.source_column, v_derived.target_column, v_derived.encoder, true))
+        INTO v_stale;
+        IF v_stale > 0 THEN
+            RETURN QUERY SELECT 'warning', format('column "%s" of table %s: %s of at most 1000 codes looked at are stale',
+                                                  v_derived.target_column, v_derived.relation::regclass, v_stale),
+                                format('CALL sqlvec.backfill(%L, %L, verify => true);', v_derived.relation::regclass, v_derived.target_column);
+        END IF;
+    END LOOP;
     RETURN QUERY
         SELECT 'note', format('the catalog speaks of table %I.%I, which is gone', r.schema_name, r.table_name),
                format('DELETE FROM sqlvec.relation WHERE id = %s;', r.id)

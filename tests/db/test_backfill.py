@@ -267,8 +267,13 @@ class TestStaleCodes:
             "UPDATE part SET embedding = (SELECT embedding FROM part WHERE id = 1) WHERE id > 100"
         )
         db.execute("ALTER TABLE doc ATTACH PARTITION part FOR VALUES FROM (0) TO (1000)")
-        db.execute("CALL sqlvec.backfill('doc', verify => true)")
+        (problem, remedy) = db.execute(
+            "SELECT problem, remedy FROM sqlvec._findings()"
+        ).fetchone() or ("", "")
+        assert "of at most 1000 codes looked at are stale" in problem
+        db.execute(remedy)
         assert db.execute(WRONG).fetchone() == (0,)
+        assert db.execute("SELECT count(*) FROM sqlvec._findings()").fetchone() == (0,)
 
 
 def test_encoder_that_gives_no_code(db: psycopg.Connection[Any]) -> None:
