@@ -27,7 +27,7 @@ TWO_STAGE = """
         SELECT id, embedding <=> %(query)s AS distance FROM doc
         WHERE {condition}
         ORDER BY embedding_binary <~> binary_quantize(%(query)s)::bit(384)
-        LIMIT 100
+        LIMIT {candidates}
     ) AS candidate
     ORDER BY distance LIMIT 10
 """
@@ -51,6 +51,7 @@ class Case:
     """One search, as the function takes it and as it is written by hand.
 
     :param statement: what the function is expected to run, TWO_STAGE or EXACT.
+    :param candidates: rows to rescore on both sides.
     :param queries: how many of the queries are asked.
     """
 
@@ -59,15 +60,17 @@ class Case:
     condition: str = "true"
     arguments: str = ""
     queries: int = 200
+    candidates: int = 400
 
 
 CASES = (
-    Case("no filter", TWO_STAGE),
+    Case("no filter, 400 candidates", TWO_STAGE, arguments=", candidates => 400"),
+    Case("no filter, 100 candidates", TWO_STAGE, arguments=", candidates => 100", candidates=100),
     Case(
         "half of the rows",
         TWO_STAGE,
         "year >= 2000",
-        """, filter => '{"year": {"$gte": 2000}}'""",
+        """, candidates => 400, filter => '{"year": {"$gte": 2000}}'""",
     ),
     Case("tenant_id = 7 of 100", EXACT, "tenant_id = 7", """, filter => '{"tenant_id": 7}'"""),
     Case("mode exact, no filter", EXACT, arguments=", mode => 'exact'", queries=20),
@@ -102,10 +105,10 @@ def run(database: Database, options: argparse.Namespace) -> Report:
             sides = {
                 "hand": _side(
                     database,
-                    case.statement.format(condition=case.condition),
+                    case.statement.format(condition=case.condition, candidates=case.candidates),
                     queries,
                     prepared,
-                    hnsw__ef_search=100,
+                    hnsw__ef_search=case.candidates,
                     hnsw__iterative_scan="relaxed_order",
                     jit="off",
                 ),
