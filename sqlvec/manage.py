@@ -250,7 +250,7 @@ _LEAVES = text(f"""
 
 @dataclass(frozen=True, slots=True)
 class _IndexStatement:
-    """A ``CREATE INDEX CONCURRENTLY`` that the server wrote, in its parts."""
+    """A ``CREATE INDEX`` that the server wrote, in its parts."""
 
     index: str
     """Without quotes and schema."""
@@ -286,7 +286,7 @@ class _IndexStatement:
 
 _NAME = r'(?:"(?:[^"]|"")+"|[^"\s.]+)'
 _STATEMENT = re.compile(
-    rf"CREATE INDEX CONCURRENTLY (?:IF NOT EXISTS )?({_NAME})"
+    rf"CREATE INDEX (?:CONCURRENTLY )?(?:IF NOT EXISTS )?({_NAME})"
     rf" ON ({_NAME}(?:\.{_NAME})?) (.+)",
     re.DOTALL,
 )
