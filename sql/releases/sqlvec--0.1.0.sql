@@ -2202,6 +2202,10 @@ BEGIN
     IF where_sql IS NOT NULL THEN
         condition := format(E'%s AND (%s\n)', condition, where_sql);
     END IF;
+    IF v_type IN ('vector', 'halfvec') AND (sqlvec._column(rel, column_name)).dimensions IS NULL THEN
+        -- A column without dimensions may hold vectors that the query cannot be compared with.
+        condition := format('sqlvec._dims(%s.%I) = %s AND %s', v_alias, column_name, query_dimensions, condition);
+    END IF;
     v_conditional := condition <> 'true' OR row_security_active(rel);
 
     IF mode = 'exact' THEN

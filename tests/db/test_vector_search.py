@@ -580,6 +580,22 @@ def test_types_with_a_length(dsn: str) -> None:
         connection.execute("DROP TABLE t")
 
 
+def test_column_of_several_dimensions(dsn: str) -> None:
+    """A query finds the vectors that it can be compared with."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("CREATE TABLE t (id int PRIMARY KEY, embedding vector)")
+        connection.execute(
+            "INSERT INTO t VALUES (1, '[1,0]'), (2, '[1,0,0]'), (3, '[0,1]'), (4, NULL)"
+        )
+        for query, expected in (("[1,0.1]", [(1,), (3,)]), ("[1,1,1]", [(2,)]), ("[1]", [])):
+            found = connection.execute(
+                "SELECT key FROM sqlvec.vector_search_keys(NULL::t, 'embedding', %s::vector, key => NULL::int)",
+                [query],
+            ).fetchall()
+            assert found == expected
+        connection.execute("DROP TABLE t")
+
+
 def test_dimensions_of_the_source_changed(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("CREATE TABLE t (id int PRIMARY KEY, embedding vector(3))")
