@@ -1,13 +1,18 @@
 -- sqlvec.backfill: codes for the rows that were there before the column was declared.
 
+-- The rows that wait for their code, in the words that pg_get_expr uses.
+CREATE OR REPLACE FUNCTION sqlvec._unfinished(target name, sources name[], alias text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN format('((%s%I IS NULL) AND %s)', alias, target, sqlvec._has_source(sources, alias));
+
 -- The partial index that answers "is every row encoded?" without reading the table.
 CREATE OR REPLACE FUNCTION sqlvec._unfinished_index_sql(rel oid, target text, online boolean) RETURNS text
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT format('CREATE INDEX %sIF NOT EXISTS %I ON %s ((1)) WHERE %I IS NULL AND %I IS NOT NULL',
+    SELECT format('CREATE INDEX %sIF NOT EXISTS %I ON %s ((1)) WHERE %s',
                   CASE WHEN online AND c.relkind <> 'p' THEN 'CONCURRENTLY ' ELSE '' END,
                   sqlvec._name('ix_' || c.relname || '_' || target || '_unfinished'),
-                  sqlvec._qualified(rel), target, d.source_column)
+                  sqlvec._qualified(rel), sqlvec._unfinished(target, d.source_columns, ''))
     FROM sqlvec._derived_of(rel) AS d JOIN pg_catalog.pg_class AS c ON c.oid = rel
     WHERE d.target_column = target;
 END;
@@ -30,18 +35,35 @@ $body$;
 
 -- Which rows `t` of a table wait for their code: those without one or, to verify, those whose code
 -- differs from what their source gives.
-CREATE OR REPLACE FUNCTION sqlvec._waits(source_column name, target_column name, encoder text, verify boolean) RETURNS text
+CREATE OR REPLACE FUNCTION sqlvec._waits(derived sqlvec._derived, verify boolean) RETURNS text
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT CASE WHEN verify THEN format('sqlvec._differ(t.%I, %s)', target_column,
-                         sqlvec._encode_expression(encoder, format('sqlvec._as_vector(t.%I)', source_column)))
-                ELSE format('t.%I IS NULL AND t.%I IS NOT NULL', target_column, source_column) END;
+    SELECT CASE WHEN NOT verify THEN sqlvec._unfinished((derived).target_column, (derived).source_columns, 't.')
+                WHEN cardinality((derived).target_columns) = 1
+                THEN format('sqlvec._differ(t.%I, %s)', (derived).target_column, sqlvec._code_expression(derived, 't.'))
+                ELSE format('(SELECT %s FROM %s AS c (%s))',
+                            (SELECT string_agg(format('sqlvec._differ(t.%I, c%s)', t.name, t.position), ' OR ')
+                             FROM unnest((derived).target_columns) WITH ORDINALITY AS t (name, position)),
+                            sqlvec._code_expression(derived, 't.'),
+                            (SELECT string_agg('c' || n, ', ') FROM generate_subscripts((derived).target_columns, 1) AS n)) END;
+END;
+
+-- What an UPDATE of rows `t` sets.
+CREATE OR REPLACE FUNCTION sqlvec._assignment(derived sqlvec._derived) RETURNS text
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT CASE WHEN cardinality((derived).target_columns) = 1
+                THEN format('%I = %s', (derived).target_column, sqlvec._code_expression(derived, 't.'))
+                ELSE format('(%s) = (SELECT c.* FROM %s AS c)',
+                            (SELECT string_agg(quote_ident(t.name), ', ' ORDER BY t.position)
+                             FROM unnest((derived).target_columns) WITH ORDINALITY AS t (name, position)),
+                            sqlvec._code_expression(derived, 't.')) END;
 END;
 
 -- Encode up to `batch` rows that wait, of one leaf table between two blocks. Locks only rows it can
 -- have at once, unless told to wait. No SET: the application's triggers run inside.
 CREATE OR REPLACE FUNCTION sqlvec._backfill_batch(
-    leaf oid, source_column name, target_column name, encoder text, first_block bigint, end_block bigint, batch int,
+    leaf oid, derived sqlvec._derived, first_block bigint, end_block bigint, batch int,
     wait boolean, verify boolean
 ) RETURNS int
 LANGUAGE plpgsql
@@ -61,25 +83,24 @@ BEGIN
     -- A crash may lose the last batches, which are then done again: no commit needs to wait for the disk.
     PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
     EXECUTE pg_catalog.format(
-        'WITH done AS (UPDATE ONLY %1$s AS t SET %3$I = %4$s WHERE t.ctid = ANY (ARRAY('
+        'WITH done AS (UPDATE ONLY %1$s AS t SET %4$s WHERE t.ctid = ANY (ARRAY('
         'SELECT t.ctid FROM ONLY %1$s AS t WHERE t.ctid >= $1 AND t.ctid < $2 AND %5$s '
-        'LIMIT $3 FOR UPDATE %6$s)) RETURNING t.%3$I IS NOT NULL OR t.%2$I IS NULL AS encoded) '
+        'LIMIT $3 FOR UPDATE %6$s)) RETURNING t.%3$I IS NOT NULL OR NOT %2$s AS encoded) '
         'SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE done.encoded) FROM done',
-        sqlvec._qualified(leaf), source_column, target_column,
-        sqlvec._encode_expression(encoder, pg_catalog.format('sqlvec._as_vector(t.%I)', source_column)),
-        sqlvec._waits(source_column, target_column, encoder, verify),
+        sqlvec._qualified(leaf), sqlvec._has_source(derived.source_columns, 't.'), derived.target_column,
+        sqlvec._assignment(derived), sqlvec._waits(derived, verify),
         CASE WHEN wait THEN '' ELSE 'SKIP LOCKED' END)
     INTO v_rows, v_encoded
     USING pg_catalog.format('(%s,0)', first_block)::tid, pg_catalog.format('(%s,0)', end_block)::tid, batch;
     IF v_encoded < v_rows THEN
-        RAISE EXCEPTION 'encoder "%" gives no code for rows of table %', encoder, sqlvec._qualified(leaf)
+        RAISE EXCEPTION 'encoder "%" gives no code for rows of table %', derived.encoder, sqlvec._qualified(leaf)
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Its rows in sqlvec.encoder_vector are missing, or a trigger of the table empties the column.';
     END IF;
     RETURN v_rows;
 EXCEPTION WHEN data_exception THEN
     GET STACKED DIAGNOSTICS v_message = MESSAGE_TEXT;
-    RAISE EXCEPTION 'encoder "%" cannot encode column "%" of table %: %', encoder, source_column, sqlvec._qualified(leaf), v_message
+    RAISE EXCEPTION 'encoder "%" cannot encode column "%" of table %: %', derived.encoder, derived.source_column, sqlvec._qualified(leaf), v_message
         USING ERRCODE = SQLSTATE,
               DETAIL = pg_catalog.format('A row in blocks %s to %s of the table; everything before is committed.', first_block, end_block);
 END
@@ -101,7 +122,7 @@ AS $body$
 DECLARE
     v_ids int[];
     v_id int;
-    v_derived record;
+    v_derived sqlvec._derived;
     v_leaves oid[];
     v_leaf oid;
     v_block bigint;
@@ -154,7 +175,7 @@ BEGIN
             WHILE v_block < v_end LOOP
                 -- Names are read again in each transaction: they may change between two.
                 SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
-                v_rows := sqlvec._backfill_batch(v_leaf, v_derived.source_column, v_derived.target_column, v_derived.encoder,
+                v_rows := sqlvec._backfill_batch(v_leaf, v_derived,
                                                  v_block, v_block + v_step, batch, false, verify OR v_derived.suspect);
                 -- A full batch may have left rows of its blocks behind: the same blocks once more.
                 IF v_rows < batch THEN
@@ -174,15 +195,14 @@ BEGIN
             -- left, wait for one of them at a time, holding nothing else: no deadlock is possible.
             LOOP
                 SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
-                v_rows := sqlvec._backfill_batch(v_leaf, v_derived.source_column, v_derived.target_column, v_derived.encoder,
+                v_rows := sqlvec._backfill_batch(v_leaf, v_derived,
                                                  0, 4294967295, batch, false, verify OR v_derived.suspect);
                 IF v_rows = 0 THEN
                     EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM ONLY %s AS t WHERE %s)', sqlvec._qualified(v_leaf),
-                                              sqlvec._waits(v_derived.source_column, v_derived.target_column,
-                                                            v_derived.encoder, verify OR v_derived.suspect))
+                                              sqlvec._waits(v_derived, verify OR v_derived.suspect))
                     INTO v_left;
                     EXIT WHEN NOT v_left;
-                    v_rows := sqlvec._backfill_batch(v_leaf, v_derived.source_column, v_derived.target_column, v_derived.encoder,
+                    v_rows := sqlvec._backfill_batch(v_leaf, v_derived,
                                                      0, 4294967295, 1, true, verify OR v_derived.suspect);
                     -- Another backfill may have been faster, but not time and again.
                     v_waits := CASE WHEN v_rows = 0 THEN v_waits + 1 ELSE 0 END;
@@ -208,7 +228,7 @@ BEGIN
             UPDATE sqlvec.derived AS d SET suspect = false WHERE d.id = v_id;
             COMMIT;
         END IF;
-        IF sqlvec._owns(rel) AND NOT sqlvec._has_unfinished_index(rel, v_derived.target_column, v_derived.source_column) THEN
+        IF sqlvec._owns(rel) AND NOT sqlvec._has_unfinished_index(rel, v_derived.target_column, v_derived.source_columns) THEN
             IF NOT sqlvec._index_unfinished(rel, v_derived.target_column) THEN
                 RAISE NOTICE 'searches of % look for rows without a code by reading the table', rel
                     USING HINT = pg_catalog.format('Make that instant: %s;', sqlvec._unfinished_index_sql(rel, v_derived.target_column, true));
@@ -223,14 +243,14 @@ COMMENT ON PROCEDURE sqlvec.backfill(regclass, text, int, boolean) IS
     'Fill derived columns of rows that have none, in committed batches that skip locked rows; started again, it goes on where it stopped. verify compares the codes that are there with their source too, and mends those that differ. Cannot run inside a transaction block.';
 
 -- Whether an index holds exactly the rows that wait for their code.
-CREATE OR REPLACE FUNCTION sqlvec._has_unfinished_index(rel oid, target name, source name) RETURNS boolean
+CREATE OR REPLACE FUNCTION sqlvec._has_unfinished_index(rel oid, target name, sources name[]) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT EXISTS (
         SELECT FROM pg_catalog.pg_index AS i
         WHERE i.indrelid = rel AND i.indisvalid
           AND pg_catalog.pg_get_expr(i.indpred, i.indrelid)
-              = format('((%I IS NULL) AND (%I IS NOT NULL))', target, source));
+              = sqlvec._unfinished(target, sources, ''));
 END;
 
 CREATE OR REPLACE VIEW sqlvec.backfill_progress AS

@@ -7,7 +7,7 @@
 CREATE TABLE IF NOT EXISTS sqlvec.encoder (
     name            text PRIMARY KEY CHECK (name <> ''),
     kind            text NOT NULL,
-    dimensions      int NOT NULL CHECK (dimensions BETWEEN 1 AND 16000),
+    dimensions      int CHECK (dimensions BETWEEN 1 AND 16000), -- of the source; NULL for text
     code_type       text NOT NULL,
     code_dimensions int NOT NULL CHECK (code_dimensions > 0),
     options         jsonb NOT NULL DEFAULT '{}',
@@ -41,10 +41,10 @@ COMMENT ON TABLE sqlvec.relation IS
 CREATE TABLE IF NOT EXISTS sqlvec.derived (
     id            int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     relation_id   int NOT NULL REFERENCES sqlvec.relation ON DELETE CASCADE,
-    source_attnum smallint NOT NULL,
-    source_column name NOT NULL,
-    target_attnum smallint NOT NULL,
-    target_column name NOT NULL,
+    source_attnums smallint[] NOT NULL,
+    source_columns name[] NOT NULL, -- one, or the fields of a text
+    target_attnums smallint[] NOT NULL,
+    target_columns name[] NOT NULL, -- the code, then what is made along with it
     encoder       text NOT NULL REFERENCES sqlvec.encoder,
     own_encoder   boolean NOT NULL, -- made for this column, goes with it
     metric        text NOT NULL,
@@ -53,7 +53,7 @@ CREATE TABLE IF NOT EXISTS sqlvec.derived (
 );
 CREATE INDEX IF NOT EXISTS derived_relation_id ON sqlvec.derived (relation_id);
 COMMENT ON TABLE sqlvec.derived IS
-    'Derived columns: which encoder fills which column from which. Read it through sqlvec.derived_column.';
+    'Derived columns: which encoder fills which columns from which. Read it through sqlvec.derived_column.';
 
 CREATE TABLE IF NOT EXISTS sqlvec.backfill_state (
     derived_id  int NOT NULL REFERENCES sqlvec.derived ON DELETE CASCADE,

@@ -27,12 +27,12 @@ BEGIN
     -- What was changed past every trigger, such as a partition while it was detached, shows only in
     -- the codes themselves: compare some.
     FOR v_derived IN
-        SELECT d.*, greatest(c.reltuples, 1) AS rows FROM sqlvec._derived AS d JOIN pg_class AS c ON c.oid = d.relation
+        SELECT d.*, d AS derived, greatest(c.reltuples, 1) AS rows FROM sqlvec._derived AS d JOIN pg_class AS c ON c.oid = d.relation
         WHERE d.maintained AND d.target_column IS NOT NULL AND has_table_privilege(d.relation, 'SELECT')
     LOOP
         EXECUTE format('SELECT count(*) FROM (SELECT t.* FROM %s AS t TABLESAMPLE SYSTEM (%s) LIMIT 1000) AS t WHERE t.%I IS NOT NULL AND %s',
                        sqlvec._qualified(v_derived.relation), least(100, 1000000 / v_derived.rows), v_derived.target_column,
-                       sqlvec._waits(v_derived.source_column, v_derived.target_column, v_derived.encoder, true))
+                       sqlvec._waits(v_derived.derived, true))
         INTO v_stale;
         IF v_stale > 0 THEN
             RETURN QUERY SELECT 'warning', format('column "%s" of table %s: %s of at most 1000 codes looked at are stale',

@@ -9,6 +9,27 @@ BEGIN ATOMIC
                    WHERE a.attrelid = rel AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped);
 END;
 
+-- Present names of columns that the catalog knows by number and name; NULL for one that is gone.
+-- After a restore the numbers are new and the names are right; after a rename it is the other way
+-- round. The oid of the table tells which of the two happened.
+CREATE OR REPLACE FUNCTION sqlvec._present_columns(rel oid, by_number boolean, attnums smallint[], names name[]) RETURNS name[]
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT array_agg(a.attname ORDER BY k.position)
+    FROM unnest(attnums, names) WITH ORDINALITY AS k (attnum, name, position)
+    LEFT JOIN pg_catalog.pg_attribute AS a
+           ON a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped
+          AND CASE WHEN by_number THEN a.attnum = k.attnum ELSE a.attname = k.name END;
+END;
+
+-- Whether another column has taken the name of one of these over.
+CREATE OR REPLACE FUNCTION sqlvec._name_taken(rel oid, present name[], known name[]) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT EXISTS (SELECT FROM unnest(present, known) AS k (present, known)
+                   WHERE k.present <> k.known AND sqlvec._has_column(rel, k.known));
+END;
+
 CREATE OR REPLACE VIEW sqlvec._derived AS
 SELECT d.id,
        d.relation_id,
@@ -20,15 +41,19 @@ SELECT d.id,
        r.maintained AND NOT d.suspect
            AND (e.dimensions = s.atttypmod OR s.atttypmod = -1) IS NOT FALSE
            AND (r.known_oid = r.relation
-                AND (s.attname <> d.source_column AND sqlvec._has_column(r.relation, d.source_column)
-                     OR t.attname <> d.target_column AND sqlvec._has_column(r.relation, d.target_column))) IS NOT TRUE AS maintained,
+                AND (sqlvec._name_taken(r.relation, n.sources, d.source_columns)
+                     OR sqlvec._name_taken(r.relation, n.targets, d.target_columns))) IS NOT TRUE AS maintained,
        d.suspect,
        r.maintained AS triggered,
        s.atttypmod AS source_dimensions,
-       s.attname AS source_column, -- NULL when it is gone
-       t.attname AS target_column,
-       d.source_column AS known_source,
-       d.target_column AS known_target,
+       CASE WHEN array_position(n.sources, NULL) IS NULL THEN n.sources[1] END AS source_column, -- NULL when one is gone
+       CASE WHEN array_position(n.targets, NULL) IS NULL THEN n.targets[1] END AS target_column,
+       d.source_columns[1] AS known_source,
+       d.target_columns[1] AS known_target,
+       n.sources AS source_columns,
+       n.targets AS target_columns,
+       d.source_columns AS known_sources,
+       d.target_columns AS known_targets,
        d.encoder,
        d.own_encoder,
        e.kind,
@@ -40,14 +65,11 @@ SELECT d.id,
 FROM sqlvec.derived AS d
 JOIN sqlvec._relation AS r ON r.id = d.relation_id
 JOIN sqlvec.encoder AS e ON e.name = d.encoder
--- After a restore the numbers of columns are new and the names are right; after a rename it is the
--- other way round. The oid tells which of the two happened.
-LEFT JOIN pg_catalog.pg_attribute AS s
-       ON s.attrelid = r.relation AND NOT s.attisdropped
-      AND CASE WHEN r.known_oid = r.relation THEN s.attnum = d.source_attnum ELSE s.attname = d.source_column END
-LEFT JOIN pg_catalog.pg_attribute AS t
-       ON t.attrelid = r.relation AND NOT t.attisdropped
-      AND CASE WHEN r.known_oid = r.relation THEN t.attnum = d.target_attnum ELSE t.attname = d.target_column END
+CROSS JOIN LATERAL (
+    SELECT sqlvec._present_columns(r.relation, r.known_oid = r.relation, d.source_attnums, d.source_columns) AS sources,
+           sqlvec._present_columns(r.relation, r.known_oid = r.relation, d.target_attnums, d.target_columns) AS targets
+) AS n
+LEFT JOIN pg_catalog.pg_attribute AS s ON s.attrelid = r.relation AND s.attname = n.sources[1]
 WHERE r.relation IS NOT NULL;
 
 CREATE OR REPLACE VIEW sqlvec.derived_column AS
@@ -62,10 +84,10 @@ SELECT d.relation::regclass AS relation,
        CASE
            WHEN d.source_column IS NULL
                THEN format('source column "%s" is gone; CALL sqlvec.drop_derived(%L, %L);',
-                           d.known_source, d.relation::regclass, d.known_target)
+                           d.known_sources[array_position(d.source_columns, NULL)], d.relation::regclass, d.known_target)
            WHEN d.target_column IS NULL
                THEN format('column "%s" is gone; CALL sqlvec.drop_derived(%L, %L);',
-                           d.known_target, d.relation::regclass, d.known_target)
+                           d.known_targets[array_position(d.target_columns, NULL)], d.relation::regclass, d.known_target)
            WHEN d.trigger_name IS NULL
                THEN format('the trigger is gone; CALL sqlvec.repair(%L);', d.relation::regclass)
            WHEN NOT d.triggered
@@ -77,7 +99,7 @@ SELECT d.relation::regclass AS relation,
                            d.source_dimensions, d.dimensions, d.relation::regclass, d.target_column)
            WHEN NOT d.maintained
                THEN format('another column has taken the name of a renamed one; CALL sqlvec.repair(%L);', d.relation::regclass)
-           WHEN d.source_column <> d.known_source OR d.target_column <> d.known_target
+           WHEN d.source_columns <> d.known_sources OR d.target_columns <> d.known_targets
                THEN format('a column was renamed, writes take the slow path; CALL sqlvec.repair(%L);', d.relation::regclass)
        END AS problem
 FROM sqlvec._derived AS d;
@@ -91,4 +113,22 @@ LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT d.* FROM sqlvec._derived AS d
     WHERE d.relation = coalesce(pg_catalog.pg_partition_root(rel), rel);
+END;
+
+-- Whether row `alias` has something to encode.
+CREATE OR REPLACE FUNCTION sqlvec._has_source(sources name[], alias text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT CASE WHEN cardinality(sources) = 1 THEN string_agg(format('(%s%I IS NOT NULL)', alias, s), '')
+                ELSE '(' || string_agg(format('(%s%I IS NOT NULL)', alias, s), ' OR ') || ')' END
+    FROM unnest(sources) AS s;
+END;
+
+-- The expression that makes the codes of row `alias`: a code, or a row of codes where there are
+-- several target columns.
+CREATE OR REPLACE FUNCTION sqlvec._code_expression(derived sqlvec._derived, alias text) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT sqlvec._encode_expression((derived).encoder, array_agg(format('%s%I', alias, s.name) ORDER BY s.position))
+    FROM unnest((derived).source_columns) WITH ORDINALITY AS s (name, position);
 END;

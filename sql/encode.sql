@@ -124,13 +124,14 @@ BEGIN
 END
 $body$;
 
--- The SQL expression that computes a code from the vector expression `argument`. One place says
--- it for the trigger, the backfill and the query side. Small parameters stand in it as constants.
-CREATE OR REPLACE FUNCTION sqlvec._encode_expression(encoder text, argument text) RETURNS text
+-- The SQL expression that computes a code from the expressions of its sources. One place says it for
+-- the trigger, the backfill and the query side. Small parameters stand in it as constants.
+CREATE OR REPLACE FUNCTION sqlvec._encode_expression(encoder text, arguments text[]) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_encoder record;
+    v_vector text := format('sqlvec._as_vector(%s)', arguments[1]);
     v_mean text;
 BEGIN
     SELECT e.kind, e.options INTO v_encoder FROM sqlvec.encoder AS e WHERE e.name = _encode_expression.encoder;
@@ -141,22 +142,22 @@ BEGIN
     END IF;
     CASE v_encoder.kind
     WHEN 'halfvec' THEN
-        RETURN format('sqlvec._halfvec(%s)', argument);
+        RETURN format('sqlvec._halfvec(%s)', v_vector);
     WHEN 'binary' THEN
         IF (v_encoder.options ->> 'rotate')::boolean THEN
-            RETURN format('sqlvec._binary_rotated(%L, %s)', encoder, argument);
+            RETURN format('sqlvec._binary_rotated(%L, %s)', encoder, v_vector);
         ELSIF (v_encoder.options ->> 'center')::boolean THEN
             SELECT sqlvec._real_array(v.value)::text INTO v_mean FROM sqlvec.encoder_vector AS v
             WHERE v.encoder = _encode_expression.encoder AND v.part = 'mean';
-            RETURN format('sqlvec._binary_centred(%s, %L)', argument, translate(v_mean, '{}', '[]'));
+            RETURN format('sqlvec._binary_centred(%s, %L)', v_vector, translate(v_mean, '{}', '[]'));
         END IF;
-        RETURN format('sqlvec._binary(%s)', argument);
+        RETURN format('sqlvec._binary(%s)', v_vector);
     WHEN 'truncate' THEN
         RETURN format('sqlvec._truncate_%s(%s, %s)',
-                      CASE WHEN v_encoder.options ->> 'type' = 'vector' THEN 'vector' ELSE 'halfvec' END, argument,
+                      CASE WHEN v_encoder.options ->> 'type' = 'vector' THEN 'vector' ELSE 'halfvec' END, v_vector,
                       (v_encoder.options ->> 'dimensions')::int);
     WHEN 'linear' THEN
-        RETURN format('sqlvec._linear(%L, %s)', encoder, argument);
+        RETURN format('sqlvec._linear(%L, %s)', encoder, v_vector);
     END CASE;
 END
 $body$;
@@ -166,17 +167,16 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_expected int;
-    v_code_type text;
     v_found int := sqlvec._dims(x);
 BEGIN
-    SELECT e.dimensions, e.code_type INTO v_expected, v_code_type
+    SELECT e.dimensions INTO v_expected
     FROM sqlvec.encoder AS e WHERE e.name = encode.encoder;
     IF v_expected <> v_found THEN
         RAISE EXCEPTION 'encoder "%" takes vectors of % dimensions, not %', encoder, v_expected, v_found
             USING ERRCODE = 'data_exception';
     END IF;
     -- _encode_expression also refuses an encoder that does not exist.
-    EXECUTE 'SELECT ' || sqlvec._encode_expression(encoder, '$1') INTO code USING x;
+    EXECUTE 'SELECT ' || sqlvec._encode_expression(encoder, '{$1}') INTO code USING x;
     RETURN code;
 END
 $body$;

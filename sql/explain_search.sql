@@ -50,7 +50,7 @@ BEGIN
             detail := CASE WHEN v_waiting = 0 THEN pg_catalog.format('%s, every row has its code', v_derived.kind)
                            ELSE pg_catalog.format('%s, %s rows wait for their code and are compared one by one; CALL sqlvec.backfill(%L, %L);',
                                                   v_derived.kind, v_waiting, v_derived.relation, v_derived.target_column) END;
-            IF NOT sqlvec._has_unfinished_index(v_derived.relation, v_derived.target_column, v_derived.source_column) THEN
+            IF NOT sqlvec._has_unfinished_index(v_derived.relation, v_derived.target_column, ARRAY[v_derived.source_column]) THEN
                 detail := detail || '; each search reads the table to know that: ' || sqlvec._unfinished_index_sql(v_derived.relation, v_derived.target_column, true) || ';';
             END IF;
         END IF;

@@ -66,6 +66,15 @@ BEGIN
 END
 $body$;
 
+-- Numbers of columns, in the order of their names.
+CREATE OR REPLACE FUNCTION sqlvec._attnums(rel oid, names name[]) RETURNS smallint[]
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT array_agg(a.attnum ORDER BY n.position)
+    FROM unnest(names) WITH ORDINALITY AS n (name, position)
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = rel AND a.attname = n.name AND a.attnum > 0 AND NOT a.attisdropped;
+END;
+
 -- The tables that hold the rows: the leaf partitions, or the table itself.
 CREATE OR REPLACE FUNCTION sqlvec._leaves(rel oid) RETURNS TABLE (leaf oid)
 LANGUAGE sql STABLE PARALLEL SAFE

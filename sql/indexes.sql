@@ -53,17 +53,17 @@ BEGIN ATOMIC
     JOIN sqlvec.encoder AS e ON e.name = d.encoder
     -- Column numbers hold for the table the catalog knows, names for a partition or a restored copy.
     JOIN pg_catalog.pg_attribute AS t ON t.attrelid = g.tgrelid AND NOT t.attisdropped
-         AND CASE WHEN r.oid = g.tgrelid THEN t.attnum = d.target_attnum ELSE t.attname = d.target_column END
+         AND CASE WHEN r.oid = g.tgrelid THEN t.attnum = d.target_attnums[1] ELSE t.attname = d.target_columns[1] END
     JOIN pg_catalog.pg_attribute AS s ON s.attrelid = g.tgrelid AND s.attname = source
-         AND CASE WHEN r.oid = g.tgrelid THEN s.attnum = d.source_attnum ELSE s.attname = d.source_column END
+         AND CASE WHEN r.oid = g.tgrelid THEN s.attnum = d.source_attnums[1] ELSE s.attname = d.source_columns[1] END
     WHERE g.tgrelid = rel AND g.tgenabled = 'A' AND NOT d.suspect
       AND s.atttypmod IN (-1, e.dimensions)
       -- The trigger of the table that the catalog row names, or of a restored one.
       AND (r.oid = coalesce(pg_catalog.pg_partition_root(rel), rel)
            OR NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = r.oid))
       -- No other column has taken the name of a renamed one: the trigger writes by name.
-      AND (s.attname = d.source_column OR NOT sqlvec._has_column(rel, d.source_column))
-      AND (t.attname = d.target_column OR NOT sqlvec._has_column(rel, d.target_column))
+      AND (s.attname = d.source_columns[1] OR NOT sqlvec._has_column(rel, d.source_columns[1]))
+      AND (t.attname = d.target_columns[1] OR NOT sqlvec._has_column(rel, d.target_columns[1]))
       -- The caller may read the codes.
       AND pg_catalog.has_column_privilege(rel, t.attnum, 'SELECT');
 END;
@@ -133,7 +133,7 @@ BEGIN
         IF v_row.target_column IS NOT NULL THEN
             v_way.way := v_row.target_column; v_way.kind := v_row.kind; v_way.rank := 1; v_way.metric := v_row.metric;
             v_way.code_metric := CASE v_row.code_type WHEN 'bit' THEN 'hamming' ELSE v_row.metric END;
-            v_way.query_expression := sqlvec._encode_expression(v_row.encoder, 'sqlvec._as_vector($2)');
+            v_way.query_expression := sqlvec._encode_expression(v_row.encoder, '{$2}');
             IF v_row.opclass <> sqlvec._opclass(v_row.code_type, v_way.code_metric) THEN
                 v_way.index_name := NULL;
             END IF;
@@ -196,7 +196,7 @@ DECLARE
 BEGIN
     FOR v_way IN
         SELECT d.target_column FROM sqlvec._derived_of(rel) AS d
-        WHERE d.source_column = column_name AND NOT sqlvec._has_unfinished_index(rel, d.target_column, d.source_column)
+        WHERE d.source_column = column_name AND NOT sqlvec._has_unfinished_index(rel, d.target_column, d.source_columns)
     LOOP
         name := 'unfinished'; method := 'btree'; opclass := NULL;
         statement := sqlvec._unfinished_index_sql(rel, v_way.target_column, true);

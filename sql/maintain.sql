@@ -9,10 +9,12 @@ CREATE OR REPLACE FUNCTION sqlvec._maintain_body(relation_id int) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_derived record;
+    v_derived sqlvec._derived;
     v_aside text := '';
     v_steps text := '';
     v_targets text[] := '{}';
+    v_changed text;
+    v_expression text;
 BEGIN
     FOR v_derived IN
         SELECT d.* FROM sqlvec._derived AS d
@@ -20,26 +22,38 @@ BEGIN
           AND d.source_column IS NOT NULL AND d.target_column IS NOT NULL
         ORDER BY d.id
     LOOP
-        v_targets := v_targets || v_derived.target_column::text;
+        v_targets := v_targets || v_derived.target_columns::text[];
+        v_changed := (SELECT string_agg(format('sqlvec._differ(NEW.%1$I, OLD.%1$I)', s), ' OR ') FROM unnest(v_derived.source_columns) AS s);
         v_aside := v_aside || format($sql$
-        IF sqlvec._differ(NEW.%1$I, OLD.%1$I) AND TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
-            NEW.%2$I := NULL;
-        END IF;$sql$, v_derived.source_column, v_derived.target_column);
+        IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' AND (%s) THEN%s
+        END IF;$sql$,
+            v_changed, (SELECT string_agg(format(E'\n            NEW.%I := NULL;', t), '') FROM unnest(v_derived.target_columns) AS t));
         v_steps := v_steps || format($sql$
-    IF NEW.%2$I IS NULL OR sqlvec._differ(NEW.%1$I, OLD.%1$I) OR sqlvec._differ(NEW.%2$I, OLD.%2$I) THEN
-        IF sqlvec._dims(NEW.%1$I) OPERATOR(pg_catalog.<>) %4$s THEN
-            PERFORM sqlvec._refuse_dimensions(sqlvec._dims(NEW.%1$I), %4$s, TG_RELID, %5$L, %6$L);
+    IF NEW.%I IS NULL OR %s OR %s THEN$sql$,
+            v_derived.target_column, v_changed,
+            (SELECT string_agg(format('sqlvec._differ(NEW.%1$I, OLD.%1$I)', t), ' OR ') FROM unnest(v_derived.target_columns) AS t));
+        IF v_derived.dimensions IS NOT NULL THEN
+            v_steps := v_steps || format($sql$
+        IF sqlvec._dims(NEW.%1$I) OPERATOR(pg_catalog.<>) %2$s THEN
+            PERFORM sqlvec._refuse_dimensions(sqlvec._dims(NEW.%1$I), %2$s, TG_RELID, %1$L, %3$L);
+        END IF;$sql$, v_derived.source_column, v_derived.dimensions, v_derived.target_column);
         END IF;
-        NEW.%2$I := %3$s;
-        IF NEW.%2$I IS NULL AND NEW.%1$I IS NOT NULL THEN
+        v_expression := sqlvec._code_expression(v_derived, 'NEW.');
+        v_steps := v_steps || CASE WHEN cardinality(v_derived.target_columns) = 1
+            THEN format($sql$
+        NEW.%I := %s;$sql$, v_derived.target_column, v_expression)
+            ELSE format($sql$
+        SELECT c.* INTO %s FROM %s AS c;$sql$,
+                (SELECT string_agg(format('NEW.%I', t.name), ', ' ORDER BY t.position)
+                 FROM unnest(v_derived.target_columns) WITH ORDINALITY AS t (name, position)), v_expression) END;
+        v_steps := v_steps || format($sql$
+        IF NEW.%I IS NULL AND %s THEN
             RAISE WARNING 'encoder %% is not in the catalog: column %% of %% is left NULL',
-                %7$L, %6$L, TG_RELID::pg_catalog.regclass
+                %L, %L, TG_RELID::pg_catalog.regclass
                 USING HINT = 'Restore the rows of sqlvec.encoder_vector, then CALL sqlvec.backfill.';
         END IF;
     END IF;$sql$,
-            v_derived.source_column, v_derived.target_column,
-            sqlvec._encode_expression(v_derived.encoder, format('sqlvec._as_vector(NEW.%I)', v_derived.source_column)),
-            v_derived.dimensions, v_derived.source_column, v_derived.target_column, v_derived.encoder);
+            v_derived.target_column, sqlvec._has_source(v_derived.source_columns, 'NEW.'), v_derived.encoder, v_derived.target_column);
     END LOOP;
     RETURN format($sql$
 -- Written by sqlvec from its catalog: fills derived columns. CALL sqlvec.repair writes it anew.
@@ -104,40 +118,54 @@ CREATE OR REPLACE FUNCTION sqlvec._derive_row(rel oid, op text, new_row jsonb, o
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_derived record;
+    v_derived sqlvec._derived;
     v_codes jsonb := (SELECT coalesce(jsonb_object_agg(t, NULL), '{}') FROM unnest(targets) AS t WHERE new_row ? t);
-    v_source text;
-    v_code text;
+    v_made jsonb;
+    v_dimensions int;
     v_changed boolean;
 BEGIN
     FOR v_derived IN SELECT * FROM sqlvec._derived_of(rel) ORDER BY id LOOP
-        CONTINUE WHEN NOT coalesce(new_row ? v_derived.target_column, false);
-        IF NOT coalesce(new_row ? v_derived.source_column, false) THEN
+        CONTINUE WHEN v_derived.target_column IS NULL OR NOT new_row ?& v_derived.target_columns::text[];
+        IF v_derived.source_column IS NULL OR NOT new_row ?& v_derived.source_columns::text[] THEN
             RAISE WARNING 'column "%" of table %, which "%" is derived from, is not there: the code is left NULL',
-                coalesce(v_derived.source_column, v_derived.known_source), sqlvec._qualified(rel), v_derived.target_column
+                coalesce(v_derived.source_column, v_derived.known_sources[array_position(v_derived.source_columns, NULL)]),
+                sqlvec._qualified(rel), v_derived.target_column
                 USING HINT = format('Run CALL sqlvec.drop_derived(%L, %L);', sqlvec._qualified(v_derived.relation), v_derived.target_column);
-            v_codes := v_codes || jsonb_build_object(v_derived.target_column, NULL);
+            v_codes := v_codes || (SELECT jsonb_object_agg(t, NULL) FROM unnest(v_derived.target_columns) AS t);
             CONTINUE;
         END IF;
-        v_source := new_row ->> v_derived.source_column;
-        v_changed := op = 'INSERT' OR v_source IS DISTINCT FROM old_row ->> v_derived.source_column;
-        v_codes := v_codes - v_derived.target_column::text;
+        v_changed := op = 'INSERT' OR EXISTS (SELECT FROM unnest(v_derived.source_columns) AS s
+                                              WHERE new_row ->> s IS DISTINCT FROM old_row ->> s);
+        v_codes := v_codes - v_derived.target_columns::text[];
         IF current_setting('sqlvec.maintain', true) = 'off' THEN
             IF op = 'UPDATE' AND v_changed THEN
-                v_codes := v_codes || jsonb_build_object(v_derived.target_column, NULL);
+                v_codes := v_codes || (SELECT jsonb_object_agg(t, NULL) FROM unnest(v_derived.target_columns) AS t);
             END IF;
             CONTINUE;
         END IF;
         CONTINUE WHEN NOT v_changed AND new_row ->> v_derived.target_column IS NOT NULL
-                      AND new_row -> v_derived.target_column = old_row -> v_derived.target_column;
-        IF sqlvec._dims(sqlvec._parse_vector(v_source)) <> v_derived.dimensions THEN
-            PERFORM sqlvec._refuse_dimensions(sqlvec._dims(sqlvec._parse_vector(v_source)), v_derived.dimensions, rel,
-                                              v_derived.source_column, v_derived.target_column);
+                      AND NOT EXISTS (SELECT FROM unnest(v_derived.target_columns) AS t WHERE new_row -> t IS DISTINCT FROM old_row -> t);
+        IF v_derived.dimensions IS NOT NULL THEN
+            v_dimensions := sqlvec._dims(sqlvec._parse_vector(new_row ->> v_derived.source_column));
+            IF v_dimensions <> v_derived.dimensions THEN
+                PERFORM sqlvec._refuse_dimensions(v_dimensions, v_derived.dimensions, rel, v_derived.source_column, v_derived.target_column);
+            END IF;
         END IF;
-        EXECUTE format('SELECT (%s)::text',
-                       sqlvec._encode_expression(v_derived.encoder, 'sqlvec._parse_vector($1)'))
-        INTO v_code USING v_source;
-        v_codes := v_codes || jsonb_build_object(v_derived.target_column, v_code);
+        -- The sources under their own types again: the row that the JSON stands for.
+        EXECUTE format('SELECT %s FROM jsonb_populate_record(NULL::%s, $1) AS t',
+                       CASE WHEN cardinality(v_derived.target_columns) = 1
+                            THEN format('jsonb_build_object(%L, (%s)::text)', v_derived.target_column, sqlvec._code_expression(v_derived, 't.'))
+                            ELSE format('(SELECT to_jsonb(ARRAY[%s]) FROM %s AS c (%s))',
+                                        (SELECT string_agg(format('c%s::text', n), ', ') FROM generate_subscripts(v_derived.target_columns, 1) AS n),
+                                        sqlvec._code_expression(v_derived, 't.'),
+                                        (SELECT string_agg('c' || n, ', ') FROM generate_subscripts(v_derived.target_columns, 1) AS n)) END,
+                       sqlvec._qualified(rel))
+        INTO v_made USING new_row - v_derived.target_columns::text[];
+        IF jsonb_typeof(v_made) = 'array' THEN
+            v_made := (SELECT jsonb_object_agg(t.name, v_made -> (t.position - 1)::int)
+                       FROM unnest(v_derived.target_columns) WITH ORDINALITY AS t (name, position));
+        END IF;
+        v_codes := v_codes || v_made;
     END LOOP;
     RAISE WARNING 'columns of table % were renamed or dropped since sqlvec wrote its trigger; writes take a slow path',
         sqlvec._qualified(rel)
@@ -174,12 +202,11 @@ DECLARE
 BEGIN
     SELECT r.id, r.trigger_name, r.maintained INTO v_relation FROM sqlvec._relation AS r WHERE r.relation = rel;
     UPDATE sqlvec.derived AS d
-    SET source_column = a.source_column, target_column = a.target_column,
-        source_attnum = s.attnum, target_attnum = t.attnum,
+    SET source_columns = a.source_columns, target_columns = a.target_columns,
+        source_attnums = sqlvec._attnums(rel, a.source_columns), target_attnums = sqlvec._attnums(rel, a.target_columns),
         suspect = NOT a.maintained AND d.id IS DISTINCT FROM fresh
-    FROM sqlvec._derived AS a, pg_attribute AS s, pg_attribute AS t
-    WHERE a.id = d.id AND a.relation = rel
-      AND s.attrelid = rel AND s.attname = a.source_column AND t.attrelid = rel AND t.attname = a.target_column;
+    FROM sqlvec._derived AS a
+    WHERE a.id = d.id AND a.relation = rel AND a.source_column IS NOT NULL AND a.target_column IS NOT NULL;
     UPDATE sqlvec.relation AS r
     SET oid = rel, schema_name = n.nspname, table_name = c.relname
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace

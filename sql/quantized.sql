@@ -177,9 +177,9 @@ BEGIN
         WHERE c.oid = rel
         RETURNING id INTO v_relation_id;
     END IF;
-    INSERT INTO sqlvec.derived (relation_id, source_attnum, source_column, target_attnum, target_column, encoder, own_encoder, metric)
-    SELECT v_relation_id, v_source.attnum, column_name, t.attnum, v_target, v_encoder, v_kind IS NULL, add_quantized.metric
-    FROM sqlvec._column(rel, v_target) AS t
+    INSERT INTO sqlvec.derived (relation_id, source_attnums, source_columns, target_attnums, target_columns, encoder, own_encoder, metric)
+    VALUES (v_relation_id, ARRAY[v_source.attnum], ARRAY[column_name], sqlvec._attnums(rel, ARRAY[v_target]), ARRAY[v_target],
+            v_encoder, v_kind IS NULL, add_quantized.metric)
     RETURNING id INTO v_fresh;
     PERFORM sqlvec._rewrite(rel, v_fresh);
     PERFORM sqlvec._index_unfinished(rel, v_target);
@@ -192,11 +192,12 @@ COMMENT ON PROCEDURE sqlvec.add_quantized(regclass, text, text, text, text, json
 CREATE OR REPLACE PROCEDURE sqlvec.drop_derived(rel regclass, target text) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_derived record;
+    v_derived sqlvec._derived;
+    v_target name;
 BEGIN
     PERFORM sqlvec._require_owner(rel);
     SELECT d.* INTO v_derived FROM sqlvec._derived_of(rel) AS d
-    WHERE target IN (d.target_column, d.known_target) ORDER BY target = d.target_column DESC LIMIT 1;
+    WHERE target IN (d.target_columns[1], d.known_target) ORDER BY target = d.target_columns[1] DESC LIMIT 1;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'table % has no derived column "%"', rel, target
             USING ERRCODE = 'undefined_column',
@@ -215,9 +216,9 @@ BEGIN
         END IF;
         PERFORM sqlvec._forget(v_derived.relation_id);
     END IF;
-    IF sqlvec._has_column(rel, v_derived.target_column) THEN
-        EXECUTE format('ALTER TABLE %s DROP COLUMN %I', sqlvec._qualified(rel), v_derived.target_column);
-    END IF;
+    FOREACH v_target IN ARRAY array_remove(v_derived.target_columns, NULL) LOOP
+        EXECUTE format('ALTER TABLE %s DROP COLUMN %I', sqlvec._qualified(rel), v_target);
+    END LOOP;
 END
 $body$;
 

@@ -71,7 +71,7 @@ COMMENT ON FUNCTION sqlvec.version() IS 'Release of sqlvec that is installed, as
 CREATE TABLE IF NOT EXISTS sqlvec.encoder (
     name            text PRIMARY KEY CHECK (name <> ''),
     kind            text NOT NULL,
-    dimensions      int NOT NULL CHECK (dimensions BETWEEN 1 AND 16000),
+    dimensions      int CHECK (dimensions BETWEEN 1 AND 16000), -- of the source; NULL for text
     code_type       text NOT NULL,
     code_dimensions int NOT NULL CHECK (code_dimensions > 0),
     options         jsonb NOT NULL DEFAULT '{}',
@@ -105,10 +105,10 @@ COMMENT ON TABLE sqlvec.relation IS
 CREATE TABLE IF NOT EXISTS sqlvec.derived (
     id            int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     relation_id   int NOT NULL REFERENCES sqlvec.relation ON DELETE CASCADE,
-    source_attnum smallint NOT NULL,
-    source_column name NOT NULL,
-    target_attnum smallint NOT NULL,
-    target_column name NOT NULL,
+    source_attnums smallint[] NOT NULL,
+    source_columns name[] NOT NULL, -- one, or the fields of a text
+    target_attnums smallint[] NOT NULL,
+    target_columns name[] NOT NULL, -- the code, then what is made along with it
     encoder       text NOT NULL REFERENCES sqlvec.encoder,
     own_encoder   boolean NOT NULL, -- made for this column, goes with it
     metric        text NOT NULL,
@@ -117,7 +117,7 @@ CREATE TABLE IF NOT EXISTS sqlvec.derived (
 );
 CREATE INDEX IF NOT EXISTS derived_relation_id ON sqlvec.derived (relation_id);
 COMMENT ON TABLE sqlvec.derived IS
-    'Derived columns: which encoder fills which column from which. Read it through sqlvec.derived_column.';
+    'Derived columns: which encoder fills which columns from which. Read it through sqlvec.derived_column.';
 
 CREATE TABLE IF NOT EXISTS sqlvec.backfill_state (
     derived_id  int NOT NULL REFERENCES sqlvec.derived ON DELETE CASCADE,
@@ -312,6 +312,15 @@ BEGIN
 END
 $body$;
 
+-- Numbers of columns, in the order of their names.
+CREATE OR REPLACE FUNCTION sqlvec._attnums(rel oid, names name[]) RETURNS smallint[]
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT array_agg(a.attnum ORDER BY n.position)
+    FROM unnest(names) WITH ORDINALITY AS n (name, position)
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = rel AND a.attname = n.name AND a.attnum > 0 AND NOT a.attisdropped;
+END;
+
 -- The tables that hold the rows: the leaf partitions, or the table itself.
 CREATE OR REPLACE FUNCTION sqlvec._leaves(rel oid) RETURNS TABLE (leaf oid)
 LANGUAGE sql STABLE PARALLEL SAFE
@@ -482,13 +491,14 @@ BEGIN
 END
 $body$;
 
--- The SQL expression that computes a code from the vector expression `argument`. One place says
--- it for the trigger, the backfill and the query side. Small parameters stand in it as constants.
-CREATE OR REPLACE FUNCTION sqlvec._encode_expression(encoder text, argument text) RETURNS text
+-- The SQL expression that computes a code from the expressions of its sources. One place says it for
+-- the trigger, the backfill and the query side. Small parameters stand in it as constants.
+CREATE OR REPLACE FUNCTION sqlvec._encode_expression(encoder text, arguments text[]) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_encoder record;
+    v_vector text := format('sqlvec._as_vector(%s)', arguments[1]);
     v_mean text;
 BEGIN
     SELECT e.kind, e.options INTO v_encoder FROM sqlvec.encoder AS e WHERE e.name = _encode_expression.encoder;
@@ -499,22 +509,22 @@ BEGIN
     END IF;
     CASE v_encoder.kind
     WHEN 'halfvec' THEN
-        RETURN format('sqlvec._halfvec(%s)', argument);
+        RETURN format('sqlvec._halfvec(%s)', v_vector);
     WHEN 'binary' THEN
         IF (v_encoder.options ->> 'rotate')::boolean THEN
-            RETURN format('sqlvec._binary_rotated(%L, %s)', encoder, argument);
+            RETURN format('sqlvec._binary_rotated(%L, %s)', encoder, v_vector);
         ELSIF (v_encoder.options ->> 'center')::boolean THEN
             SELECT sqlvec._real_array(v.value)::text INTO v_mean FROM sqlvec.encoder_vector AS v
             WHERE v.encoder = _encode_expression.encoder AND v.part = 'mean';
-            RETURN format('sqlvec._binary_centred(%s, %L)', argument, translate(v_mean, '{}', '[]'));
+            RETURN format('sqlvec._binary_centred(%s, %L)', v_vector, translate(v_mean, '{}', '[]'));
         END IF;
-        RETURN format('sqlvec._binary(%s)', argument);
+        RETURN format('sqlvec._binary(%s)', v_vector);
     WHEN 'truncate' THEN
         RETURN format('sqlvec._truncate_%s(%s, %s)',
-                      CASE WHEN v_encoder.options ->> 'type' = 'vector' THEN 'vector' ELSE 'halfvec' END, argument,
+                      CASE WHEN v_encoder.options ->> 'type' = 'vector' THEN 'vector' ELSE 'halfvec' END, v_vector,
                       (v_encoder.options ->> 'dimensions')::int);
     WHEN 'linear' THEN
-        RETURN format('sqlvec._linear(%L, %s)', encoder, argument);
+        RETURN format('sqlvec._linear(%L, %s)', encoder, v_vector);
     END CASE;
 END
 $body$;
@@ -524,17 +534,16 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_expected int;
-    v_code_type text;
     v_found int := sqlvec._dims(x);
 BEGIN
-    SELECT e.dimensions, e.code_type INTO v_expected, v_code_type
+    SELECT e.dimensions INTO v_expected
     FROM sqlvec.encoder AS e WHERE e.name = encode.encoder;
     IF v_expected <> v_found THEN
         RAISE EXCEPTION 'encoder "%" takes vectors of % dimensions, not %', encoder, v_expected, v_found
             USING ERRCODE = 'data_exception';
     END IF;
     -- _encode_expression also refuses an encoder that does not exist.
-    EXECUTE 'SELECT ' || sqlvec._encode_expression(encoder, '$1') INTO code USING x;
+    EXECUTE 'SELECT ' || sqlvec._encode_expression(encoder, '{$1}') INTO code USING x;
     RETURN code;
 END
 $body$;
@@ -733,6 +742,27 @@ BEGIN ATOMIC
                    WHERE a.attrelid = rel AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped);
 END;
 
+-- Present names of columns that the catalog knows by number and name; NULL for one that is gone.
+-- After a restore the numbers are new and the names are right; after a rename it is the other way
+-- round. The oid of the table tells which of the two happened.
+CREATE OR REPLACE FUNCTION sqlvec._present_columns(rel oid, by_number boolean, attnums smallint[], names name[]) RETURNS name[]
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT array_agg(a.attname ORDER BY k.position)
+    FROM unnest(attnums, names) WITH ORDINALITY AS k (attnum, name, position)
+    LEFT JOIN pg_catalog.pg_attribute AS a
+           ON a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped
+          AND CASE WHEN by_number THEN a.attnum = k.attnum ELSE a.attname = k.name END;
+END;
+
+-- Whether another column has taken the name of one of these over.
+CREATE OR REPLACE FUNCTION sqlvec._name_taken(rel oid, present name[], known name[]) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT EXISTS (SELECT FROM unnest(present, known) AS k (present, known)
+                   WHERE k.present <> k.known AND sqlvec._has_column(rel, k.known));
+END;
+
 CREATE OR REPLACE VIEW sqlvec._derived AS
 SELECT d.id,
        d.relation_id,
@@ -744,15 +774,19 @@ SELECT d.id,
        r.maintained AND NOT d.suspect
            AND (e.dimensions = s.atttypmod OR s.atttypmod = -1) IS NOT FALSE
            AND (r.known_oid = r.relation
-                AND (s.attname <> d.source_column AND sqlvec._has_column(r.relation, d.source_column)
-                     OR t.attname <> d.target_column AND sqlvec._has_column(r.relation, d.target_column))) IS NOT TRUE AS maintained,
+                AND (sqlvec._name_taken(r.relation, n.sources, d.source_columns)
+                     OR sqlvec._name_taken(r.relation, n.targets, d.target_columns))) IS NOT TRUE AS maintained,
        d.suspect,
        r.maintained AS triggered,
        s.atttypmod AS source_dimensions,
-       s.attname AS source_column, -- NULL when it is gone
-       t.attname AS target_column,
-       d.source_column AS known_source,
-       d.target_column AS known_target,
+       CASE WHEN array_position(n.sources, NULL) IS NULL THEN n.sources[1] END AS source_column, -- NULL when one is gone
+       CASE WHEN array_position(n.targets, NULL) IS NULL THEN n.targets[1] END AS target_column,
+       d.source_columns[1] AS known_source,
+       d.target_columns[1] AS known_target,
+       n.sources AS source_columns,
+       n.targets AS target_columns,
+       d.source_columns AS known_sources,
+       d.target_columns AS known_targets,
        d.encoder,
        d.own_encoder,
        e.kind,
@@ -764,14 +798,11 @@ SELECT d.id,
 FROM sqlvec.derived AS d
 JOIN sqlvec._relation AS r ON r.id = d.relation_id
 JOIN sqlvec.encoder AS e ON e.name = d.encoder
--- After a restore the numbers of columns are new and the names are right; after a rename it is the
--- other way round. The oid tells which of the two happened.
-LEFT JOIN pg_catalog.pg_attribute AS s
-       ON s.attrelid = r.relation AND NOT s.attisdropped
-      AND CASE WHEN r.known_oid = r.relation THEN s.attnum = d.source_attnum ELSE s.attname = d.source_column END
-LEFT JOIN pg_catalog.pg_attribute AS t
-       ON t.attrelid = r.relation AND NOT t.attisdropped
-      AND CASE WHEN r.known_oid = r.relation THEN t.attnum = d.target_attnum ELSE t.attname = d.target_column END
+CROSS JOIN LATERAL (
+    SELECT sqlvec._present_columns(r.relation, r.known_oid = r.relation, d.source_attnums, d.source_columns) AS sources,
+           sqlvec._present_columns(r.relation, r.known_oid = r.relation, d.target_attnums, d.target_columns) AS targets
+) AS n
+LEFT JOIN pg_catalog.pg_attribute AS s ON s.attrelid = r.relation AND s.attname = n.sources[1]
 WHERE r.relation IS NOT NULL;
 
 CREATE OR REPLACE VIEW sqlvec.derived_column AS
@@ -786,10 +817,10 @@ SELECT d.relation::regclass AS relation,
        CASE
            WHEN d.source_column IS NULL
                THEN format('source column "%s" is gone; CALL sqlvec.drop_derived(%L, %L);',
-                           d.known_source, d.relation::regclass, d.known_target)
+                           d.known_sources[array_position(d.source_columns, NULL)], d.relation::regclass, d.known_target)
            WHEN d.target_column IS NULL
                THEN format('column "%s" is gone; CALL sqlvec.drop_derived(%L, %L);',
-                           d.known_target, d.relation::regclass, d.known_target)
+                           d.known_targets[array_position(d.target_columns, NULL)], d.relation::regclass, d.known_target)
            WHEN d.trigger_name IS NULL
                THEN format('the trigger is gone; CALL sqlvec.repair(%L);', d.relation::regclass)
            WHEN NOT d.triggered
@@ -801,7 +832,7 @@ SELECT d.relation::regclass AS relation,
                            d.source_dimensions, d.dimensions, d.relation::regclass, d.target_column)
            WHEN NOT d.maintained
                THEN format('another column has taken the name of a renamed one; CALL sqlvec.repair(%L);', d.relation::regclass)
-           WHEN d.source_column <> d.known_source OR d.target_column <> d.known_target
+           WHEN d.source_columns <> d.known_sources OR d.target_columns <> d.known_targets
                THEN format('a column was renamed, writes take the slow path; CALL sqlvec.repair(%L);', d.relation::regclass)
        END AS problem
 FROM sqlvec._derived AS d;
@@ -817,6 +848,24 @@ BEGIN ATOMIC
     WHERE d.relation = coalesce(pg_catalog.pg_partition_root(rel), rel);
 END;
 
+-- Whether row `alias` has something to encode.
+CREATE OR REPLACE FUNCTION sqlvec._has_source(sources name[], alias text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT CASE WHEN cardinality(sources) = 1 THEN string_agg(format('(%s%I IS NOT NULL)', alias, s), '')
+                ELSE '(' || string_agg(format('(%s%I IS NOT NULL)', alias, s), ' OR ') || ')' END
+    FROM unnest(sources) AS s;
+END;
+
+-- The expression that makes the codes of row `alias`: a code, or a row of codes where there are
+-- several target columns.
+CREATE OR REPLACE FUNCTION sqlvec._code_expression(derived sqlvec._derived, alias text) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT sqlvec._encode_expression((derived).encoder, array_agg(format('%s%I', alias, s.name) ORDER BY s.position))
+    FROM unnest((derived).source_columns) WITH ORDINALITY AS s (name, position);
+END;
+
 -- The trigger that keeps derived columns: one per table, written out from the catalog.
 
 -- Text of the trigger function of a table, from the catalog rows that are whole.
@@ -828,10 +877,12 @@ CREATE OR REPLACE FUNCTION sqlvec._maintain_body(relation_id int) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_derived record;
+    v_derived sqlvec._derived;
     v_aside text := '';
     v_steps text := '';
     v_targets text[] := '{}';
+    v_changed text;
+    v_expression text;
 BEGIN
     FOR v_derived IN
         SELECT d.* FROM sqlvec._derived AS d
@@ -839,26 +890,38 @@ BEGIN
           AND d.source_column IS NOT NULL AND d.target_column IS NOT NULL
         ORDER BY d.id
     LOOP
-        v_targets := v_targets || v_derived.target_column::text;
+        v_targets := v_targets || v_derived.target_columns::text[];
+        v_changed := (SELECT string_agg(format('sqlvec._differ(NEW.%1$I, OLD.%1$I)', s), ' OR ') FROM unnest(v_derived.source_columns) AS s);
         v_aside := v_aside || format($sql$
-        IF sqlvec._differ(NEW.%1$I, OLD.%1$I) AND TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
-            NEW.%2$I := NULL;
-        END IF;$sql$, v_derived.source_column, v_derived.target_column);
+        IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' AND (%s) THEN%s
+        END IF;$sql$,
+            v_changed, (SELECT string_agg(format(E'\n            NEW.%I := NULL;', t), '') FROM unnest(v_derived.target_columns) AS t));
         v_steps := v_steps || format($sql$
-    IF NEW.%2$I IS NULL OR sqlvec._differ(NEW.%1$I, OLD.%1$I) OR sqlvec._differ(NEW.%2$I, OLD.%2$I) THEN
-        IF sqlvec._dims(NEW.%1$I) OPERATOR(pg_catalog.<>) %4$s THEN
-            PERFORM sqlvec._refuse_dimensions(sqlvec._dims(NEW.%1$I), %4$s, TG_RELID, %5$L, %6$L);
+    IF NEW.%I IS NULL OR %s OR %s THEN$sql$,
+            v_derived.target_column, v_changed,
+            (SELECT string_agg(format('sqlvec._differ(NEW.%1$I, OLD.%1$I)', t), ' OR ') FROM unnest(v_derived.target_columns) AS t));
+        IF v_derived.dimensions IS NOT NULL THEN
+            v_steps := v_steps || format($sql$
+        IF sqlvec._dims(NEW.%1$I) OPERATOR(pg_catalog.<>) %2$s THEN
+            PERFORM sqlvec._refuse_dimensions(sqlvec._dims(NEW.%1$I), %2$s, TG_RELID, %1$L, %3$L);
+        END IF;$sql$, v_derived.source_column, v_derived.dimensions, v_derived.target_column);
         END IF;
-        NEW.%2$I := %3$s;
-        IF NEW.%2$I IS NULL AND NEW.%1$I IS NOT NULL THEN
+        v_expression := sqlvec._code_expression(v_derived, 'NEW.');
+        v_steps := v_steps || CASE WHEN cardinality(v_derived.target_columns) = 1
+            THEN format($sql$
+        NEW.%I := %s;$sql$, v_derived.target_column, v_expression)
+            ELSE format($sql$
+        SELECT c.* INTO %s FROM %s AS c;$sql$,
+                (SELECT string_agg(format('NEW.%I', t.name), ', ' ORDER BY t.position)
+                 FROM unnest(v_derived.target_columns) WITH ORDINALITY AS t (name, position)), v_expression) END;
+        v_steps := v_steps || format($sql$
+        IF NEW.%I IS NULL AND %s THEN
             RAISE WARNING 'encoder %% is not in the catalog: column %% of %% is left NULL',
-                %7$L, %6$L, TG_RELID::pg_catalog.regclass
+                %L, %L, TG_RELID::pg_catalog.regclass
                 USING HINT = 'Restore the rows of sqlvec.encoder_vector, then CALL sqlvec.backfill.';
         END IF;
     END IF;$sql$,
-            v_derived.source_column, v_derived.target_column,
-            sqlvec._encode_expression(v_derived.encoder, format('sqlvec._as_vector(NEW.%I)', v_derived.source_column)),
-            v_derived.dimensions, v_derived.source_column, v_derived.target_column, v_derived.encoder);
+            v_derived.target_column, sqlvec._has_source(v_derived.source_columns, 'NEW.'), v_derived.encoder, v_derived.target_column);
     END LOOP;
     RETURN format($sql$
 -- Written by sqlvec from its catalog: fills derived columns. CALL sqlvec.repair writes it anew.
@@ -923,40 +986,54 @@ CREATE OR REPLACE FUNCTION sqlvec._derive_row(rel oid, op text, new_row jsonb, o
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_derived record;
+    v_derived sqlvec._derived;
     v_codes jsonb := (SELECT coalesce(jsonb_object_agg(t, NULL), '{}') FROM unnest(targets) AS t WHERE new_row ? t);
-    v_source text;
-    v_code text;
+    v_made jsonb;
+    v_dimensions int;
     v_changed boolean;
 BEGIN
     FOR v_derived IN SELECT * FROM sqlvec._derived_of(rel) ORDER BY id LOOP
-        CONTINUE WHEN NOT coalesce(new_row ? v_derived.target_column, false);
-        IF NOT coalesce(new_row ? v_derived.source_column, false) THEN
+        CONTINUE WHEN v_derived.target_column IS NULL OR NOT new_row ?& v_derived.target_columns::text[];
+        IF v_derived.source_column IS NULL OR NOT new_row ?& v_derived.source_columns::text[] THEN
             RAISE WARNING 'column "%" of table %, which "%" is derived from, is not there: the code is left NULL',
-                coalesce(v_derived.source_column, v_derived.known_source), sqlvec._qualified(rel), v_derived.target_column
+                coalesce(v_derived.source_column, v_derived.known_sources[array_position(v_derived.source_columns, NULL)]),
+                sqlvec._qualified(rel), v_derived.target_column
                 USING HINT = format('Run CALL sqlvec.drop_derived(%L, %L);', sqlvec._qualified(v_derived.relation), v_derived.target_column);
-            v_codes := v_codes || jsonb_build_object(v_derived.target_column, NULL);
+            v_codes := v_codes || (SELECT jsonb_object_agg(t, NULL) FROM unnest(v_derived.target_columns) AS t);
             CONTINUE;
         END IF;
-        v_source := new_row ->> v_derived.source_column;
-        v_changed := op = 'INSERT' OR v_source IS DISTINCT FROM old_row ->> v_derived.source_column;
-        v_codes := v_codes - v_derived.target_column::text;
+        v_changed := op = 'INSERT' OR EXISTS (SELECT FROM unnest(v_derived.source_columns) AS s
+                                              WHERE new_row ->> s IS DISTINCT FROM old_row ->> s);
+        v_codes := v_codes - v_derived.target_columns::text[];
         IF current_setting('sqlvec.maintain', true) = 'off' THEN
             IF op = 'UPDATE' AND v_changed THEN
-                v_codes := v_codes || jsonb_build_object(v_derived.target_column, NULL);
+                v_codes := v_codes || (SELECT jsonb_object_agg(t, NULL) FROM unnest(v_derived.target_columns) AS t);
             END IF;
             CONTINUE;
         END IF;
         CONTINUE WHEN NOT v_changed AND new_row ->> v_derived.target_column IS NOT NULL
-                      AND new_row -> v_derived.target_column = old_row -> v_derived.target_column;
-        IF sqlvec._dims(sqlvec._parse_vector(v_source)) <> v_derived.dimensions THEN
-            PERFORM sqlvec._refuse_dimensions(sqlvec._dims(sqlvec._parse_vector(v_source)), v_derived.dimensions, rel,
-                                              v_derived.source_column, v_derived.target_column);
+                      AND NOT EXISTS (SELECT FROM unnest(v_derived.target_columns) AS t WHERE new_row -> t IS DISTINCT FROM old_row -> t);
+        IF v_derived.dimensions IS NOT NULL THEN
+            v_dimensions := sqlvec._dims(sqlvec._parse_vector(new_row ->> v_derived.source_column));
+            IF v_dimensions <> v_derived.dimensions THEN
+                PERFORM sqlvec._refuse_dimensions(v_dimensions, v_derived.dimensions, rel, v_derived.source_column, v_derived.target_column);
+            END IF;
         END IF;
-        EXECUTE format('SELECT (%s)::text',
-                       sqlvec._encode_expression(v_derived.encoder, 'sqlvec._parse_vector($1)'))
-        INTO v_code USING v_source;
-        v_codes := v_codes || jsonb_build_object(v_derived.target_column, v_code);
+        -- The sources under their own types again: the row that the JSON stands for.
+        EXECUTE format('SELECT %s FROM jsonb_populate_record(NULL::%s, $1) AS t',
+                       CASE WHEN cardinality(v_derived.target_columns) = 1
+                            THEN format('jsonb_build_object(%L, (%s)::text)', v_derived.target_column, sqlvec._code_expression(v_derived, 't.'))
+                            ELSE format('(SELECT to_jsonb(ARRAY[%s]) FROM %s AS c (%s))',
+                                        (SELECT string_agg(format('c%s::text', n), ', ') FROM generate_subscripts(v_derived.target_columns, 1) AS n),
+                                        sqlvec._code_expression(v_derived, 't.'),
+                                        (SELECT string_agg('c' || n, ', ') FROM generate_subscripts(v_derived.target_columns, 1) AS n)) END,
+                       sqlvec._qualified(rel))
+        INTO v_made USING new_row - v_derived.target_columns::text[];
+        IF jsonb_typeof(v_made) = 'array' THEN
+            v_made := (SELECT jsonb_object_agg(t.name, v_made -> (t.position - 1)::int)
+                       FROM unnest(v_derived.target_columns) WITH ORDINALITY AS t (name, position));
+        END IF;
+        v_codes := v_codes || v_made;
     END LOOP;
     RAISE WARNING 'columns of table % were renamed or dropped since sqlvec wrote its trigger; writes take a slow path',
         sqlvec._qualified(rel)
@@ -993,12 +1070,11 @@ DECLARE
 BEGIN
     SELECT r.id, r.trigger_name, r.maintained INTO v_relation FROM sqlvec._relation AS r WHERE r.relation = rel;
     UPDATE sqlvec.derived AS d
-    SET source_column = a.source_column, target_column = a.target_column,
-        source_attnum = s.attnum, target_attnum = t.attnum,
+    SET source_columns = a.source_columns, target_columns = a.target_columns,
+        source_attnums = sqlvec._attnums(rel, a.source_columns), target_attnums = sqlvec._attnums(rel, a.target_columns),
         suspect = NOT a.maintained AND d.id IS DISTINCT FROM fresh
-    FROM sqlvec._derived AS a, pg_attribute AS s, pg_attribute AS t
-    WHERE a.id = d.id AND a.relation = rel
-      AND s.attrelid = rel AND s.attname = a.source_column AND t.attrelid = rel AND t.attname = a.target_column;
+    FROM sqlvec._derived AS a
+    WHERE a.id = d.id AND a.relation = rel AND a.source_column IS NOT NULL AND a.target_column IS NOT NULL;
     UPDATE sqlvec.relation AS r
     SET oid = rel, schema_name = n.nspname, table_name = c.relname
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -1220,9 +1296,9 @@ BEGIN
         WHERE c.oid = rel
         RETURNING id INTO v_relation_id;
     END IF;
-    INSERT INTO sqlvec.derived (relation_id, source_attnum, source_column, target_attnum, target_column, encoder, own_encoder, metric)
-    SELECT v_relation_id, v_source.attnum, column_name, t.attnum, v_target, v_encoder, v_kind IS NULL, add_quantized.metric
-    FROM sqlvec._column(rel, v_target) AS t
+    INSERT INTO sqlvec.derived (relation_id, source_attnums, source_columns, target_attnums, target_columns, encoder, own_encoder, metric)
+    VALUES (v_relation_id, ARRAY[v_source.attnum], ARRAY[column_name], sqlvec._attnums(rel, ARRAY[v_target]), ARRAY[v_target],
+            v_encoder, v_kind IS NULL, add_quantized.metric)
     RETURNING id INTO v_fresh;
     PERFORM sqlvec._rewrite(rel, v_fresh);
     PERFORM sqlvec._index_unfinished(rel, v_target);
@@ -1235,11 +1311,12 @@ COMMENT ON PROCEDURE sqlvec.add_quantized(regclass, text, text, text, text, json
 CREATE OR REPLACE PROCEDURE sqlvec.drop_derived(rel regclass, target text) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_derived record;
+    v_derived sqlvec._derived;
+    v_target name;
 BEGIN
     PERFORM sqlvec._require_owner(rel);
     SELECT d.* INTO v_derived FROM sqlvec._derived_of(rel) AS d
-    WHERE target IN (d.target_column, d.known_target) ORDER BY target = d.target_column DESC LIMIT 1;
+    WHERE target IN (d.target_columns[1], d.known_target) ORDER BY target = d.target_columns[1] DESC LIMIT 1;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'table % has no derived column "%"', rel, target
             USING ERRCODE = 'undefined_column',
@@ -1258,9 +1335,9 @@ BEGIN
         END IF;
         PERFORM sqlvec._forget(v_derived.relation_id);
     END IF;
-    IF sqlvec._has_column(rel, v_derived.target_column) THEN
-        EXECUTE format('ALTER TABLE %s DROP COLUMN %I', sqlvec._qualified(rel), v_derived.target_column);
-    END IF;
+    FOREACH v_target IN ARRAY array_remove(v_derived.target_columns, NULL) LOOP
+        EXECUTE format('ALTER TABLE %s DROP COLUMN %I', sqlvec._qualified(rel), v_target);
+    END LOOP;
 END
 $body$;
 
@@ -1269,14 +1346,19 @@ COMMENT ON PROCEDURE sqlvec.drop_derived(regclass, text) IS
 
 -- sqlvec.backfill: codes for the rows that were there before the column was declared.
 
+-- The rows that wait for their code, in the words that pg_get_expr uses.
+CREATE OR REPLACE FUNCTION sqlvec._unfinished(target name, sources name[], alias text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN format('((%s%I IS NULL) AND %s)', alias, target, sqlvec._has_source(sources, alias));
+
 -- The partial index that answers "is every row encoded?" without reading the table.
 CREATE OR REPLACE FUNCTION sqlvec._unfinished_index_sql(rel oid, target text, online boolean) RETURNS text
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT format('CREATE INDEX %sIF NOT EXISTS %I ON %s ((1)) WHERE %I IS NULL AND %I IS NOT NULL',
+    SELECT format('CREATE INDEX %sIF NOT EXISTS %I ON %s ((1)) WHERE %s',
                   CASE WHEN online AND c.relkind <> 'p' THEN 'CONCURRENTLY ' ELSE '' END,
                   sqlvec._name('ix_' || c.relname || '_' || target || '_unfinished'),
-                  sqlvec._qualified(rel), target, d.source_column)
+                  sqlvec._qualified(rel), sqlvec._unfinished(target, d.source_columns, ''))
     FROM sqlvec._derived_of(rel) AS d JOIN pg_catalog.pg_class AS c ON c.oid = rel
     WHERE d.target_column = target;
 END;
@@ -1299,18 +1381,35 @@ $body$;
 
 -- Which rows `t` of a table wait for their code: those without one or, to verify, those whose code
 -- differs from what their source gives.
-CREATE OR REPLACE FUNCTION sqlvec._waits(source_column name, target_column name, encoder text, verify boolean) RETURNS text
+CREATE OR REPLACE FUNCTION sqlvec._waits(derived sqlvec._derived, verify boolean) RETURNS text
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT CASE WHEN verify THEN format('sqlvec._differ(t.%I, %s)', target_column,
-                         sqlvec._encode_expression(encoder, format('sqlvec._as_vector(t.%I)', source_column)))
-                ELSE format('t.%I IS NULL AND t.%I IS NOT NULL', target_column, source_column) END;
+    SELECT CASE WHEN NOT verify THEN sqlvec._unfinished((derived).target_column, (derived).source_columns, 't.')
+                WHEN cardinality((derived).target_columns) = 1
+                THEN format('sqlvec._differ(t.%I, %s)', (derived).target_column, sqlvec._code_expression(derived, 't.'))
+                ELSE format('(SELECT %s FROM %s AS c (%s))',
+                            (SELECT string_agg(format('sqlvec._differ(t.%I, c%s)', t.name, t.position), ' OR ')
+                             FROM unnest((derived).target_columns) WITH ORDINALITY AS t (name, position)),
+                            sqlvec._code_expression(derived, 't.'),
+                            (SELECT string_agg('c' || n, ', ') FROM generate_subscripts((derived).target_columns, 1) AS n)) END;
+END;
+
+-- What an UPDATE of rows `t` sets.
+CREATE OR REPLACE FUNCTION sqlvec._assignment(derived sqlvec._derived) RETURNS text
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT CASE WHEN cardinality((derived).target_columns) = 1
+                THEN format('%I = %s', (derived).target_column, sqlvec._code_expression(derived, 't.'))
+                ELSE format('(%s) = (SELECT c.* FROM %s AS c)',
+                            (SELECT string_agg(quote_ident(t.name), ', ' ORDER BY t.position)
+                             FROM unnest((derived).target_columns) WITH ORDINALITY AS t (name, position)),
+                            sqlvec._code_expression(derived, 't.')) END;
 END;
 
 -- Encode up to `batch` rows that wait, of one leaf table between two blocks. Locks only rows it can
 -- have at once, unless told to wait. No SET: the application's triggers run inside.
 CREATE OR REPLACE FUNCTION sqlvec._backfill_batch(
-    leaf oid, source_column name, target_column name, encoder text, first_block bigint, end_block bigint, batch int,
+    leaf oid, derived sqlvec._derived, first_block bigint, end_block bigint, batch int,
     wait boolean, verify boolean
 ) RETURNS int
 LANGUAGE plpgsql
@@ -1330,25 +1429,24 @@ BEGIN
     -- A crash may lose the last batches, which are then done again: no commit needs to wait for the disk.
     PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
     EXECUTE pg_catalog.format(
-        'WITH done AS (UPDATE ONLY %1$s AS t SET %3$I = %4$s WHERE t.ctid = ANY (ARRAY('
+        'WITH done AS (UPDATE ONLY %1$s AS t SET %4$s WHERE t.ctid = ANY (ARRAY('
         'SELECT t.ctid FROM ONLY %1$s AS t WHERE t.ctid >= $1 AND t.ctid < $2 AND %5$s '
-        'LIMIT $3 FOR UPDATE %6$s)) RETURNING t.%3$I IS NOT NULL OR t.%2$I IS NULL AS encoded) '
+        'LIMIT $3 FOR UPDATE %6$s)) RETURNING t.%3$I IS NOT NULL OR NOT %2$s AS encoded) '
         'SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE done.encoded) FROM done',
-        sqlvec._qualified(leaf), source_column, target_column,
-        sqlvec._encode_expression(encoder, pg_catalog.format('sqlvec._as_vector(t.%I)', source_column)),
-        sqlvec._waits(source_column, target_column, encoder, verify),
+        sqlvec._qualified(leaf), sqlvec._has_source(derived.source_columns, 't.'), derived.target_column,
+        sqlvec._assignment(derived), sqlvec._waits(derived, verify),
         CASE WHEN wait THEN '' ELSE 'SKIP LOCKED' END)
     INTO v_rows, v_encoded
     USING pg_catalog.format('(%s,0)', first_block)::tid, pg_catalog.format('(%s,0)', end_block)::tid, batch;
     IF v_encoded < v_rows THEN
-        RAISE EXCEPTION 'encoder "%" gives no code for rows of table %', encoder, sqlvec._qualified(leaf)
+        RAISE EXCEPTION 'encoder "%" gives no code for rows of table %', derived.encoder, sqlvec._qualified(leaf)
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Its rows in sqlvec.encoder_vector are missing, or a trigger of the table empties the column.';
     END IF;
     RETURN v_rows;
 EXCEPTION WHEN data_exception THEN
     GET STACKED DIAGNOSTICS v_message = MESSAGE_TEXT;
-    RAISE EXCEPTION 'encoder "%" cannot encode column "%" of table %: %', encoder, source_column, sqlvec._qualified(leaf), v_message
+    RAISE EXCEPTION 'encoder "%" cannot encode column "%" of table %: %', derived.encoder, derived.source_column, sqlvec._qualified(leaf), v_message
         USING ERRCODE = SQLSTATE,
               DETAIL = pg_catalog.format('A row in blocks %s to %s of the table; everything before is committed.', first_block, end_block);
 END
@@ -1370,7 +1468,7 @@ AS $body$
 DECLARE
     v_ids int[];
     v_id int;
-    v_derived record;
+    v_derived sqlvec._derived;
     v_leaves oid[];
     v_leaf oid;
     v_block bigint;
@@ -1423,7 +1521,7 @@ BEGIN
             WHILE v_block < v_end LOOP
                 -- Names are read again in each transaction: they may change between two.
                 SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
-                v_rows := sqlvec._backfill_batch(v_leaf, v_derived.source_column, v_derived.target_column, v_derived.encoder,
+                v_rows := sqlvec._backfill_batch(v_leaf, v_derived,
                                                  v_block, v_block + v_step, batch, false, verify OR v_derived.suspect);
                 -- A full batch may have left rows of its blocks behind: the same blocks once more.
                 IF v_rows < batch THEN
@@ -1443,15 +1541,14 @@ BEGIN
             -- left, wait for one of them at a time, holding nothing else: no deadlock is possible.
             LOOP
                 SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
-                v_rows := sqlvec._backfill_batch(v_leaf, v_derived.source_column, v_derived.target_column, v_derived.encoder,
+                v_rows := sqlvec._backfill_batch(v_leaf, v_derived,
                                                  0, 4294967295, batch, false, verify OR v_derived.suspect);
                 IF v_rows = 0 THEN
                     EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM ONLY %s AS t WHERE %s)', sqlvec._qualified(v_leaf),
-                                              sqlvec._waits(v_derived.source_column, v_derived.target_column,
-                                                            v_derived.encoder, verify OR v_derived.suspect))
+                                              sqlvec._waits(v_derived, verify OR v_derived.suspect))
                     INTO v_left;
                     EXIT WHEN NOT v_left;
-                    v_rows := sqlvec._backfill_batch(v_leaf, v_derived.source_column, v_derived.target_column, v_derived.encoder,
+                    v_rows := sqlvec._backfill_batch(v_leaf, v_derived,
                                                      0, 4294967295, 1, true, verify OR v_derived.suspect);
                     -- Another backfill may have been faster, but not time and again.
                     v_waits := CASE WHEN v_rows = 0 THEN v_waits + 1 ELSE 0 END;
@@ -1477,7 +1574,7 @@ BEGIN
             UPDATE sqlvec.derived AS d SET suspect = false WHERE d.id = v_id;
             COMMIT;
         END IF;
-        IF sqlvec._owns(rel) AND NOT sqlvec._has_unfinished_index(rel, v_derived.target_column, v_derived.source_column) THEN
+        IF sqlvec._owns(rel) AND NOT sqlvec._has_unfinished_index(rel, v_derived.target_column, v_derived.source_columns) THEN
             IF NOT sqlvec._index_unfinished(rel, v_derived.target_column) THEN
                 RAISE NOTICE 'searches of % look for rows without a code by reading the table', rel
                     USING HINT = pg_catalog.format('Make that instant: %s;', sqlvec._unfinished_index_sql(rel, v_derived.target_column, true));
@@ -1492,14 +1589,14 @@ COMMENT ON PROCEDURE sqlvec.backfill(regclass, text, int, boolean) IS
     'Fill derived columns of rows that have none, in committed batches that skip locked rows; started again, it goes on where it stopped. verify compares the codes that are there with their source too, and mends those that differ. Cannot run inside a transaction block.';
 
 -- Whether an index holds exactly the rows that wait for their code.
-CREATE OR REPLACE FUNCTION sqlvec._has_unfinished_index(rel oid, target name, source name) RETURNS boolean
+CREATE OR REPLACE FUNCTION sqlvec._has_unfinished_index(rel oid, target name, sources name[]) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT EXISTS (
         SELECT FROM pg_catalog.pg_index AS i
         WHERE i.indrelid = rel AND i.indisvalid
           AND pg_catalog.pg_get_expr(i.indpred, i.indrelid)
-              = format('((%I IS NULL) AND (%I IS NOT NULL))', target, source));
+              = sqlvec._unfinished(target, sources, ''));
 END;
 
 CREATE OR REPLACE VIEW sqlvec.backfill_progress AS
@@ -1769,17 +1866,17 @@ BEGIN ATOMIC
     JOIN sqlvec.encoder AS e ON e.name = d.encoder
     -- Column numbers hold for the table the catalog knows, names for a partition or a restored copy.
     JOIN pg_catalog.pg_attribute AS t ON t.attrelid = g.tgrelid AND NOT t.attisdropped
-         AND CASE WHEN r.oid = g.tgrelid THEN t.attnum = d.target_attnum ELSE t.attname = d.target_column END
+         AND CASE WHEN r.oid = g.tgrelid THEN t.attnum = d.target_attnums[1] ELSE t.attname = d.target_columns[1] END
     JOIN pg_catalog.pg_attribute AS s ON s.attrelid = g.tgrelid AND s.attname = source
-         AND CASE WHEN r.oid = g.tgrelid THEN s.attnum = d.source_attnum ELSE s.attname = d.source_column END
+         AND CASE WHEN r.oid = g.tgrelid THEN s.attnum = d.source_attnums[1] ELSE s.attname = d.source_columns[1] END
     WHERE g.tgrelid = rel AND g.tgenabled = 'A' AND NOT d.suspect
       AND s.atttypmod IN (-1, e.dimensions)
       -- The trigger of the table that the catalog row names, or of a restored one.
       AND (r.oid = coalesce(pg_catalog.pg_partition_root(rel), rel)
            OR NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = r.oid))
       -- No other column has taken the name of a renamed one: the trigger writes by name.
-      AND (s.attname = d.source_column OR NOT sqlvec._has_column(rel, d.source_column))
-      AND (t.attname = d.target_column OR NOT sqlvec._has_column(rel, d.target_column))
+      AND (s.attname = d.source_columns[1] OR NOT sqlvec._has_column(rel, d.source_columns[1]))
+      AND (t.attname = d.target_columns[1] OR NOT sqlvec._has_column(rel, d.target_columns[1]))
       -- The caller may read the codes.
       AND pg_catalog.has_column_privilege(rel, t.attnum, 'SELECT');
 END;
@@ -1849,7 +1946,7 @@ BEGIN
         IF v_row.target_column IS NOT NULL THEN
             v_way.way := v_row.target_column; v_way.kind := v_row.kind; v_way.rank := 1; v_way.metric := v_row.metric;
             v_way.code_metric := CASE v_row.code_type WHEN 'bit' THEN 'hamming' ELSE v_row.metric END;
-            v_way.query_expression := sqlvec._encode_expression(v_row.encoder, 'sqlvec._as_vector($2)');
+            v_way.query_expression := sqlvec._encode_expression(v_row.encoder, '{$2}');
             IF v_row.opclass <> sqlvec._opclass(v_row.code_type, v_way.code_metric) THEN
                 v_way.index_name := NULL;
             END IF;
@@ -1912,7 +2009,7 @@ DECLARE
 BEGIN
     FOR v_way IN
         SELECT d.target_column FROM sqlvec._derived_of(rel) AS d
-        WHERE d.source_column = column_name AND NOT sqlvec._has_unfinished_index(rel, d.target_column, d.source_column)
+        WHERE d.source_column = column_name AND NOT sqlvec._has_unfinished_index(rel, d.target_column, d.source_columns)
     LOOP
         name := 'unfinished'; method := 'btree'; opclass := NULL;
         statement := sqlvec._unfinished_index_sql(rel, v_way.target_column, true);
@@ -2539,7 +2636,7 @@ BEGIN
             detail := CASE WHEN v_waiting = 0 THEN pg_catalog.format('%s, every row has its code', v_derived.kind)
                            ELSE pg_catalog.format('%s, %s rows wait for their code and are compared one by one; CALL sqlvec.backfill(%L, %L);',
                                                   v_derived.kind, v_waiting, v_derived.relation, v_derived.target_column) END;
-            IF NOT sqlvec._has_unfinished_index(v_derived.relation, v_derived.target_column, v_derived.source_column) THEN
+            IF NOT sqlvec._has_unfinished_index(v_derived.relation, v_derived.target_column, ARRAY[v_derived.source_column]) THEN
                 detail := detail || '; each search reads the table to know that: ' || sqlvec._unfinished_index_sql(v_derived.relation, v_derived.target_column, true) || ';';
             END IF;
         END IF;
@@ -2596,12 +2693,12 @@ BEGIN
     -- What was changed past every trigger, such as a partition while it was detached, shows only in
     -- the codes themselves: compare some.
     FOR v_derived IN
-        SELECT d.*, greatest(c.reltuples, 1) AS rows FROM sqlvec._derived AS d JOIN pg_class AS c ON c.oid = d.relation
+        SELECT d.*, d AS derived, greatest(c.reltuples, 1) AS rows FROM sqlvec._derived AS d JOIN pg_class AS c ON c.oid = d.relation
         WHERE d.maintained AND d.target_column IS NOT NULL AND has_table_privilege(d.relation, 'SELECT')
     LOOP
         EXECUTE format('SELECT count(*) FROM (SELECT t.* FROM %s AS t TABLESAMPLE SYSTEM (%s) LIMIT 1000) AS t WHERE t.%I IS NOT NULL AND %s',
                        sqlvec._qualified(v_derived.relation), least(100, 1000000 / v_derived.rows), v_derived.target_column,
-                       sqlvec._waits(v_derived.source_column, v_derived.target_column, v_derived.encoder, true))
+                       sqlvec._waits(v_derived.derived, true))
         INTO v_stale;
         IF v_stale > 0 THEN
             RETURN QUERY SELECT 'warning', format('column "%s" of table %s: %s of at most 1000 codes looked at are stale',
