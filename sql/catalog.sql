@@ -45,6 +45,8 @@ CREATE TABLE IF NOT EXISTS sqlvec.derived (
     source_columns name[] NOT NULL, -- one, or the fields of a text
     target_attnums smallint[] NOT NULL,
     target_columns name[] NOT NULL, -- the code, then what is made along with it
+    tenant_attnum smallint, -- of BM25: rows are scored within those that share its value
+    tenant_column name,
     encoder       text NOT NULL REFERENCES sqlvec.encoder,
     own_encoder   boolean NOT NULL, -- made for this column, goes with it
     metric        text NOT NULL,

@@ -54,6 +54,8 @@ SELECT d.id,
        n.targets AS target_columns,
        d.source_columns AS known_sources,
        d.target_columns AS known_targets,
+       d.tenant_column AS known_tenant,
+       n.tenant AS tenant_column,
        d.encoder,
        d.own_encoder,
        e.kind,
@@ -67,7 +69,10 @@ JOIN sqlvec._relation AS r ON r.id = d.relation_id
 JOIN sqlvec.encoder AS e ON e.name = d.encoder
 CROSS JOIN LATERAL (
     SELECT sqlvec._present_columns(r.relation, r.known_oid = r.relation, d.source_attnums, d.source_columns) AS sources,
-           sqlvec._present_columns(r.relation, r.known_oid = r.relation, d.target_attnums, d.target_columns) AS targets
+           sqlvec._present_columns(r.relation, r.known_oid = r.relation, d.target_attnums, d.target_columns) AS targets,
+           CASE WHEN d.tenant_column IS NOT NULL
+                THEN (sqlvec._present_columns(r.relation, r.known_oid = r.relation, ARRAY[d.tenant_attnum], ARRAY[d.tenant_column]))[1]
+                END AS tenant
 ) AS n
 LEFT JOIN pg_catalog.pg_attribute AS s ON s.attrelid = r.relation AND s.attname = n.sources[1]
 WHERE r.relation IS NOT NULL;
@@ -88,6 +93,9 @@ SELECT d.relation::regclass AS relation,
            WHEN d.target_column IS NULL
                THEN format('column "%s" is gone; CALL sqlvec.drop_derived(%L, %L);',
                            d.known_targets[array_position(d.target_columns, NULL)], d.relation::regclass, d.known_target)
+           WHEN d.tenant_column IS NULL AND d.known_tenant IS NOT NULL
+               THEN format('column "%s", which tells tenants apart, is gone; CALL sqlvec.drop_derived(%L, %L);',
+                           d.known_tenant, d.relation::regclass, d.known_target)
            WHEN d.trigger_name IS NULL
                THEN format('the trigger is gone; CALL sqlvec.repair(%L);', d.relation::regclass)
            WHEN NOT d.triggered
@@ -106,6 +114,19 @@ FROM sqlvec._derived AS d;
 
 COMMENT ON VIEW sqlvec.derived_column IS
     'Derived columns under their present names: source, encoder, metric, whether the trigger keeps them, and what is wrong, with the command that mends it.';
+
+-- The catalog row of a table by its trigger, which tells at once what sqlvec._relation finds out
+-- about every table; NULL where the trigger is gone.
+CREATE OR REPLACE FUNCTION sqlvec._relation_id(rel oid) RETURNS int
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT substr(p.proname, 10)::int
+    FROM pg_catalog.pg_trigger AS t
+    JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid AND p.proname LIKE 'maintain\_%'
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace AND n.nspname = 'sqlvec'
+    WHERE t.tgrelid = rel
+    LIMIT 1;
+END;
 
 -- Derived columns of one table. A partition answers for its root.
 CREATE OR REPLACE FUNCTION sqlvec._derived_of(rel oid) RETURNS SETOF sqlvec._derived

@@ -19,6 +19,14 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b I
 CREATE OR REPLACE FUNCTION sqlvec._differ(a bit, b bit) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
 
+CREATE OR REPLACE FUNCTION sqlvec._differ(a sparsevec, b sparsevec) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
+-- Texts differ when their bytes do, whatever their collation takes for equal.
+CREATE OR REPLACE FUNCTION sqlvec._differ(a text, b text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a COLLATE "C" <> b COLLATE "C", (a IS NULL) <> (b IS NULL));
+CREATE OR REPLACE FUNCTION sqlvec._differ(a tsvector, b tsvector) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
+
 CREATE OR REPLACE FUNCTION sqlvec._dims(x vector) RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN vector_dims(x);
 CREATE OR REPLACE FUNCTION sqlvec._dims(x halfvec) RETURNS int
@@ -158,6 +166,8 @@ BEGIN
                       (v_encoder.options ->> 'dimensions')::int);
     WHEN 'linear' THEN
         RETURN format('sqlvec._linear(%L, %s)', encoder, v_vector);
+    WHEN 'bm25' THEN
+        RETURN sqlvec._bm25_expression(v_encoder.options, arguments);
     END CASE;
 END
 $body$;
@@ -171,7 +181,9 @@ DECLARE
 BEGIN
     SELECT e.dimensions INTO v_expected
     FROM sqlvec.encoder AS e WHERE e.name = encode.encoder;
-    IF v_expected <> v_found THEN
+    IF FOUND AND v_expected IS NULL THEN
+        RAISE EXCEPTION 'encoder "%" encodes text, not vectors', encoder USING ERRCODE = 'datatype_mismatch';
+    ELSIF v_expected <> v_found THEN
         RAISE EXCEPTION 'encoder "%" takes vectors of % dimensions, not %', encoder, v_expected, v_found
             USING ERRCODE = 'data_exception';
     END IF;

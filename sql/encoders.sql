@@ -2,7 +2,7 @@
 
 CREATE OR REPLACE FUNCTION sqlvec._kinds() RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN ARRAY['halfvec', 'binary', 'truncate', 'linear'];
+RETURN ARRAY['halfvec', 'binary', 'truncate', 'linear', 'bm25'];
 
 -- Options of a kind with defaults filled in; an error for an option that the kind does not have.
 CREATE OR REPLACE FUNCTION sqlvec._encoder_options(kind text, dimensions int, options jsonb) RETURNS jsonb
@@ -22,7 +22,8 @@ BEGIN
     IF v_defaults IS NULL THEN
         RAISE EXCEPTION 'unknown encoder or encoder kind "%"', kind
             USING ERRCODE = 'undefined_object',
-                  HINT = format('Kinds are: %s. Encoders are listed in table sqlvec.encoder.', array_to_string(sqlvec._kinds(), ', '));
+                  HINT = CASE WHEN kind = 'bm25' THEN 'It encodes text: CALL sqlvec.add_bm25(…).'
+                              ELSE format('Kinds are: %s. Encoders are listed in table sqlvec.encoder.', array_to_string(array_remove(sqlvec._kinds(), 'bm25'), ', ')) END;
     END IF;
     IF jsonb_typeof(coalesce(options, '{}')) <> 'object' THEN
         RAISE EXCEPTION 'options of an encoder are a JSON object, not %', jsonb_typeof(options)

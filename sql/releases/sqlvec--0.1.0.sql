@@ -109,6 +109,8 @@ CREATE TABLE IF NOT EXISTS sqlvec.derived (
     source_columns name[] NOT NULL, -- one, or the fields of a text
     target_attnums smallint[] NOT NULL,
     target_columns name[] NOT NULL, -- the code, then what is made along with it
+    tenant_attnum smallint, -- of BM25: rows are scored within those that share its value
+    tenant_column name,
     encoder       text NOT NULL REFERENCES sqlvec.encoder,
     own_encoder   boolean NOT NULL, -- made for this column, goes with it
     metric        text NOT NULL,
@@ -386,6 +388,14 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b I
 CREATE OR REPLACE FUNCTION sqlvec._differ(a bit, b bit) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
 
+CREATE OR REPLACE FUNCTION sqlvec._differ(a sparsevec, b sparsevec) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
+-- Texts differ when their bytes do, whatever their collation takes for equal.
+CREATE OR REPLACE FUNCTION sqlvec._differ(a text, b text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a COLLATE "C" <> b COLLATE "C", (a IS NULL) <> (b IS NULL));
+CREATE OR REPLACE FUNCTION sqlvec._differ(a tsvector, b tsvector) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
+
 CREATE OR REPLACE FUNCTION sqlvec._dims(x vector) RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN vector_dims(x);
 CREATE OR REPLACE FUNCTION sqlvec._dims(x halfvec) RETURNS int
@@ -525,6 +535,8 @@ BEGIN
                       (v_encoder.options ->> 'dimensions')::int);
     WHEN 'linear' THEN
         RETURN format('sqlvec._linear(%L, %s)', encoder, v_vector);
+    WHEN 'bm25' THEN
+        RETURN sqlvec._bm25_expression(v_encoder.options, arguments);
     END CASE;
 END
 $body$;
@@ -538,7 +550,9 @@ DECLARE
 BEGIN
     SELECT e.dimensions INTO v_expected
     FROM sqlvec.encoder AS e WHERE e.name = encode.encoder;
-    IF v_expected <> v_found THEN
+    IF FOUND AND v_expected IS NULL THEN
+        RAISE EXCEPTION 'encoder "%" encodes text, not vectors', encoder USING ERRCODE = 'datatype_mismatch';
+    ELSIF v_expected <> v_found THEN
         RAISE EXCEPTION 'encoder "%" takes vectors of % dimensions, not %', encoder, v_expected, v_found
             USING ERRCODE = 'data_exception';
     END IF;
@@ -555,7 +569,7 @@ COMMENT ON FUNCTION sqlvec.encode(text, vector, anyelement) IS
 
 CREATE OR REPLACE FUNCTION sqlvec._kinds() RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN ARRAY['halfvec', 'binary', 'truncate', 'linear'];
+RETURN ARRAY['halfvec', 'binary', 'truncate', 'linear', 'bm25'];
 
 -- Options of a kind with defaults filled in; an error for an option that the kind does not have.
 CREATE OR REPLACE FUNCTION sqlvec._encoder_options(kind text, dimensions int, options jsonb) RETURNS jsonb
@@ -575,7 +589,8 @@ BEGIN
     IF v_defaults IS NULL THEN
         RAISE EXCEPTION 'unknown encoder or encoder kind "%"', kind
             USING ERRCODE = 'undefined_object',
-                  HINT = format('Kinds are: %s. Encoders are listed in table sqlvec.encoder.', array_to_string(sqlvec._kinds(), ', '));
+                  HINT = CASE WHEN kind = 'bm25' THEN 'It encodes text: CALL sqlvec.add_bm25(…).'
+                              ELSE format('Kinds are: %s. Encoders are listed in table sqlvec.encoder.', array_to_string(array_remove(sqlvec._kinds(), 'bm25'), ', ')) END;
     END IF;
     IF jsonb_typeof(coalesce(options, '{}')) <> 'object' THEN
         RAISE EXCEPTION 'options of an encoder are a JSON object, not %', jsonb_typeof(options)
@@ -731,6 +746,81 @@ $body$;
 
 COMMENT ON PROCEDURE sqlvec.drop_encoder(text) IS 'Remove an encoder that no derived column uses.';
 
+-- BM25 weights of a document, and the tsvector that finds it.
+--
+-- A document becomes two values. `code` holds its saturated term weights (Robertson and Zaragoza
+-- 2009), so that its score is an inner product. `terms` is its tsvector, with one more lexeme for
+-- each tier of weight that a term reaches: character 1 to 4 and the term. An index on it answers
+-- "where does this term weigh much?", which bounds the score of everything else. Character 5 marks
+-- the few documents to which those bounds do not apply.
+
+-- Where a term stands in the code. md5 gives the same number on every machine and in Python (for a
+-- database in UTF8).
+CREATE OR REPLACE FUNCTION sqlvec._bm25_dimension(lexeme text) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN 1 + ('x' || left(md5(lexeme), 15))::bit(60)::bigint % 1000000000;
+
+-- Lower limits of the tiers, as fractions of the largest possible weight, k1 + 1.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_tiers() RETURNS float8[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ARRAY[0.64, 0.77, 0.86, 0.93]::float8[];
+
+-- Terms of a tsvector with their frequencies: occurrences, each with the weight of its label.
+-- weights: of labels D, C, B, A; NULL where every occurrence counts one.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_terms(terms tsvector, weights real[]) RETURNS TABLE (lexeme text, frequency float8)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 50
+BEGIN ATOMIC
+    SELECT u.lexeme,
+           CASE WHEN _bm25_terms.weights IS NULL THEN coalesce(cardinality(u.positions), 1)::float8
+                ELSE coalesce((SELECT sum(_bm25_terms.weights[69 - ascii(l)]) FROM unnest(u.weights) AS l), _bm25_terms.weights[1])::float8 END
+    FROM unnest(terms) AS u
+    WHERE u.lexeme COLLATE "C" >= ' '; -- not those of the tiers
+END;
+
+CREATE OR REPLACE FUNCTION sqlvec._bm25_length(terms tsvector, weights real[]) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT coalesce(sum(t.frequency), 0) FROM sqlvec._bm25_terms(terms, weights) AS t;
+END;
+
+-- The code of a document with terms that share a dimension (summed, up to the bound of one), or with
+-- more terms than a sparsevec holds (the heaviest stay).
+CREATE OR REPLACE FUNCTION sqlvec._bm25_irregular_code(
+    terms tsvector, k1 float8, b float8, average_length float8, weights real[]
+) RETURNS sparsevec
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT ('{' || coalesce(string_agg(w.dimension || ':' || w.weight::real, ','), '') || '}/1000000000')::sparsevec
+    FROM (SELECT d.dimension, least(sum(d.weight), k1 + 1) AS weight
+          FROM (SELECT t.lexeme, sqlvec._bm25_dimension(t.lexeme) AS dimension,
+                       t.frequency * (k1 + 1) / (t.frequency + k1 * (1 - b + b * sum(t.frequency) OVER () / average_length)) AS weight
+                FROM sqlvec._bm25_terms(terms, weights) AS t) AS d
+          GROUP BY d.dimension
+          ORDER BY 2 DESC, min(d.lexeme COLLATE "C")
+          LIMIT 16000) AS w;
+END;
+
+CREATE OR REPLACE FUNCTION sqlvec._bm25_document(
+    plain tsvector, k1 float8, b float8, average_length float8, weights real[], OUT code sparsevec, OUT terms tsvector
+)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT CASE WHEN r.regular THEN ('{' || coalesce(r.elements, '') || '}/1000000000')::sparsevec
+                ELSE sqlvec._bm25_irregular_code(plain, k1, b, average_length, weights) END,
+           plain || array_to_tsvector(CASE WHEN r.regular THEN coalesce(r.tiers, '{}') ELSE ARRAY[chr(5)] END)
+    FROM (SELECT string_agg(w.dimension || ':' || w.weight::real, ',') AS elements,
+                 array_agg(chr(1) || w.lexeme) FILTER (WHERE w.weight >= 0.64 * (k1 + 1))
+                 || array_agg(chr(2) || w.lexeme) FILTER (WHERE w.weight >= 0.77 * (k1 + 1))
+                 || array_agg(chr(3) || w.lexeme) FILTER (WHERE w.weight >= 0.86 * (k1 + 1))
+                 || array_agg(chr(4) || w.lexeme) FILTER (WHERE w.weight >= 0.93 * (k1 + 1)) AS tiers,
+                 count(DISTINCT w.dimension) = count(*) AND count(*) <= 16000
+                 AND coalesce(max(octet_length(w.lexeme)), 0) <= 2000 AND pg_column_size(plain) <= 400000 AS regular
+          FROM (SELECT t.lexeme, sqlvec._bm25_dimension(t.lexeme) AS dimension,
+                       t.frequency * (k1 + 1) / (t.frequency + k1 * (1 - b + b * sum(t.frequency) OVER () / average_length)) AS weight
+                FROM sqlvec._bm25_terms(plain, weights) AS t) AS w) AS r
+    WHERE plain IS NOT NULL;
+END;
+
 -- Derived columns as they stand now: catalog rows joined to the live table, so that renames and
 -- restores are followed and a column dropped by hand is seen.
 
@@ -787,6 +877,8 @@ SELECT d.id,
        n.targets AS target_columns,
        d.source_columns AS known_sources,
        d.target_columns AS known_targets,
+       d.tenant_column AS known_tenant,
+       n.tenant AS tenant_column,
        d.encoder,
        d.own_encoder,
        e.kind,
@@ -800,7 +892,10 @@ JOIN sqlvec._relation AS r ON r.id = d.relation_id
 JOIN sqlvec.encoder AS e ON e.name = d.encoder
 CROSS JOIN LATERAL (
     SELECT sqlvec._present_columns(r.relation, r.known_oid = r.relation, d.source_attnums, d.source_columns) AS sources,
-           sqlvec._present_columns(r.relation, r.known_oid = r.relation, d.target_attnums, d.target_columns) AS targets
+           sqlvec._present_columns(r.relation, r.known_oid = r.relation, d.target_attnums, d.target_columns) AS targets,
+           CASE WHEN d.tenant_column IS NOT NULL
+                THEN (sqlvec._present_columns(r.relation, r.known_oid = r.relation, ARRAY[d.tenant_attnum], ARRAY[d.tenant_column]))[1]
+                END AS tenant
 ) AS n
 LEFT JOIN pg_catalog.pg_attribute AS s ON s.attrelid = r.relation AND s.attname = n.sources[1]
 WHERE r.relation IS NOT NULL;
@@ -821,6 +916,9 @@ SELECT d.relation::regclass AS relation,
            WHEN d.target_column IS NULL
                THEN format('column "%s" is gone; CALL sqlvec.drop_derived(%L, %L);',
                            d.known_targets[array_position(d.target_columns, NULL)], d.relation::regclass, d.known_target)
+           WHEN d.tenant_column IS NULL AND d.known_tenant IS NOT NULL
+               THEN format('column "%s", which tells tenants apart, is gone; CALL sqlvec.drop_derived(%L, %L);',
+                           d.known_tenant, d.relation::regclass, d.known_target)
            WHEN d.trigger_name IS NULL
                THEN format('the trigger is gone; CALL sqlvec.repair(%L);', d.relation::regclass)
            WHEN NOT d.triggered
@@ -839,6 +937,19 @@ FROM sqlvec._derived AS d;
 
 COMMENT ON VIEW sqlvec.derived_column IS
     'Derived columns under their present names: source, encoder, metric, whether the trigger keeps them, and what is wrong, with the command that mends it.';
+
+-- The catalog row of a table by its trigger, which tells at once what sqlvec._relation finds out
+-- about every table; NULL where the trigger is gone.
+CREATE OR REPLACE FUNCTION sqlvec._relation_id(rel oid) RETURNS int
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT substr(p.proname, 10)::int
+    FROM pg_catalog.pg_trigger AS t
+    JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid AND p.proname LIKE 'maintain\_%'
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace AND n.nspname = 'sqlvec'
+    WHERE t.tgrelid = rel
+    LIMIT 1;
+END;
 
 -- Derived columns of one table. A partition answers for its root.
 CREATE OR REPLACE FUNCTION sqlvec._derived_of(rel oid) RETURNS SETOF sqlvec._derived
@@ -1072,6 +1183,8 @@ BEGIN
     UPDATE sqlvec.derived AS d
     SET source_columns = a.source_columns, target_columns = a.target_columns,
         source_attnums = sqlvec._attnums(rel, a.source_columns), target_attnums = sqlvec._attnums(rel, a.target_columns),
+        tenant_column = coalesce(a.tenant_column, d.tenant_column),
+        tenant_attnum = coalesce((sqlvec._attnums(rel, ARRAY[a.tenant_column]))[1], d.tenant_attnum),
         suspect = NOT a.maintained AND d.id IS DISTINCT FROM fresh
     FROM sqlvec._derived AS a
     WHERE a.id = d.id AND a.relation = rel AND a.source_column IS NOT NULL AND a.target_column IS NOT NULL;
@@ -1117,7 +1230,199 @@ $body$;
 COMMENT ON PROCEDURE sqlvec.repair(regclass) IS
     'Follow renames: bring the catalog and the trigger of a table in line with its present column names, and put back a trigger that was dropped or disabled.';
 
--- sqlvec.add_quantized, sqlvec.drop_derived: declare a quantized column and take it back.
+-- What every declaration of a derived column does, and sqlvec.drop_derived, which takes one back.
+
+CREATE OR REPLACE FUNCTION sqlvec._owner(rel oid) RETURNS name
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT pg_catalog.pg_get_userbyid(c.relowner) FROM pg_catalog.pg_class AS c WHERE c.oid = rel;
+END;
+
+-- An error unless derived columns can be added to this table by this role.
+CREATE OR REPLACE FUNCTION sqlvec._require_table(rel regclass) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_class record;
+BEGIN
+    PERFORM sqlvec._require_owner(rel);
+    SELECT c.relkind, c.relispartition INTO v_class
+    FROM pg_class AS c WHERE c.oid = rel;
+    IF v_class.relkind NOT IN ('r', 'p') THEN
+        RAISE EXCEPTION '% is not a table', rel
+            USING ERRCODE = 'wrong_object_type', HINT = 'Derived columns are added to ordinary and partitioned tables.';
+    ELSIF v_class.relispartition THEN
+        RAISE EXCEPTION 'table % is a partition', rel
+            USING ERRCODE = 'wrong_object_type',
+                  HINT = format('Add the column to the partitioned table: %s.', pg_partition_root(rel));
+    ELSIF v_class.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits AS i WHERE rel IN (i.inhparent, i.inhrelid)) THEN
+        RAISE EXCEPTION 'table % takes part in inheritance, whose children would not be kept up to date', rel
+            USING ERRCODE = 'feature_not_supported', HINT = 'Use a partitioned table.';
+    END IF;
+END
+$body$;
+
+-- Remove a table from the catalog, with the encoders made for its columns alone and its trigger function.
+CREATE OR REPLACE FUNCTION sqlvec._forget(relation_id int) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_encoders text[] := ARRAY(SELECT d.encoder FROM sqlvec.derived AS d WHERE d.relation_id = _forget.relation_id AND d.own_encoder);
+BEGIN
+    DELETE FROM sqlvec.relation AS r WHERE r.id = relation_id;
+    -- Those of another role, which had a table of this name before, are left to that role.
+    DELETE FROM sqlvec.encoder AS e WHERE e.name = ANY (v_encoders) AND coalesce(sqlvec._acts_as(e.owner), true);
+    PERFORM sqlvec._drop_maintain(relation_id);
+END
+$body$;
+
+-- Make sure that columns can take the codes of others: their names are good, they are nobody's targets,
+-- and Postgres does not compute them itself. From here on declarations on this table take turns; the
+-- table itself is locked as late as can be, because making a matrix may take a second.
+CREATE OR REPLACE FUNCTION sqlvec._claim_targets(rel regclass, sources text[], targets text[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_target text;
+    v_existing record;
+BEGIN
+    IF EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = rel AND a.attname = ANY (sources || targets) AND a.attgenerated <> '') THEN
+        RAISE EXCEPTION 'a generated column of table % can neither be encoded nor hold codes', rel
+            USING ERRCODE = 'wrong_object_type', HINT = 'Postgres computes generated columns after the triggers have run.';
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtext('sqlvec.declare'), rel::oid::int);
+    -- A table of the same name that was dropped may have left its rows in the catalog.
+    PERFORM sqlvec._forget(r.id) FROM sqlvec._relation AS r
+    WHERE r.relation IS NULL AND format('%I.%I', r.schema_name, r.table_name) = sqlvec._qualified(rel);
+    FOREACH v_target IN ARRAY targets LOOP
+        IF v_target = ANY (sources) THEN
+            RAISE EXCEPTION 'column "%" cannot hold its own code', v_target USING ERRCODE = 'invalid_parameter_value';
+        ELSIF v_target = '' OR octet_length(v_target) > 63 THEN
+            RAISE EXCEPTION 'target "%" is not a column name of 1 to 63 bytes', v_target USING ERRCODE = 'invalid_name';
+        END IF;
+        FOR v_existing IN
+            SELECT coalesce(d.source_column, d.known_source) AS source_column, d.encoder, d.known_target,
+                   sqlvec._has_column(rel, v_target) AS there
+            FROM sqlvec._derived_of(rel) AS d
+            WHERE v_target = ANY (CASE WHEN d.target_column IS NULL THEN d.known_targets ELSE d.target_columns END)
+        LOOP
+            IF v_existing.there THEN
+                RAISE EXCEPTION 'column "%" of table % is already derived from "%" by encoder "%"',
+                    v_target, rel, v_existing.source_column, v_existing.encoder
+                    USING ERRCODE = 'duplicate_column',
+                          HINT = format('Choose another target, or CALL sqlvec.drop_derived(%L, %L) first.', rel, v_existing.known_target);
+            END IF;
+            -- The column was dropped by hand: forget it before it is declared anew.
+            CALL sqlvec.drop_derived(rel, v_existing.known_target);
+        END LOOP;
+    END LOOP;
+END
+$body$;
+
+-- A free name for an encoder that belongs to one column alone and goes with it. A table that has been
+-- renamed may have taken the name along.
+CREATE OR REPLACE FUNCTION sqlvec._own_encoder_name(rel oid, target text) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_name text := format('%s.%I', sqlvec._qualified(rel), target);
+BEGIN
+    WHILE EXISTS (SELECT FROM sqlvec.encoder AS e WHERE e.name = v_name) LOOP
+        v_name := v_name || '''';
+    END LOOP;
+    RETURN v_name;
+END
+$body$;
+
+-- Add the column for a code, or make sure that the one of that name can hold it. dimensions: NULL for
+-- a type that has none.
+CREATE OR REPLACE FUNCTION sqlvec._add_target(rel oid, target text, encoder text, type_name text, dimensions int) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_column record;
+BEGIN
+    IF NOT sqlvec._has_column(rel, target) THEN
+        EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', sqlvec._qualified(rel), target,
+                       CASE WHEN type_name IN ('bit', 'tsvector') THEN type_name ELSE format('%I.%I', sqlvec._vector_schema(), type_name) END
+                       || coalesce('(' || dimensions || ')', ''));
+        RETURN;
+    END IF;
+    v_column := sqlvec._column(rel, target);
+    IF (v_column.type_name, v_column.dimensions) IS DISTINCT FROM (type_name::name, dimensions) THEN
+        RAISE EXCEPTION 'column "%" of table % is of type %, encoder "%" makes %', target, sqlvec._qualified(rel)::regclass,
+            (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute AS a WHERE a.attrelid = rel AND a.attname = target),
+            encoder, type_name || coalesce('(' || dimensions || ')', '')
+            USING ERRCODE = 'datatype_mismatch', HINT = 'Choose another target, or drop that column first.';
+    END IF;
+END
+$body$;
+
+-- Write the declaration into the catalog and the trigger. The columns are there.
+CREATE OR REPLACE FUNCTION sqlvec._declare(
+    rel oid, sources name[], targets name[], encoder text, own_encoder boolean, metric text, tenant name = NULL
+) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_relation_id int;
+    v_fresh int;
+BEGIN
+    SELECT r.id INTO v_relation_id FROM sqlvec._relation AS r WHERE r.relation = rel;
+    IF NOT FOUND THEN
+        INSERT INTO sqlvec.relation (oid, schema_name, table_name)
+        SELECT c.oid, n.nspname, c.relname
+        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE c.oid = rel
+        RETURNING id INTO v_relation_id;
+    END IF;
+    INSERT INTO sqlvec.derived (relation_id, source_attnums, source_columns, target_attnums, target_columns,
+                                tenant_attnum, tenant_column, encoder, own_encoder, metric)
+    VALUES (v_relation_id, sqlvec._attnums(rel, sources), sources, sqlvec._attnums(rel, targets), targets,
+            (sqlvec._attnums(rel, ARRAY[tenant]))[1], tenant, _declare.encoder, _declare.own_encoder, _declare.metric)
+    RETURNING id INTO v_fresh;
+    PERFORM sqlvec._rewrite(rel, v_fresh);
+    PERFORM sqlvec._index_unfinished(rel, targets[1]);
+END
+$body$;
+
+CREATE OR REPLACE PROCEDURE sqlvec.drop_derived(rel regclass, target text) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_derived sqlvec._derived;
+    v_target name;
+BEGIN
+    PERFORM sqlvec._require_owner(rel);
+    SELECT d.* INTO v_derived FROM sqlvec._derived_of(rel) AS d
+    WHERE target IN (d.target_columns[1], d.known_target) ORDER BY target = d.target_columns[1] DESC LIMIT 1;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'table % has no derived column "%"', rel, target
+            USING ERRCODE = 'undefined_column',
+                  HINT = coalesce('It has: ' || (SELECT string_agg(quote_ident(d.known_target), ', ')
+                                                 FROM sqlvec._derived_of(rel) AS d) || '.', 'It has none.');
+    END IF;
+    DELETE FROM sqlvec.derived AS d WHERE d.id = v_derived.id;
+    IF v_derived.own_encoder THEN
+        DELETE FROM sqlvec.encoder AS e WHERE e.name = v_derived.encoder;
+    END IF;
+    IF EXISTS (SELECT FROM sqlvec.derived AS d WHERE d.relation_id = v_derived.relation_id) THEN
+        PERFORM sqlvec._rewrite(rel);
+    ELSE
+        IF v_derived.trigger_name IS NOT NULL THEN
+            EXECUTE format('DROP TRIGGER %I ON %s', v_derived.trigger_name, sqlvec._qualified(rel));
+        END IF;
+        PERFORM sqlvec._forget(v_derived.relation_id);
+    END IF;
+    FOREACH v_target IN ARRAY array_remove(v_derived.target_columns, NULL) LOOP
+        EXECUTE format('ALTER TABLE %s DROP COLUMN %I', sqlvec._qualified(rel), v_target);
+    END LOOP;
+END
+$body$;
+
+COMMENT ON PROCEDURE sqlvec.drop_derived(regclass, text) IS
+    'Take a derived column back: the column with its indexes, its catalog row and, with the last one of a table, the trigger.';
+
+-- sqlvec.add_quantized: declare a quantized column.
 
 -- Dimensions of a vector column: from its type, else from the first vector in it.
 CREATE OR REPLACE FUNCTION sqlvec._dimensions(rel oid, column_name text) RETURNS int
@@ -1157,64 +1462,27 @@ BEGIN
 END
 $body$;
 
--- Remove a table from the catalog, with the encoders made for its columns alone and its trigger function.
-CREATE OR REPLACE FUNCTION sqlvec._forget(relation_id int) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-AS $body$
-DECLARE
-    v_encoders text[] := ARRAY(SELECT d.encoder FROM sqlvec.derived AS d WHERE d.relation_id = _forget.relation_id AND d.own_encoder);
-BEGIN
-    DELETE FROM sqlvec.relation AS r WHERE r.id = relation_id;
-    -- Those of another role, which had a table of this name before, are left to that role.
-    DELETE FROM sqlvec.encoder AS e WHERE e.name = ANY (v_encoders) AND coalesce(sqlvec._acts_as(e.owner), true);
-    PERFORM sqlvec._drop_maintain(relation_id);
-END
-$body$;
-
 CREATE OR REPLACE PROCEDURE sqlvec.add_quantized(
     rel regclass, column_name text, encoder text, target text = NULL, metric text = NULL, options jsonb = NULL
 ) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_class record;
     v_source record;
-    v_known boolean;
-    v_fresh int;
     v_kind text;
     v_target text;
-    v_code_type text;
     v_encoder text := encoder;
     v_encoder_row record;
     v_dimensions int;
-    v_relation_id int;
-    v_existing record;
 BEGIN
     IF rel IS NULL OR column_name IS NULL OR encoder IS NULL THEN
         RAISE EXCEPTION 'add_quantized needs a table, a column and an encoder' USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    PERFORM sqlvec._require_owner(rel);
-    SELECT c.relkind, c.relispartition, pg_get_userbyid(c.relowner) AS owner INTO v_class
-    FROM pg_class AS c WHERE c.oid = rel;
-    IF v_class.relkind NOT IN ('r', 'p') THEN
-        RAISE EXCEPTION '% is not a table', rel
-            USING ERRCODE = 'wrong_object_type', HINT = 'Derived columns are added to ordinary and partitioned tables.';
-    ELSIF v_class.relispartition THEN
-        RAISE EXCEPTION 'table % is a partition', rel
-            USING ERRCODE = 'wrong_object_type',
-                  HINT = format('Add the column to the partitioned table: %s.', pg_partition_root(rel));
-    ELSIF v_class.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits AS i WHERE rel IN (i.inhparent, i.inhrelid)) THEN
-        RAISE EXCEPTION 'table % takes part in inheritance, whose children would not be kept up to date', rel
-            USING ERRCODE = 'feature_not_supported', HINT = 'Use a partitioned table.';
-    END IF;
+    PERFORM sqlvec._require_table(rel);
     v_source := sqlvec._column(rel, column_name);
     IF v_source.type_name NOT IN ('vector', 'halfvec') THEN
         RAISE EXCEPTION 'column "%" of table % is of type %, not vector or halfvec',
             column_name, rel, format_type(v_source.type_oid, NULL)
             USING ERRCODE = 'datatype_mismatch';
-    END IF;
-    IF EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = rel AND a.attname IN (column_name, target) AND a.attgenerated <> '') THEN
-        RAISE EXCEPTION 'a generated column of table % can neither be encoded nor hold codes', rel
-            USING ERRCODE = 'wrong_object_type', HINT = 'Postgres computes generated columns after the triggers have run.';
     END IF;
     metric := sqlvec._checked_metric(coalesce(metric, 'cosine'), v_source.type_name);
 
@@ -1227,41 +1495,13 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Options go with a kind, such as ''binary'', not with a named encoder.';
     END IF;
     v_target := coalesce(target, sqlvec._name(column_name || '_' || coalesce(v_kind, encoder)));
-    IF v_target = column_name THEN
-        RAISE EXCEPTION 'column "%" cannot hold its own code', column_name USING ERRCODE = 'invalid_parameter_value';
-    ELSIF v_target = '' OR octet_length(v_target) > 63 THEN
-        RAISE EXCEPTION 'target "%" is not a column name of 1 to 63 bytes', v_target USING ERRCODE = 'invalid_name';
-    END IF;
-
-    -- Two declarations on one table take turns. The table itself is locked as late as can be: making
-    -- a matrix may take a second.
-    PERFORM pg_advisory_xact_lock(hashtext('sqlvec.declare'), rel::oid::int);
-    -- A table of the same name that was dropped may have left its rows in the catalog.
-    PERFORM sqlvec._forget(r.id) FROM sqlvec._relation AS r
-    WHERE r.relation IS NULL AND format('%I.%I', r.schema_name, r.table_name) = sqlvec._qualified(rel);
-    SELECT d.source_column, d.encoder, sqlvec._has_column(rel, d.target_column) AS there INTO v_existing
-    FROM sqlvec._derived_of(rel) AS d WHERE coalesce(d.target_column, d.known_target) = v_target;
-    v_known := FOUND;
-    IF v_existing.there THEN
-        RAISE EXCEPTION 'column "%" of table % is already derived from "%" by encoder "%"',
-            v_target, rel, v_existing.source_column, v_existing.encoder
-            USING ERRCODE = 'duplicate_column',
-                  HINT = format('Choose another target, or CALL sqlvec.drop_derived(%L, %L) first.', rel, v_target);
-    ELSIF v_known THEN
-        -- The column was dropped by hand: forget it before it is declared anew.
-        CALL sqlvec.drop_derived(rel, v_target);
-    END IF;
+    PERFORM sqlvec._claim_targets(rel, ARRAY[column_name], ARRAY[v_target]);
 
     IF v_kind IS NULL THEN
-        -- A kind with its options: the encoder belongs to this column alone and goes with it. A table
-        -- that has been renamed may have taken the name along.
-        v_encoder := format('%s.%I', sqlvec._qualified(rel), v_target);
-        WHILE EXISTS (SELECT FROM sqlvec.encoder AS e WHERE e.name = v_encoder) LOOP
-            v_encoder := v_encoder || '''';
-        END LOOP;
+        v_encoder := sqlvec._own_encoder_name(rel, v_target);
         v_dimensions := coalesce(v_source.dimensions, sqlvec._dimensions(rel, column_name));
         options := sqlvec._encoder_options(encoder, v_dimensions, options);
-        PERFORM sqlvec._write_encoder(v_encoder, encoder, v_dimensions, options, v_class.owner,
+        PERFORM sqlvec._write_encoder(v_encoder, encoder, v_dimensions, options, sqlvec._owner(rel),
             CASE WHEN (options ->> 'center')::boolean THEN sqlvec._sample_mean(rel, column_name) END);
     END IF;
     SELECT e.* INTO v_encoder_row FROM sqlvec.encoder AS e WHERE e.name = v_encoder;
@@ -1271,78 +1511,13 @@ BEGIN
             USING ERRCODE = 'datatype_mismatch';
     END IF;
 
-    v_code_type := format('%s(%s)',
-        CASE v_encoder_row.code_type WHEN 'bit' THEN 'bit' ELSE format('%I.%I', sqlvec._vector_schema(), v_encoder_row.code_type) END,
-        v_encoder_row.code_dimensions);
-    IF NOT sqlvec._has_column(rel, v_target) THEN
-        EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', sqlvec._qualified(rel), v_target, v_code_type);
-    ELSE
-        v_existing := sqlvec._column(rel, v_target);
-        IF (v_existing.type_name, v_existing.dimensions)
-           IS DISTINCT FROM (v_encoder_row.code_type::name, v_encoder_row.code_dimensions) THEN
-            RAISE EXCEPTION 'column "%" of table % is of type %, encoder "%" makes %(%)', v_target, rel,
-                (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute AS a
-                 WHERE a.attrelid = rel AND a.attname = v_target),
-                v_encoder, v_encoder_row.code_type, v_encoder_row.code_dimensions
-                USING ERRCODE = 'datatype_mismatch', HINT = 'Choose another target, or drop that column first.';
-        END IF;
-    END IF;
-
-    SELECT r.id INTO v_relation_id FROM sqlvec._relation AS r WHERE r.relation = rel;
-    IF NOT FOUND THEN
-        INSERT INTO sqlvec.relation (oid, schema_name, table_name)
-        SELECT c.oid, n.nspname, c.relname
-        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-        WHERE c.oid = rel
-        RETURNING id INTO v_relation_id;
-    END IF;
-    INSERT INTO sqlvec.derived (relation_id, source_attnums, source_columns, target_attnums, target_columns, encoder, own_encoder, metric)
-    VALUES (v_relation_id, ARRAY[v_source.attnum], ARRAY[column_name], sqlvec._attnums(rel, ARRAY[v_target]), ARRAY[v_target],
-            v_encoder, v_kind IS NULL, add_quantized.metric)
-    RETURNING id INTO v_fresh;
-    PERFORM sqlvec._rewrite(rel, v_fresh);
-    PERFORM sqlvec._index_unfinished(rel, v_target);
+    PERFORM sqlvec._add_target(rel, v_target, v_encoder, v_encoder_row.code_type, v_encoder_row.code_dimensions);
+    PERFORM sqlvec._declare(rel, ARRAY[column_name], ARRAY[v_target], v_encoder, v_kind IS NULL, metric);
 END
 $body$;
 
 COMMENT ON PROCEDURE sqlvec.add_quantized(regclass, text, text, text, text, jsonb) IS
     'Declare a column `target` that holds the code of vector column `column_name` under `encoder` (a catalog encoder, or a kind: halfvec, binary, truncate, linear, with its options). Adds the column, the trigger and the catalog row; rows already there wait for sqlvec.backfill.';
-
-CREATE OR REPLACE PROCEDURE sqlvec.drop_derived(rel regclass, target text) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-AS $body$
-DECLARE
-    v_derived sqlvec._derived;
-    v_target name;
-BEGIN
-    PERFORM sqlvec._require_owner(rel);
-    SELECT d.* INTO v_derived FROM sqlvec._derived_of(rel) AS d
-    WHERE target IN (d.target_columns[1], d.known_target) ORDER BY target = d.target_columns[1] DESC LIMIT 1;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'table % has no derived column "%"', rel, target
-            USING ERRCODE = 'undefined_column',
-                  HINT = coalesce('It has: ' || (SELECT string_agg(quote_ident(d.known_target), ', ')
-                                                 FROM sqlvec._derived_of(rel) AS d) || '.', 'It has none.');
-    END IF;
-    DELETE FROM sqlvec.derived AS d WHERE d.id = v_derived.id;
-    IF v_derived.own_encoder THEN
-        DELETE FROM sqlvec.encoder AS e WHERE e.name = v_derived.encoder;
-    END IF;
-    IF EXISTS (SELECT FROM sqlvec.derived AS d WHERE d.relation_id = v_derived.relation_id) THEN
-        PERFORM sqlvec._rewrite(rel);
-    ELSE
-        IF v_derived.trigger_name IS NOT NULL THEN
-            EXECUTE format('DROP TRIGGER %I ON %s', v_derived.trigger_name, sqlvec._qualified(rel));
-        END IF;
-        PERFORM sqlvec._forget(v_derived.relation_id);
-    END IF;
-    FOREACH v_target IN ARRAY array_remove(v_derived.target_columns, NULL) LOOP
-        EXECUTE format('ALTER TABLE %s DROP COLUMN %I', sqlvec._qualified(rel), v_target);
-    END LOOP;
-END
-$body$;
-
-COMMENT ON PROCEDURE sqlvec.drop_derived(regclass, text) IS
-    'Take a derived column back: the column with its indexes, its catalog row and, with the last one of a table, the trigger.';
 
 -- sqlvec.backfill: codes for the rows that were there before the column was declared.
 
@@ -1810,6 +1985,506 @@ BEGIN
     condition := CASE WHEN v_conditions = '{}' THEN 'true' ELSE '(' || array_to_string(v_conditions, ' AND ') || ')' END;
 END
 $body$;
+
+-- Corpus statistics of BM25 columns: how many documents, and how many hold each term.
+--
+-- They behave like the planner's: CALL sqlvec.analyze_bm25 refreshes them, and scores are exact with
+-- respect to what it stored. Terms betray what documents say, so that, unlike the catalog, these
+-- tables have policies: who may not read a code may not read its statistics.
+
+CREATE TABLE IF NOT EXISTS sqlvec.bm25_corpus (
+    id             int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    derived_id     int NOT NULL REFERENCES sqlvec.derived ON DELETE CASCADE,
+    tenant         text, -- NULL for the whole table
+    documents      bigint NOT NULL,
+    average_length float8 NOT NULL,
+    terms          bigint NOT NULL,
+    collisions     bigint NOT NULL, -- terms that share their dimension with another
+    changes        bigint, -- rows inserted and deleted until then, as the server counts
+    analyzed_at    timestamptz NOT NULL DEFAULT now(),
+    UNIQUE NULLS NOT DISTINCT (derived_id, tenant)
+);
+COMMENT ON TABLE sqlvec.bm25_corpus IS
+    'What sqlvec.analyze_bm25 counted: one row per BM25 column, or per tenant. Read it through sqlvec.bm25_health.';
+
+CREATE TABLE IF NOT EXISTS sqlvec.bm25_frequency (
+    corpus_id int NOT NULL REFERENCES sqlvec.bm25_corpus ON DELETE CASCADE,
+    lexeme    text COLLATE "C" NOT NULL,
+    documents int NOT NULL,
+    tiers     int[] NOT NULL, -- documents in which it reaches the tiers 1 to 4
+    collides  boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (corpus_id, lexeme)
+);
+COMMENT ON TABLE sqlvec.bm25_frequency IS
+    'In how many documents each term stood when sqlvec.analyze_bm25 counted.';
+
+-- Whether the current role sees rows of a tenant, where row security decides that.
+CREATE OR REPLACE FUNCTION sqlvec._sees_tenant(derived_id int, tenant text) RETURNS boolean
+LANGUAGE plpgsql STABLE
+AS $body$
+DECLARE
+    v_derived sqlvec._derived;
+    v_sees boolean;
+BEGIN
+    SELECT d.* INTO v_derived FROM sqlvec._derived AS d WHERE d.id = derived_id;
+    IF NOT pg_catalog.row_security_active(v_derived.relation) THEN
+        RETURN true;
+    END IF;
+    EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM %1$s AS t WHERE t.%2$I = $1::%3$s)', sqlvec._qualified(v_derived.relation), v_derived.tenant_column,
+                              (SELECT pg_catalog.format_type(c.type_oid, -1) FROM sqlvec._column(v_derived.relation, v_derived.tenant_column) AS c))
+    INTO v_sees USING tenant;
+    RETURN v_sees;
+END
+$body$;
+
+-- May the current role read the codes of a derived column? Where name and oid of the table agree, as
+-- they do unless it was renamed or restored, that takes three look-ups by key.
+CREATE OR REPLACE FUNCTION sqlvec._reads_code(derived_id int) RETURNS boolean
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT coalesce(
+        (SELECT pg_catalog.has_column_privilege(r.oid, d.target_attnums[1], 'SELECT')
+         FROM sqlvec.derived AS d
+         JOIN sqlvec.relation AS r ON r.id = d.relation_id
+         JOIN pg_catalog.pg_class AS c ON c.oid = r.oid AND c.relname = r.table_name
+         JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = d.target_attnums[1] AND a.attname = d.target_columns[1]
+         WHERE d.id = derived_id),
+        (SELECT pg_catalog.has_column_privilege(d.relation, d.target_columns[1]::text, 'SELECT')
+         FROM sqlvec._derived AS d WHERE d.id = derived_id AND d.target_column IS NOT NULL),
+        false);
+END;
+
+ALTER TABLE sqlvec.bm25_corpus ENABLE ROW LEVEL SECURITY;
+ALTER TABLE sqlvec.bm25_frequency ENABLE ROW LEVEL SECURITY;
+DO $do$
+BEGIN
+    -- Owners first: their policy is one look-up for the whole statement.
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_policy WHERE polrelid = 'sqlvec.bm25_corpus'::regclass) THEN
+        CREATE POLICY a_owner ON sqlvec.bm25_corpus
+            USING (derived_id = ANY (ARRAY(SELECT d.id FROM sqlvec._derived AS d WHERE sqlvec._owns(d.relation))));
+        CREATE POLICY reader ON sqlvec.bm25_corpus FOR SELECT
+            USING (sqlvec._reads_code(derived_id) AND (tenant IS NULL OR sqlvec._sees_tenant(derived_id, tenant)));
+        CREATE POLICY a_owner ON sqlvec.bm25_frequency
+            USING (corpus_id = ANY (ARRAY(SELECT c.id FROM sqlvec.bm25_corpus AS c JOIN sqlvec._derived AS d ON d.id = c.derived_id
+                                          WHERE sqlvec._owns(d.relation))));
+        CREATE POLICY reader ON sqlvec.bm25_frequency FOR SELECT
+            USING (EXISTS (SELECT FROM sqlvec.bm25_corpus AS c WHERE c.id = corpus_id));
+    END IF;
+END
+$do$;
+
+-- Rows that came to a table and left it so far, as the server counts.
+CREATE OR REPLACE FUNCTION sqlvec._changes(rel oid) RETURNS bigint
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT sum(pg_catalog.pg_stat_get_tuples_inserted(t.leaf) + pg_catalog.pg_stat_get_tuples_deleted(t.leaf))::bigint
+    FROM sqlvec._leaves(rel) AS t;
+END;
+
+-- Count documents and terms of a BM25 column anew. Answers the mean length of its documents, NULL
+-- where there are none.
+CREATE OR REPLACE FUNCTION sqlvec._count_bm25(derived sqlvec._derived) RETURNS float8
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_terms text := quote_ident(coalesce(derived.target_columns[2], derived.source_columns[1]));
+    v_table text := sqlvec._qualified(derived.relation);
+    v_weights real[] := sqlvec._bm25_weights(derived.options);
+    v_tenant text := CASE WHEN derived.tenant_column IS NULL THEN 'NULL::text' ELSE format('t.%I::text', derived.tenant_column) END;
+    v_length float8;
+BEGIN
+    IF row_security_active(derived.relation) THEN
+        RAISE EXCEPTION 'row security hides rows of table % from role "%"', v_table, current_user
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = 'Count as the owner of the table or as a role with BYPASSRLS.';
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtext('sqlvec.analyze_bm25'), derived.id);
+    DELETE FROM sqlvec.bm25_frequency AS f USING sqlvec.bm25_corpus AS c WHERE c.id = f.corpus_id AND c.derived_id = derived.id;
+    DELETE FROM sqlvec.bm25_corpus AS c WHERE c.derived_id = derived.id;
+    EXECUTE format(
+        'INSERT INTO sqlvec.bm25_corpus (derived_id, tenant, documents, average_length, terms, collisions, changes) '
+        'SELECT $1, %1$s, count(*), avg(sqlvec._bm25_length(t.%2$s, $2)), 0, 0, $3 FROM %3$s AS t WHERE t.%2$s IS NOT NULL GROUP BY 2',
+        v_tenant, v_terms, v_table)
+    USING derived.id, v_weights, sqlvec._changes(derived.relation);
+    IF derived.tenant_column IS NULL THEN
+        -- ts_stat counts in one pass through C.
+        EXECUTE format(
+            'INSERT INTO sqlvec.bm25_frequency (corpus_id, lexeme, documents, tiers) '
+            'SELECT c.id, s.lexeme, s.documents, s.tiers FROM sqlvec.bm25_corpus AS c, '
+            '(SELECT ltrim(w.word, $2) AS lexeme, max(w.ndoc) AS documents, sqlvec._tier_counts(left(w.word, 1), w.ndoc) AS tiers '
+            ' FROM ts_stat(%L) AS w WHERE w.word <> chr(5) GROUP BY 1) AS s WHERE c.derived_id = $1',
+            format('SELECT t.%s FROM %s AS t', v_terms, v_table))
+        USING derived.id, chr(1) || chr(2) || chr(3) || chr(4);
+    ELSE
+        EXECUTE format(
+            'INSERT INTO sqlvec.bm25_frequency (corpus_id, lexeme, documents, tiers) '
+            'SELECT s.id, ltrim(s.word, $2), max(s.n), sqlvec._tier_counts(left(s.word, 1), s.n) '
+            'FROM (SELECT c.id, u.lexeme AS word, count(*)::int AS n '
+            '      FROM %3$s AS t JOIN sqlvec.bm25_corpus AS c ON c.derived_id = $1 AND c.tenant IS NOT DISTINCT FROM %1$s, unnest(t.%2$s) AS u '
+            '      GROUP BY c.id, u.lexeme) AS s WHERE s.word <> chr(5) GROUP BY 1, 2',
+            v_tenant, v_terms, v_table)
+        USING derived.id, chr(1) || chr(2) || chr(3) || chr(4);
+    END IF;
+    UPDATE sqlvec.bm25_frequency AS f SET collides = true
+    FROM (SELECT n.corpus_id, n.lexeme
+          FROM (SELECT f.corpus_id, f.lexeme, count(*) OVER (PARTITION BY f.corpus_id, sqlvec._bm25_dimension(f.lexeme)) AS n
+                FROM sqlvec.bm25_frequency AS f JOIN sqlvec.bm25_corpus AS c ON c.id = f.corpus_id AND c.derived_id = derived.id) AS n
+          WHERE n.n > 1) AS same
+    WHERE f.corpus_id = same.corpus_id AND f.lexeme = same.lexeme;
+    UPDATE sqlvec.bm25_corpus AS c
+    SET terms = f.terms, collisions = f.collisions
+    FROM (SELECT f.corpus_id, count(*) AS terms, count(*) FILTER (WHERE f.collides) AS collisions
+          FROM sqlvec.bm25_frequency AS f GROUP BY f.corpus_id) AS f
+    WHERE f.corpus_id = c.id AND c.derived_id = derived.id;
+    SELECT sum(c.documents * c.average_length) / nullif(sum(c.documents), 0) INTO v_length
+    FROM sqlvec.bm25_corpus AS c WHERE c.derived_id = derived.id;
+    RETURN nullif(v_length, 0);
+END
+$body$;
+
+-- Tier counts of one term: state of the aggregate below.
+CREATE OR REPLACE FUNCTION sqlvec._tier_counted(counts int[], mark text, documents int) RETURNS int[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN mark >= ' ' COLLATE "C" THEN counts
+            ELSE counts[:ascii(mark) - 1] || documents || counts[ascii(mark) + 1:] END;
+DO $do$
+BEGIN
+    IF pg_catalog.to_regprocedure('sqlvec._tier_counts(text, int)') IS NULL THEN
+        CREATE AGGREGATE sqlvec._tier_counts(mark text, documents int) (
+            SFUNC = sqlvec._tier_counted, STYPE = int[], INITCOND = '{0,0,0,0}', PARALLEL = SAFE);
+    END IF;
+END
+$do$;
+
+-- Give a BM25 column the mean length of its documents as they are now. Its weights are suspect from
+-- here on, and searches compute scores from the terms, until a backfill has compared them.
+CREATE OR REPLACE FUNCTION sqlvec._reencode_bm25(derived sqlvec._derived, average_length float8) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_encoder text;
+BEGIN
+    -- Transactions that write with the old trigger must have ended before rows are compared.
+    EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', sqlvec._qualified(derived.relation));
+    -- Encoders never change: this is another one.
+    v_encoder := sqlvec._own_encoder_name(derived.relation, derived.target_column);
+    INSERT INTO sqlvec.encoder (name, kind, dimensions, code_type, code_dimensions, options, owner)
+    SELECT v_encoder, e.kind, e.dimensions, e.code_type, e.code_dimensions,
+           e.options || jsonb_build_object('average_length', average_length), e.owner
+    FROM sqlvec.encoder AS e WHERE e.name = derived.encoder;
+    UPDATE sqlvec.derived AS d SET encoder = v_encoder, suspect = true WHERE d.id = derived.id;
+    DELETE FROM sqlvec.encoder AS e WHERE e.name = derived.encoder;
+    PERFORM sqlvec._write_maintain(derived.relation_id);
+END
+$body$;
+
+CREATE OR REPLACE PROCEDURE sqlvec.analyze_bm25(rel regclass, drift real = 0.1) LANGUAGE plpgsql
+AS $body$
+DECLARE
+    v_derived sqlvec._derived;
+    v_ids int[];
+    v_id int;
+    v_length float8;
+BEGIN
+    IF drift IS NULL OR drift < 0 THEN
+        RAISE EXCEPTION 'drift is a fraction, 0 or more, not %', drift USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    PERFORM sqlvec._require_owner(rel);
+    v_ids := ARRAY(SELECT d.id FROM sqlvec._derived_of(rel) AS d
+                   WHERE d.kind = 'bm25' AND d.source_column IS NOT NULL AND d.target_column IS NOT NULL ORDER BY d.id);
+    IF pg_catalog.cardinality(v_ids) = 0 THEN
+        RAISE EXCEPTION 'table % has no BM25 column', rel
+            USING ERRCODE = 'undefined_column', HINT = 'Declare one with CALL sqlvec.add_bm25(…).';
+    END IF;
+    FOREACH v_id IN ARRAY v_ids LOOP
+        SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
+        v_length := sqlvec._count_bm25(v_derived);
+        IF pg_catalog.abs(v_length / (v_derived.options ->> 'average_length')::float8 - 1) > drift THEN
+            PERFORM sqlvec._reencode_bm25(v_derived, v_length);
+            CALL sqlvec.backfill(v_derived.relation, v_derived.target_column);
+        END IF;
+    END LOOP;
+END
+$body$;
+
+COMMENT ON PROCEDURE sqlvec.analyze_bm25(regclass, real) IS
+    'Refresh the statistics of every BM25 column of a table: documents, their mean length, frequencies of terms. Where the mean length has moved by more than `drift` (a fraction), weights are encoded anew in committed batches, which cannot run inside a transaction block.';
+
+CREATE OR REPLACE VIEW sqlvec.bm25_health AS
+SELECT s.relation,
+       s.target_column,
+       s.tenant,
+       s.documents,
+       s.average_length AS avgdl,
+       s.terms,
+       s.collisions,
+       s.analyzed_at,
+       s.changes_since,
+       s.analyzed_at IS NULL OR s.suspect OR s.changes_since > 50 + 0.1 * s.total AS stale,
+       CASE WHEN s.suspect THEN format('weights are being encoded anew; CALL sqlvec.backfill(%L, %L);', s.relation, s.target_column)
+            WHEN s.analyzed_at IS NULL THEN format('never counted; CALL sqlvec.analyze_bm25(%L);', s.relation)
+            WHEN s.changes_since > 50 + 0.1 * s.total THEN format('many rows have changed; CALL sqlvec.analyze_bm25(%L);', s.relation)
+       END AS advice
+FROM (SELECT d.relation::regclass AS relation, coalesce(d.target_column, d.known_target) AS target_column, d.suspect,
+             c.tenant, c.documents, c.average_length, c.terms, c.collisions, c.analyzed_at,
+             greatest(sqlvec._changes(d.relation) - c.changes, 0) AS changes_since,
+             sum(c.documents) OVER (PARTITION BY d.id) AS total
+      FROM sqlvec._derived AS d
+      LEFT JOIN sqlvec.bm25_corpus AS c ON c.derived_id = d.id
+      WHERE d.kind = 'bm25') AS s;
+
+COMMENT ON VIEW sqlvec.bm25_health IS
+    'Statistics of each BM25 column (and tenant): documents, their mean length, terms, terms that share a dimension, when they were counted, rows inserted and deleted since, and whether to count again.';
+
+-- sqlvec.add_bm25: declare a text column searchable by BM25.
+
+-- The tsvector of a text. Where it would be too long for Postgres, what comes after the first part
+-- keeps its words but loses their positions, and words after about 600 kB of different ones are lost.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_long_tsvector(config regconfig, body text) RETURNS tsvector
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_terms tsvector := '';
+    v_piece text;
+    v_start int := 1;
+BEGIN
+    BEGIN
+        RETURN to_tsvector(config, body);
+    EXCEPTION WHEN program_limit_exceeded THEN
+        NULL;
+    END;
+    WHILE v_start <= length(body) AND pg_column_size(v_terms) < 600000 LOOP
+        v_piece := substr(body, v_start, 50000);
+        IF v_start + 50000 <= length(body) AND v_piece ~ '\s' THEN
+            v_piece := regexp_replace(v_piece, '\S*$', ''); -- up to the last space
+        END IF;
+        v_terms := v_terms || CASE WHEN v_start = 1 THEN to_tsvector(config, v_piece) ELSE strip(to_tsvector(config, v_piece)) END;
+        v_start := v_start + length(v_piece);
+    END LOOP;
+    RETURN v_terms;
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION sqlvec._bm25_tsvector(config regconfig, body text) RETURNS tsvector
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN octet_length(body) <= 100000 THEN to_tsvector(config, body) ELSE sqlvec._bm25_long_tsvector(config, body) END;
+
+-- The tsvector of several texts, each under its label. NULL where all of them are.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_fields(config regconfig, labels "char"[], bodies text[]) RETURNS tsvector
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_terms tsvector;
+    v_field tsvector;
+BEGIN
+    FOR n IN 1 .. cardinality(bodies) LOOP
+        CONTINUE WHEN bodies[n] IS NULL;
+        v_field := setweight(sqlvec._bm25_tsvector(config, bodies[n]), labels[n]);
+        v_terms := CASE WHEN v_terms IS NULL THEN v_field
+                        WHEN pg_column_size(v_terms) + pg_column_size(v_field) < 900000 THEN v_terms || v_field
+                        ELSE v_terms END;
+    END LOOP;
+    RETURN v_terms;
+END
+$body$;
+
+-- The tsvector expression of an encoder over the expressions of its sources.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_tsvector_expression(options jsonb, arguments text[]) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT CASE WHEN (options ->> 'tsvector')::boolean THEN arguments[1]
+                WHEN options -> 'labels' = 'null'
+                THEN format('sqlvec._bm25_tsvector(%L::pg_catalog.regconfig, (%s)::pg_catalog.text)', options ->> 'config', arguments[1])
+                ELSE format('sqlvec._bm25_fields(%L::pg_catalog.regconfig, %L, ARRAY[%s])', options ->> 'config',
+                            (SELECT array_agg(l) FROM jsonb_array_elements_text(options -> 'labels') AS l),
+                            (SELECT string_agg(format('(%s)::pg_catalog.text', a), ', ') FROM unnest(arguments) AS a)) END;
+END;
+
+-- Weights of the labels D, C, B, A as an SQL constant.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_weights(options jsonb) RETURNS real[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN options -> 'weights' <> 'null'
+            THEN (SELECT array_agg(w::real) FROM jsonb_array_elements_text(options -> 'weights') AS w) END;
+
+CREATE OR REPLACE FUNCTION sqlvec._bm25_expression(options jsonb, arguments text[]) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT format(CASE WHEN (options ->> 'tsvector')::boolean THEN '(sqlvec._bm25_document(%s, %s, %s, %s, %s)).code'
+                       ELSE 'sqlvec._bm25_document(%s, %s, %s, %s, %s)' END,
+                  sqlvec._bm25_tsvector_expression(options, arguments),
+                  options ->> 'k1', options ->> 'b', options ->> 'average_length',
+                  coalesce(quote_literal(sqlvec._bm25_weights(options)::text), 'NULL'));
+END;
+
+-- Labels and weights of fields: equal weights share a label, the heaviest gets A. An error for fields
+-- that no four labels can tell apart.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_labels(fields jsonb, columns text[], OUT labels text[], OUT weights real[])
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_different real[];
+BEGIN
+    v_different := ARRAY(SELECT DISTINCT (fields ->> c)::real FROM unnest(columns) AS c ORDER BY 1 DESC);
+    IF cardinality(v_different) > 4 THEN
+        RAISE EXCEPTION 'fields have % different weights; a tsvector tells four apart', cardinality(v_different)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Give some fields the same weight.';
+    END IF;
+    labels := ARRAY(SELECT chr(64 + array_position(v_different, (fields ->> c.name)::real))
+                    FROM unnest(columns) WITH ORDINALITY AS c (name, position) ORDER BY c.position);
+    weights := ARRAY(SELECT coalesce(v_different[n], 1) FROM generate_series(4, 1, -1) AS n);
+END
+$body$;
+
+-- An error for anything but an object of positive numbers.
+CREATE OR REPLACE FUNCTION sqlvec._check_fields(fields jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_name text;
+    v_weight jsonb;
+BEGIN
+    IF jsonb_typeof(fields) <> 'object' OR fields = '{}' THEN
+        RAISE EXCEPTION 'fields is a JSON object of columns and their weights, not %', fields
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'E.g. {"title": 2.0, "body": 1.0}.';
+    END IF;
+    FOR v_name, v_weight IN SELECT * FROM jsonb_each(fields) LOOP
+        IF jsonb_typeof(v_weight) <> 'number' OR v_weight::text::numeric NOT BETWEEN 0.001 AND 1000 THEN
+            RAISE EXCEPTION 'the weight of field "%" is a number from 0.001 to 1000, not %', v_name, v_weight
+                USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+    END LOOP;
+END
+$body$;
+
+-- Mean length of documents over a sample of at most about 1,000 rows; 100 terms where there are none.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_sample_length(rel oid, options jsonb, sources name[]) RETURNS float8
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_length float8;
+    v_pages float8 := (SELECT sum(pg_relation_size(t.leaf)) FROM sqlvec._leaves(rel) AS t) / current_setting('block_size')::int;
+BEGIN
+    EXECUTE format('SELECT avg(nullif(sqlvec._bm25_length(%s, %L), 0)) FROM (SELECT t.* FROM %s AS t TABLESAMPLE SYSTEM (%s) LIMIT 1000) AS t',
+                   sqlvec._bm25_tsvector_expression(options, ARRAY(SELECT format('t.%I', s) FROM unnest(sources) AS s)),
+                   sqlvec._bm25_weights(options), sqlvec._qualified(rel), least(100, 20000 / greatest(v_pages, 1)))
+    INTO v_length;
+    RETURN coalesce(v_length, 100);
+END
+$body$;
+
+-- Whether a valid GIN index stands on a column.
+CREATE OR REPLACE FUNCTION sqlvec._has_gin(rel oid, column_name name) RETURNS boolean
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT EXISTS (
+        SELECT FROM pg_catalog.pg_index AS i
+        JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+        JOIN pg_catalog.pg_am AS m ON m.oid = c.relam AND m.amname = 'gin'
+        JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+        WHERE i.indrelid = rel AND i.indisvalid AND i.indpred IS NULL AND a.attname = column_name);
+END;
+
+-- Pending entries of an index with fastupdate are read by every search, so it is off.
+CREATE OR REPLACE FUNCTION sqlvec._gin_index_sql(rel oid, column_name name, online boolean) RETURNS text
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT format('CREATE INDEX %s%I ON %s USING gin (%I) WITH (fastupdate = off)',
+                  CASE WHEN online THEN 'CONCURRENTLY ' ELSE '' END,
+                  sqlvec._name(format('ix_%s_%s', c.relname, column_name)), sqlvec._qualified(rel), column_name)
+    FROM pg_catalog.pg_class AS c WHERE c.oid = rel;
+END;
+
+CREATE OR REPLACE PROCEDURE sqlvec.add_bm25(
+    rel regclass, column_name text, config regconfig = 'pg_catalog.english', k1 real = 1.2, b real = 0.75, target text = NULL,
+    fields jsonb = NULL, tenant text = NULL
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_column record;
+    v_sources text[];
+    v_targets text[];
+    v_labels record;
+    v_options jsonb;
+    v_encoder text;
+    v_terms text;
+BEGIN
+    IF rel IS NULL OR config IS NULL OR k1 IS NULL OR b IS NULL THEN
+        RAISE EXCEPTION 'add_bm25 needs a table, a text search configuration, k1 and b' USING ERRCODE = 'null_value_not_allowed';
+    ELSIF NOT k1 BETWEEN 0 AND 100 THEN
+        RAISE EXCEPTION 'k1 is a number from 0 to 100, not %', k1 USING ERRCODE = 'invalid_parameter_value';
+    ELSIF NOT b BETWEEN 0 AND 1 THEN
+        RAISE EXCEPTION 'b is a number from 0 to 1, not %', b USING ERRCODE = 'invalid_parameter_value';
+    ELSIF column_name IS NULL AND fields IS NULL THEN
+        RAISE EXCEPTION 'add_bm25 needs a column' USING ERRCODE = 'null_value_not_allowed',
+            HINT = 'Name it, or several with their weights: fields => ''{"title": 2.0, "body": 1.0}''.';
+    END IF;
+    PERFORM sqlvec._require_table(rel);
+    IF fields IS NOT NULL THEN
+        PERFORM sqlvec._check_fields(fields);
+    END IF;
+    -- In the order of the table's columns; _column refuses one that is not there.
+    v_sources := CASE WHEN column_name IS NULL THEN ARRAY(SELECT f FROM jsonb_object_keys(fields) AS f ORDER BY (sqlvec._column(rel, f)).attnum)
+                      ELSE ARRAY[column_name] END;
+    FOR n IN 1 .. cardinality(v_sources) LOOP
+        v_column := sqlvec._column(rel, v_sources[n]);
+        IF NOT (v_column.type_name = 'tsvector' AND cardinality(v_sources) = 1)
+           AND (SELECT t.typcategory FROM pg_type AS t WHERE t.oid = v_column.type_oid) <> 'S' THEN
+            RAISE EXCEPTION 'column "%" of table % is of type %, not %', v_sources[n], rel, format_type(v_column.type_oid, NULL),
+                CASE WHEN cardinality(v_sources) = 1 THEN 'text or tsvector' ELSE 'text' END
+                USING ERRCODE = 'datatype_mismatch';
+        END IF;
+    END LOOP;
+    IF v_column.type_name = 'tsvector' AND fields IS NOT NULL THEN
+        IF EXISTS (SELECT FROM jsonb_object_keys(fields) AS f WHERE f NOT IN ('A', 'B', 'C', 'D')) THEN
+            RAISE EXCEPTION 'fields of tsvector column "%" are its labels A, B, C and D, not %', column_name, fields
+                USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+    ELSIF column_name IS NOT NULL AND fields IS NOT NULL THEN
+        RAISE EXCEPTION 'give a column or fields, not both' USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'A tsvector column takes both: its fields are the weights of its labels.';
+    END IF;
+    IF tenant IS NOT NULL THEN
+        PERFORM sqlvec._column(rel, tenant);
+    END IF;
+
+    v_options := jsonb_build_object(
+        'config', (SELECT format('%I.%I', n.nspname, c.cfgname) FROM pg_ts_config AS c JOIN pg_namespace AS n ON n.oid = c.cfgnamespace
+                   WHERE c.oid = config),
+        'k1', k1, 'b', b, 'tsvector', v_column.type_name = 'tsvector', 'labels', NULL, 'weights', NULL);
+    IF v_options ->> 'config' IS NULL THEN
+        RAISE EXCEPTION 'text search configuration % does not exist', config USING ERRCODE = 'undefined_object';
+    END IF;
+    IF column_name IS NULL THEN
+        v_labels := sqlvec._bm25_labels(fields, v_sources);
+        v_options := v_options || jsonb_build_object('labels', v_labels.labels, 'weights', v_labels.weights);
+    ELSIF fields IS NOT NULL THEN
+        v_options := v_options || jsonb_build_object('weights', ARRAY(SELECT coalesce((fields ->> l)::real, 1) FROM unnest('{D,C,B,A}'::text[]) AS l));
+    END IF;
+
+    target := coalesce(target, sqlvec._name(array_to_string(v_sources, '_') || '_bm25'));
+    v_targets := CASE WHEN v_column.type_name = 'tsvector' THEN ARRAY[target] ELSE ARRAY[target, sqlvec._name(target || '_tsv')] END;
+    PERFORM sqlvec._claim_targets(rel, v_sources, v_targets);
+    v_options := v_options || jsonb_build_object('average_length', sqlvec._bm25_sample_length(rel, v_options, v_sources));
+    v_encoder := sqlvec._own_encoder_name(rel, target);
+    INSERT INTO sqlvec.encoder (name, kind, dimensions, code_type, code_dimensions, options, owner)
+    VALUES (v_encoder, 'bm25', NULL, 'sparsevec', 1000000000, v_options, sqlvec._owner(rel));
+
+    PERFORM sqlvec._add_target(rel, target, v_encoder, 'sparsevec', 1000000000);
+    IF cardinality(v_targets) = 2 THEN
+        PERFORM sqlvec._add_target(rel, v_targets[2], v_encoder, 'tsvector', NULL);
+    END IF;
+    PERFORM sqlvec._declare(rel, v_sources, v_targets, v_encoder, true, 'inner_product', tenant);
+
+    v_terms := CASE cardinality(v_targets) WHEN 2 THEN v_targets[2] ELSE v_sources[1] END;
+    IF NOT sqlvec._has_gin(rel, v_terms)
+       AND (SELECT sum(pg_relation_size(t.leaf)) FROM sqlvec._leaves(rel) AS t) <= 32 * 1024 * 1024 THEN
+        EXECUTE sqlvec._gin_index_sql(rel, v_terms, false);
+    END IF;
+END
+$body$;
+
+COMMENT ON PROCEDURE sqlvec.add_bm25(regclass, text, regconfig, real, real, text, jsonb, text) IS
+    'Declare text column `column_name`, or several with their weights in `fields`, searchable by BM25: adds sparsevec column `target` with the term weights and tsvector column `target`_tsv that finds them, kept by the trigger of the table; a small table gets its GIN index at once. A tsvector column of the application gets the weights only. tenant names a column whose values have statistics of their own. Then: CALL sqlvec.backfill, the index, CALL sqlvec.analyze_bm25.';
 
 -- Approximate indexes on a vector column: which there are, and which could be built.
 
@@ -2584,6 +3259,903 @@ $body$;
 COMMENT ON FUNCTION sqlvec.sparse_search_keys(anyelement, text, sparsevec, anycompatible, int, jsonb, text, text[], int, float8, text, text, text) IS
     'The rows of sqlvec.sparse_search as values of the key column (by default the primary key) cast to the type of key, a typed NULL that stands right after the query (key => NULL::uuid): needs SELECT on the searched and key columns only.';
 
+-- What a BM25 query asks of a column: words that score, conditions that restrict, and their
+-- frequencies in the corpus.
+
+-- The BM25 column that column_name means: its source, one of its fields, or itself; with NULL the only
+-- one of the table.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_column(rel oid, column_name text) RETURNS sqlvec._derived
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_id int := sqlvec._relation_id(rel);
+    v_derived sqlvec._derived;
+    v_known text[] := '{}';
+    v_result sqlvec._derived;
+BEGIN
+    IF v_id IS NULL THEN
+        -- The trigger is gone: look through the whole catalog.
+        SELECT r.id INTO v_id FROM sqlvec._relation AS r WHERE r.relation = coalesce(pg_partition_root(rel), rel);
+    END IF;
+    FOR v_derived IN
+        SELECT d.* FROM sqlvec._derived AS d
+        WHERE d.relation_id = v_id AND d.kind = 'bm25' AND d.source_column IS NOT NULL AND d.target_column IS NOT NULL
+        ORDER BY column_name IS NOT DISTINCT FROM d.target_column DESC, d.id
+    LOOP
+        IF column_name IS NULL OR column_name = ANY (v_derived.source_columns || v_derived.target_columns) THEN
+            IF v_result.id IS NOT NULL AND v_result.target_column IS DISTINCT FROM column_name THEN
+                RAISE EXCEPTION 'table % has several BM25 columns%', sqlvec._qualified(rel), coalesce(' on "' || column_name || '"', '')
+                    USING ERRCODE = 'ambiguous_column', HINT = format('Name one: %I or %I.', v_result.target_column, v_derived.target_column);
+            END IF;
+            v_result := coalesce(v_result, v_derived);
+        END IF;
+        v_known := v_known || format('%I (of %s)', v_derived.target_column,
+                                     (SELECT string_agg(quote_ident(s), ', ') FROM unnest(v_derived.source_columns) AS s));
+    END LOOP;
+    IF v_result.id IS NULL THEN
+        IF column_name IS NOT NULL THEN
+            PERFORM sqlvec._column(rel, column_name);
+        END IF;
+        RAISE EXCEPTION 'table % has no BM25 column%', sqlvec._qualified(rel), coalesce(' on "' || column_name || '"', '')
+            USING ERRCODE = 'undefined_column',
+                  HINT = CASE WHEN v_known = '{}' THEN format('CALL sqlvec.add_bm25(%L, %L);', sqlvec._qualified(rel), coalesce(column_name, '…'))
+                              ELSE 'It has: ' || array_to_string(v_known, '; ') || '.' END;
+    END IF;
+    RETURN v_result;
+END
+$body$;
+
+-- A lexeme as tsquery input.
+CREATE OR REPLACE FUNCTION sqlvec._quote_lexeme(lexeme text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN '''' || replace(replace(lexeme, '\', '\\'), '''', '''''') || '''';
+
+-- Read a query. Words are alternatives; "a phrase" and +word are required, -word and -"phrase"
+-- excluded; word* stands for its completions; OR makes what stands on both sides alternatives of one
+-- another. Any text is a query.
+--   lexemes, counts  the words that score and how often each stands in the query
+--   required, excluded  what a document must and must not match; NULL for nothing
+--   prefixes            what completes a word; matches like a word
+CREATE OR REPLACE FUNCTION sqlvec._parse_bm25(
+    config regconfig, query text, OUT lexemes text[], OUT counts int[], OUT required tsquery, OUT excluded tsquery, OUT prefixes tsquery
+) LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_token text[];
+    v_sign text;
+    v_text text;
+    v_words text := '';
+    v_clause tsquery;
+    v_is_required boolean;
+    v_or boolean := false;           -- the last token was OR
+    v_last tsquery;                  -- the clause before, to be joined by OR
+    v_last_required boolean := false;
+BEGIN
+    query := left(query, 10000);
+    IF query !~* '["+*-]|\yor\y' THEN
+        v_words := query; -- plain words, as most queries are
+    ELSE
+        FOR v_token IN SELECT regexp_matches(query, '([+-]?)"([^"]*)"?|([+-]?)([^\s"]+)', 'g') LOOP
+            v_sign := coalesce(v_token[1], v_token[3]);
+            v_text := coalesce(v_token[2], v_token[4]);
+            IF v_token[4] IS NOT NULL AND v_sign = '' AND lower(v_text) = 'or' THEN
+                v_or := v_last IS NOT NULL;
+                CONTINUE;
+            END IF;
+            v_clause := NULL;
+            IF to_tsvector(config, v_text) = '' THEN
+                NULL; -- a stop word asks for nothing, and to_tsquery would say so aloud
+            ELSIF v_token[4] ~ '^[^*]*\w[^*]*\*+$' THEN
+                v_clause := to_tsquery(config, '''' || replace(replace(rtrim(v_text, '*'), '\', ' '), '''', ' ') || ''':*');
+                IF v_sign = '' THEN
+                    prefixes := coalesce(prefixes || v_clause, v_clause);
+                END IF;
+            ELSE
+                v_clause := CASE WHEN v_token[2] IS NOT NULL THEN phraseto_tsquery(config, v_text) ELSE plainto_tsquery(config, v_text) END;
+                IF v_sign <> '-' THEN
+                    v_words := v_words || ' ' || v_text;
+                END IF;
+            END IF;
+            CONTINUE WHEN v_clause IS NULL;
+            IF v_sign = '-' THEN
+                excluded := coalesce(excluded || v_clause, v_clause);
+                v_or := false;
+                CONTINUE;
+            END IF;
+            v_is_required := v_sign = '+' OR v_token[2] IS NOT NULL;
+            IF v_or AND (v_is_required OR v_last_required) THEN
+                -- Put the alternatives in the place of the one before.
+                v_clause := v_last || v_clause;
+                v_is_required := true;
+            ELSIF v_last_required THEN
+                required := coalesce(required && v_last, v_last);
+            END IF;
+            v_last := v_clause; v_last_required := v_is_required; v_or := false;
+        END LOOP;
+        IF v_last_required THEN
+            required := coalesce(required && v_last, v_last);
+        END IF;
+    END IF;
+    SELECT array_agg(t.lexeme ORDER BY t.lexeme), array_agg(t.n ORDER BY t.lexeme) INTO lexemes, counts
+    FROM (SELECT u.lexeme, coalesce(cardinality(u.positions), 1) AS n
+          FROM unnest(to_tsvector(config, v_words)) AS u
+          ORDER BY 2 DESC, 1 LIMIT 1000) AS t;
+    lexemes := coalesce(lexemes, '{}');
+    counts := coalesce(counts, '{}');
+END
+$body$;
+
+-- A document that is found must match this; NULL for a query that asks for nothing.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_condition(lexemes text[], required tsquery, excluded tsquery, prefixes tsquery) RETURNS tsquery
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT CASE WHEN c.positive IS NULL THEN NULL WHEN excluded IS NULL THEN c.positive ELSE c.positive && !!excluded END
+    FROM (SELECT CASE WHEN required IS NOT NULL THEN required
+                      WHEN lexemes = '{}' THEN prefixes
+                      WHEN prefixes IS NULL THEN w.words
+                      ELSE w.words || prefixes END AS positive
+          FROM (SELECT string_agg(sqlvec._quote_lexeme(l), ' | ')::tsquery AS words FROM unnest(lexemes) AS l) AS w) AS c;
+END;
+
+DO $do$
+BEGIN
+    IF pg_catalog.to_regtype('sqlvec._bm25_query') IS NULL THEN
+        CREATE TYPE sqlvec._bm25_query AS (
+            derived   sqlvec._derived,
+            tenant    text,
+            condition tsquery,  -- what a document must match; NULL for nothing to search
+            required  tsquery,
+            excluded  tsquery,
+            prefixes  tsquery,
+            documents float8,   -- in the corpus
+            counted   boolean,  -- by analyze_bm25
+            lexemes   text[],   -- the words, then completions of prefixes
+            weights   float8[], -- idf times occurrences in the query
+            documents_with int[],
+            tiers     int[],    -- four numbers for each lexeme: documents in which it reaches a tier
+            collides  boolean   -- a word shares its dimension with another term of the corpus
+        );
+    END IF;
+END
+$do$;
+
+-- A tsquery that matches the documents of a lexeme.
+CREATE OR REPLACE FUNCTION sqlvec._lexeme_query(lexeme text) RETURNS tsquery
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN sqlvec._quote_lexeme(lexeme)::tsquery;
+
+-- Rows that match, but at most 10,000: for terms that the statistics do not know. Under row security
+-- that would read the table, so the term counts as rare. No SET: policies run inside.
+CREATE OR REPLACE FUNCTION sqlvec._count_documents(rel oid, condition text, word tsquery, bound text[]) RETURNS int
+LANGUAGE plpgsql STABLE
+AS $body$
+DECLARE
+    v_count int;
+BEGIN
+    IF pg_catalog.row_security_active(rel) THEN
+        RETURN 1;
+    END IF;
+    EXECUTE 'SELECT pg_catalog.count(*) FROM (SELECT FROM ' || sqlvec._qualified(rel) || ' AS t WHERE ' || condition || ' LIMIT 10000) AS c'
+    INTO v_count USING word, bound;
+    RETURN v_count;
+END
+$body$;
+
+-- Read a query and look its words up. `tenant` comes from the caller or from the filter.
+CREATE OR REPLACE FUNCTION sqlvec._prepare_bm25(rel oid, column_name text, query text, filter jsonb, tenant text) RETURNS sqlvec._bm25_query
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    q sqlvec._bm25_query;
+    v_parsed record;
+    v_corpus record;
+    v_prefix text[];
+    v_terms text;
+    v_tenant text := '';
+    v_bound text[];
+    v_found int;
+BEGIN
+    IF query IS NULL THEN
+        RAISE EXCEPTION 'the query is NULL' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    q.derived := sqlvec._bm25_column(rel, column_name);
+    q.tenant := tenant;
+    IF (q.derived).tenant_column IS NOT NULL THEN
+        IF q.tenant IS NULL THEN
+            q.tenant := CASE jsonb_typeof(filter -> (q.derived).tenant_column)
+                            WHEN 'object' THEN filter -> (q.derived).tenant_column ->> '$eq'
+                            WHEN 'array' THEN NULL
+                            ELSE filter ->> (q.derived).tenant_column END;
+        END IF;
+        IF q.tenant IS NULL THEN
+            RAISE EXCEPTION 'column "%" of table % has statistics of its own for each "%"', (q.derived).target_column, sqlvec._qualified(rel), (q.derived).tenant_column
+                USING ERRCODE = 'invalid_parameter_value',
+                      HINT = format('Search one of them: tenant => ''…'', or filter => ''{"%s": …}''.', (q.derived).tenant_column);
+        END IF;
+        -- As the column writes the value.
+        EXECUTE format('SELECT ($1::%s)::text', format_type((sqlvec._column(rel, (q.derived).tenant_column)).type_oid, -1)) INTO q.tenant USING q.tenant;
+        v_tenant := format(' AND t.%I::text = ($2)[1]', (q.derived).tenant_column);
+        v_bound := ARRAY[q.tenant];
+    ELSIF q.tenant IS NOT NULL THEN
+        RAISE EXCEPTION 'column "%" of table % was not declared with a tenant', (q.derived).target_column, sqlvec._qualified(rel)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Use filter.';
+    END IF;
+
+    v_parsed := sqlvec._parse_bm25(((q.derived).options ->> 'config')::regconfig, query);
+    q.lexemes := v_parsed.lexemes; q.required := v_parsed.required; q.excluded := v_parsed.excluded; q.prefixes := v_parsed.prefixes;
+    q.condition := sqlvec._bm25_condition(v_parsed.lexemes, v_parsed.required, v_parsed.excluded, v_parsed.prefixes);
+    IF q.condition IS NULL THEN
+        RETURN q;
+    END IF;
+
+    SELECT c.id, c.documents INTO v_corpus FROM sqlvec.bm25_corpus AS c
+    WHERE c.derived_id = (q.derived).id AND c.tenant IS NOT DISTINCT FROM q.tenant;
+    q.counted := FOUND;
+    IF q.prefixes IS NOT NULL THEN
+        -- Its completions: the most frequent that the statistics know.
+        FOR v_prefix IN SELECT regexp_matches(q.prefixes::text, '''((?:[^'']|'''')*)'':\*', 'g') LOOP
+            v_prefix[1] := replace(replace(v_prefix[1], '''''', ''''), '\\', '\');
+            q.lexemes := q.lexemes || ARRAY(
+                SELECT f.lexeme FROM sqlvec.bm25_frequency AS f
+                WHERE f.corpus_id = v_corpus.id AND f.lexeme >= v_prefix[1] COLLATE "C" AND f.lexeme < (v_prefix[1] || chr(1114111)) COLLATE "C"
+                      AND f.lexeme <> ALL (q.lexemes)
+                ORDER BY f.documents DESC, f.lexeme LIMIT 64);
+        END LOOP;
+    END IF;
+    SELECT array_agg(coalesce(f.documents, -1) ORDER BY w.n), coalesce(bool_or(f.collides), false),
+           string_agg(coalesce(array_to_string(f.tiers, ','), '0,0,0,0'), ',' ORDER BY w.n)
+    INTO q.documents_with, q.collides, v_terms
+    FROM unnest(q.lexemes) WITH ORDINALITY AS w (lexeme, n)
+    LEFT JOIN sqlvec.bm25_frequency AS f ON f.corpus_id = v_corpus.id AND f.lexeme = w.lexeme;
+    q.tiers := ('{' || v_terms || '}')::int[];
+
+    q.documents := v_corpus.documents;
+    v_terms := format('t.%I', coalesce((q.derived).target_columns[2], (q.derived).source_columns[1]));
+    IF NOT q.counted THEN
+        q.documents := sqlvec._count_documents(rel, v_terms || ' IS NOT NULL' || v_tenant, NULL, v_bound);
+        IF q.documents = 10000 AND v_tenant = '' THEN
+            q.documents := greatest(q.documents, (SELECT sum(c.reltuples) FROM sqlvec._leaves(rel) AS t JOIN pg_class AS c ON c.oid = t.leaf));
+        END IF;
+    END IF;
+    FOR n IN 1 .. cardinality(q.lexemes) LOOP
+        IF q.documents_with[n] = -1 THEN
+            v_found := sqlvec._count_documents(rel, v_terms || ' OPERATOR(pg_catalog.@@) $1' || v_tenant, sqlvec._lexeme_query(q.lexemes[n]), v_bound);
+            q.documents_with[n] := v_found;
+        END IF;
+        q.documents := greatest(q.documents, q.documents_with[n]);
+    END LOOP;
+    q.weights := ARRAY(
+        SELECT coalesce(v_parsed.counts[w.n], 1) * ln(1 + (q.documents - w.df + 0.5::float8) / (w.df + 0.5::float8))
+        FROM unnest(q.documents_with) WITH ORDINALITY AS w (df, n) ORDER BY w.n);
+    RETURN q;
+END
+$body$;
+
+-- The words with their weights as a vector: a score is 0 - (code <#> this).
+CREATE OR REPLACE FUNCTION sqlvec._bm25_vector(lexemes text[], weights float8[]) RETURNS sparsevec
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT ('{' || coalesce(string_agg(d.dimension || ':' || d.weight, ','), '') || '}/1000000000')::sparsevec
+    FROM (SELECT sqlvec._bm25_dimension(w.lexeme) AS dimension, sum(w.weight)::real AS weight
+          FROM unnest(lexemes, weights) AS w (lexeme, weight) GROUP BY 1) AS d
+    WHERE d.weight > 0;
+END;
+
+-- The score of one document from its terms: what its code gives, for documents whose code is not there
+-- or cannot be trusted.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_score(
+    terms tsvector, lexemes text[], query_weights float8[], k1 float8, b float8, average_length float8, weights real[]
+) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT coalesce(sum(q.weight * t.frequency * (k1 + 1) / (t.frequency + k1 * (1 - b + b * t.length / average_length))), 0)
+    FROM (SELECT u.lexeme, u.frequency, sum(u.frequency) OVER () AS length FROM sqlvec._bm25_terms(terms, weights) AS u) AS t
+    JOIN unnest(lexemes, query_weights) AS q (lexeme, weight) ON q.lexeme = t.lexeme;
+END;
+
+-- SQL of the score of row `alias` from its terms, with the words in $5 and their weights in $6.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_score_expression(options jsonb, terms text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN format('sqlvec._bm25_score(%s, $5, $6, %s, %s, %s, %s)', terms, options ->> 'k1', options ->> 'b', options ->> 'average_length',
+              coalesce(quote_literal(sqlvec._bm25_weights(options)::text), 'NULL'));
+
+-- sqlvec.bm25_search: the k documents with the highest BM25 score, found without reading the others.
+--
+-- MaxScore (Turtle and Flood 1995) over an index that knows tiers of weight. Each word adds at most its
+-- idf times k1 + 1 to a score, and to the documents where it reaches no tier above the l-th, at most
+-- the limit of that tier. A search reads the documents that hold the cheapest of these (word, tier)
+-- first; the k-th score found then tells which combinations of the rest could still beat it, and only
+-- documents that hold one of those are read. Scores and ranks are exact, the bounds only save work.
+
+-- How far each word has been read: 5 not at all, l > 0 in all documents where it reaches tier l, 0 in
+-- all. Takes the items with the most bound per document first, until about `budget` documents.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_caps(weights float8[], documents_with int[], tiers int[], tiered boolean, budget float8) RETURNS int[]
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT array_agg(c.cap ORDER BY c.word)
+    FROM (
+        SELECT o.word, coalesce(min(o.level) FILTER (WHERE o.reads <= budget OR o.place = 1), 5) AS cap
+        FROM (
+            SELECT r.word, r.level, row_number() OVER cheapest AS place,
+                   sum(r.cost) OVER (cheapest ROWS UNBOUNDED PRECEDING) AS reads
+            FROM (
+                -- A level comes after the higher ones of its word.
+                SELECT i.word, i.level, i.cost, max(i.cost / i.gain) OVER (PARTITION BY i.word ORDER BY i.level DESC) AS price
+                FROM (
+                    SELECT w.word, l.level,
+                           greatest(CASE WHEN l.level = 0 THEN documents_with[w.word] ELSE tiers[4 * w.word - 4 + l.level] END
+                                    - CASE WHEN l.level = 4 OR NOT tiered THEN 0 ELSE tiers[4 * w.word - 3 + l.level] END, 0)::float8 AS cost,
+                           greatest(w.weight * CASE WHEN tiered THEN l.gain ELSE 1 END, 1e-9) AS gain
+                    FROM unnest(weights) WITH ORDINALITY AS w (weight, word)
+                    JOIN (VALUES (0, 0.64), (1, 0.13), (2, 0.09), (3, 0.07), (4, 0.07)) AS l (level, gain) ON tiered OR l.level = 0
+                ) AS i
+            ) AS r
+            WINDOW cheapest AS (ORDER BY r.price, r.word, r.level DESC)
+        ) AS o
+        GROUP BY o.word
+    ) AS c;
+END;
+
+-- The documents in which a word reaches tier `level`.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_item(lexeme text, level int) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN level = 0 THEN sqlvec._quote_lexeme(lexeme) ELSE sqlvec._quote_lexeme(chr(level) || lexeme) END;
+
+-- The documents that have been read; character 5 marks those that are read whatever they weigh.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_read(lexemes text[], caps int[], tiered boolean) RETURNS tsquery
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT (string_agg(sqlvec._bm25_item(w.lexeme, w.cap), ' | ')
+            || CASE WHEN tiered THEN ' | ' || sqlvec._quote_lexeme(chr(5)) ELSE '' END)::tsquery
+    FROM unnest(lexemes, caps) AS w (lexeme, cap)
+    WHERE w.cap < 5;
+END;
+
+-- The most that a word can add to the score of a document that has not been read.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_bound(weight float8, cap int, k1 float8) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN weight * (k1 + 1) * CASE cap WHEN 0 THEN 0 WHEN 1 THEN 0.64 WHEN 2 THEN 0.77 WHEN 3 THEN 0.86 WHEN 4 THEN 0.93 ELSE 1 END;
+
+-- Documents, not read yet, whose bounds add up to more than `need`, as a tsquery: '' for all of them,
+-- NULL for none. Counts down `steps` and gives up with NULL below zero. Words from `word` on.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_beyond(
+    lexemes text[], weights float8[], caps int[], k1 float8, tiered boolean, need float8, word int, INOUT steps int, OUT beyond text
+) LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_rest float8 := 0;
+    v_inner record;
+    v_before text;
+    v_parts text[] := '{}';
+BEGIN
+    steps := steps - 1;
+    IF need < 0 THEN
+        beyond := '';
+        RETURN;
+    END IF;
+    FOR n IN word .. cardinality(lexemes) LOOP
+        v_rest := v_rest + sqlvec._bm25_bound(weights[n], caps[n], k1);
+    END LOOP;
+    IF v_rest <= need OR steps < 0 THEN
+        RETURN;
+    END IF;
+    -- Without this word, then with it in each tier. A tier that asks no less of the other words than
+    -- the one below adds nothing.
+    v_inner := sqlvec._bm25_beyond(lexemes, weights, caps, k1, tiered, need, word + 1, steps);
+    steps := v_inner.steps;
+    v_before := v_inner.beyond;
+    IF v_before = '' THEN
+        beyond := '';
+        RETURN;
+    ELSIF v_before IS NOT NULL THEN
+        v_parts := ARRAY[v_before];
+    END IF;
+    FOR v_level IN 0 .. CASE WHEN tiered THEN caps[word] - 1 ELSE 0 END LOOP
+        EXIT WHEN caps[word] = 0;
+        v_inner := sqlvec._bm25_beyond(
+            lexemes, weights, caps, k1, tiered,
+            need - sqlvec._bm25_bound(weights[word], CASE WHEN tiered THEN v_level + 1 ELSE 5 END, k1), word + 1, steps);
+        steps := v_inner.steps;
+        CONTINUE WHEN v_inner.beyond IS NOT DISTINCT FROM v_before;
+        v_before := v_inner.beyond;
+        v_parts := v_parts || CASE WHEN v_before = '' THEN sqlvec._bm25_item(lexemes[word], v_level)
+                                   ELSE format('(%s & %s)', sqlvec._bm25_item(lexemes[word], v_level), v_before) END;
+        EXIT WHEN v_before = '';
+    END LOOP;
+    beyond := CASE cardinality(v_parts) WHEN 0 THEN NULL WHEN 1 THEN v_parts[1] ELSE '(' || array_to_string(v_parts, ' | ') || ')' END;
+END
+$body$;
+
+-- Where a search stands.
+DO $do$
+BEGIN
+    IF pg_catalog.to_regtype('sqlvec._bm25_state') IS NULL THEN
+        CREATE TYPE sqlvec._bm25_state AS (
+            words    text[],   -- of the query, the heaviest first
+            weights  float8[],
+            documents_with int[],
+            tiers    int[],
+            tiered   boolean,  -- the index knows tiers, and they can be trusted
+            caps     int[],    -- how far each word has been read, see _bm25_caps
+            budget   float8,
+            step     tsquery,  -- what to read now; NULL when all is done
+            finished boolean,  -- nothing comes after this step
+            scores   float8[], -- of the best found so far, with where they are
+            row_ids  tid[],
+            row_tables oid[]
+        );
+    END IF;
+END
+$do$;
+
+-- The next step of a search. `once`: read everything that matches in one step.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_step(q sqlvec._bm25_query, state sqlvec._bm25_state, k int, once boolean) RETURNS sqlvec._bm25_state
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    s sqlvec._bm25_state := state;
+    v_k1 float8 := ((q).derived).options ->> 'k1';
+    v_read tsquery;
+    v_threshold float8;
+    v_rest float8;
+    v_beyond record;
+    v_order int[];
+BEGIN
+    IF s.finished THEN
+        s.step := NULL;
+        RETURN s;
+    ELSIF once OR s.words = '{}' THEN
+        s.step := q.condition;
+        s.finished := true;
+        RETURN s;
+    END IF;
+    IF s.caps IS NOT NULL THEN
+        v_read := sqlvec._bm25_read(s.words, s.caps, s.tiered);
+    ELSE
+        s.caps := array_fill(5, ARRAY[cardinality(s.words)]);
+        s.budget := 1000 + 20 * k;
+    END IF;
+    v_rest := (SELECT sum(sqlvec._bm25_bound(w.weight, w.cap, v_k1)) FROM unnest(s.weights, s.caps) AS w (weight, cap));
+    IF cardinality(s.scores) >= k AND v_read IS NOT NULL THEN
+        -- Scores add up in single precision: leave room for its rounding.
+        v_threshold := s.scores[k] * (1 - 1e-5);
+        IF v_rest < v_threshold THEN
+            s.step := NULL;
+            RETURN s;
+        END IF;
+        s.finished := true;
+        v_order := ARRAY(SELECT w.n FROM unnest(s.weights, s.caps) WITH ORDINALITY AS w (weight, cap, n)
+                         ORDER BY sqlvec._bm25_bound(w.weight, w.cap, v_k1) DESC, w.n);
+        v_beyond := sqlvec._bm25_beyond(
+            ARRAY(SELECT s.words[n] FROM unnest(v_order) AS n), ARRAY(SELECT s.weights[n] FROM unnest(v_order) AS n),
+            ARRAY(SELECT s.caps[n] FROM unnest(v_order) AS n), v_k1, s.tiered, v_threshold, 1, 200);
+        IF v_beyond.steps >= 0 THEN
+            s.step := v_beyond.beyond::tsquery;
+        ELSE
+            -- Too many combinations: read on until what is left cannot add up to the threshold.
+            WHILE v_rest >= v_threshold LOOP
+                s.budget := s.budget * 2;
+                s.caps := sqlvec._bm25_caps(s.weights, s.documents_with, s.tiers, s.tiered, s.budget);
+                v_rest := (SELECT sum(sqlvec._bm25_bound(w.weight, w.cap, v_k1)) FROM unnest(s.weights, s.caps) AS w (weight, cap));
+            END LOOP;
+            s.step := sqlvec._bm25_read(s.words, s.caps, s.tiered);
+        END IF;
+    ELSE
+        IF v_rest = 0 THEN
+            -- Every word has been read: what is left matches by a prefix alone.
+            s.finished := true;
+            s.step := CASE WHEN q.prefixes IS NOT NULL OR q.required IS NOT NULL THEN q.condition && !!v_read END;
+            RETURN s;
+        END IF;
+        LOOP
+            s.caps := sqlvec._bm25_caps(s.weights, s.documents_with, s.tiers, s.tiered, s.budget);
+            s.budget := s.budget * 4;
+            EXIT WHEN v_read IS NULL OR sqlvec._bm25_read(s.words, s.caps, s.tiered)::text <> v_read::text;
+        END LOOP;
+        s.step := sqlvec._bm25_read(s.words, s.caps, s.tiered);
+    END IF;
+    IF s.step IS NULL THEN
+        RETURN s;
+    ELSIF v_read IS NOT NULL THEN
+        s.step := s.step && !!v_read;
+    ELSIF q.prefixes IS NULL AND array_remove(s.caps, 0) = '{}' THEN
+        -- The words are rare enough to read all that matches at once.
+        s.step := q.condition;
+        s.finished := true;
+        RETURN s;
+    END IF;
+    -- What is read already satisfies the words, but not what else the query requires.
+    IF q.required IS NOT NULL THEN
+        s.step := s.step && q.required;
+    ELSIF s.tiered THEN
+        s.step := s.step && sqlvec._bm25_condition(q.lexemes, NULL, NULL, q.prefixes);
+    END IF;
+    IF q.excluded IS NOT NULL THEN
+        s.step := s.step && !!q.excluded;
+    END IF;
+    RETURN s;
+END
+$body$;
+
+-- How to search a table: everything that is the same for each step.
+CREATE OR REPLACE FUNCTION sqlvec._plan_bm25(
+    rel oid, column_name text, query text, k int, filter jsonb, where_sql text, candidates int, oversample float8,
+    tenant text, key_column text, key_type regtype,
+    OUT q sqlvec._bm25_query, OUT state sqlvec._bm25_state, OUT bound text[], OUT condition text,
+    OUT vector sparsevec,    -- $2
+    OUT once boolean,        -- one step, because no index helps
+    OUT step text,           -- the statement of a step: answers arrays of scores and row addresses
+    OUT waiting text,        -- the same for rows that have no terms yet; NULL when there are none
+    OUT answer text,         -- the rows or keys of addresses $1, $2 with scores $3
+    OUT seqscan text,        -- what enable_seqscan is set to
+    OUT reason text
+) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_derived sqlvec._derived;
+    v_relname name := (SELECT c.relname FROM pg_class AS c WHERE c.oid = rel);
+    v_alias text := quote_ident(v_relname);
+    v_from text := format('%s AS %s', sqlvec._qualified(rel), v_alias);
+    v_terms text;
+    v_keys name[];
+    v_order text;
+    v_score text;
+    v_before text;
+    v_between text;
+    v_after text;
+    v_unfinished boolean;
+    v_word_order int[];
+BEGIN
+    PERFORM sqlvec._check_search(coalesce(column_name, ''), 1, k, candidates, oversample, 'auto');
+    q := sqlvec._prepare_bm25(rel, column_name, query, filter, tenant);
+    v_derived := q.derived;
+    IF q.tenant IS NOT NULL THEN
+        filter := coalesce(filter, '{}') || jsonb_build_object(v_derived.tenant_column, q.tenant);
+    END IF;
+    bound := '{}';
+    condition := 'true';
+    IF filter IS NOT NULL THEN
+        SELECT f.bound, f.condition INTO bound, condition FROM sqlvec._filter(rel, v_relname, filter, '$3', bound) AS f;
+    END IF;
+    IF where_sql IS NOT NULL THEN
+        condition := format(E'%s AND (%s\n)', condition, where_sql);
+    END IF;
+
+    v_terms := coalesce(v_derived.target_columns[2], v_derived.source_columns[1]);
+    IF NOT has_column_privilege(rel, v_terms, 'SELECT') OR NOT has_column_privilege(rel, v_derived.target_column::text, 'SELECT') THEN
+        RAISE EXCEPTION 'role "%" may not read columns "%" and "%" of table %, which BM25 searches', current_user, v_derived.target_column, v_terms, sqlvec._qualified(rel)
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = format('GRANT SELECT (%I, %I) ON %s TO %I;', v_derived.target_column, v_terms, sqlvec._qualified(rel), current_user);
+    END IF;
+    IF q.condition IS NULL THEN
+        RETURN;
+    END IF;
+
+    -- Terms that were not weighed as the catalog says now bring tiers that mean nothing.
+    v_word_order := ARRAY(SELECT w.n FROM unnest(q.weights) WITH ORDINALITY AS w (weight, n) ORDER BY w.weight DESC, w.n);
+    state.words := ARRAY(SELECT q.lexemes[n] FROM unnest(v_word_order) AS n);
+    state.weights := ARRAY(SELECT q.weights[n] FROM unnest(v_word_order) AS n);
+    state.documents_with := ARRAY(SELECT q.documents_with[n] FROM unnest(v_word_order) AS n);
+    state.tiers := ARRAY(SELECT q.tiers[4 * n - 4 + l] FROM unnest(v_word_order) WITH ORDINALITY AS o (n, place), generate_series(1, 4) AS l ORDER BY o.place, l);
+    state.tiered := cardinality(v_derived.target_columns) = 2 AND v_derived.maintained
+                    AND NOT EXISTS (SELECT FROM unnest(q.lexemes) AS l WHERE octet_length(l) > 2000);
+    state.finished := false;
+    state.scores := '{}'; state.row_ids := '{}'; state.row_tables := '{}';
+
+    once := true;
+    seqscan := current_setting('enable_seqscan');
+    IF row_security_active(rel) THEN
+        reason := 'one pass: under row security Postgres reads the rows that the policy allows before it looks at words';
+    ELSIF NOT sqlvec._has_gin(rel, v_terms) THEN
+        reason := format('one pass: no GIN index on column %I', v_terms);
+    ELSE
+        once := false;
+        IF where_sql IS NULL THEN
+            -- A step reads few rows, whatever the planner expects of its tsquery.
+            seqscan := 'off';
+        END IF;
+        reason := CASE WHEN state.tiered THEN 'the index knows tiers of weight'
+                       WHEN cardinality(v_derived.target_columns) = 1 THEN format('bounds of whole words: tsvector %I is the application''s', v_terms)
+                       ELSE 'bounds of whole words: weights are being encoded anew' END;
+    END IF;
+
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %s)', v_from,
+                   sqlvec._unfinished(v_derived.target_column, v_derived.source_columns, v_alias || '.'))
+    INTO v_unfinished;
+    vector := sqlvec._bm25_vector(q.lexemes, q.weights);
+    v_score := format('0 - (%s.%I OPERATOR(%I.<#>) $2)', v_alias, v_derived.target_column, sqlvec._vector_schema());
+    IF NOT v_derived.maintained OR q.collides THEN
+        v_score := sqlvec._bm25_score_expression(v_derived.options, format('%s.%I', v_alias, v_terms));
+    ELSIF v_unfinished THEN
+        v_score := format('coalesce(%s, %s)', v_score, sqlvec._bm25_score_expression(v_derived.options, format('%s.%I', v_alias, v_terms)));
+    END IF;
+
+    -- Equal scores: by primary key, where there is one.
+    v_keys := CASE WHEN key_type IS NOT NULL THEN ARRAY[sqlvec._key_column(rel, key_column)]::name[]
+                   ELSE ARRAY(SELECT a.attname FROM pg_index AS i, unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY AS n (attnum, position)
+                              JOIN pg_attribute AS a ON a.attnum = n.attnum
+                              WHERE i.indrelid = rel AND i.indisprimary AND a.attrelid = rel ORDER BY n.position) END;
+    v_order := coalesce((SELECT string_agg(format('%s.%I', v_alias, c.name), ', ' ORDER BY c.position)
+                         FROM unnest(v_keys) WITH ORDINALITY AS c (name, position)
+                         WHERE has_column_privilege(rel, c.name::text, 'SELECT')), format('%1$s.tableoid, %1$s.ctid', v_alias));
+    v_before := 'SELECT pg_catalog.array_agg(h.score) AS scores, pg_catalog.array_agg(h.row_id) AS row_ids, '
+                'pg_catalog.array_agg(h.row_table) AS row_tables FROM (SELECT ';
+    v_between := format(' AS score, %1$s.ctid AS row_id, %1$s.tableoid AS row_table FROM %2$s WHERE %3$s AND ', v_alias, v_from, condition);
+    v_after := format(' ORDER BY 1 DESC, %s LIMIT %s) AS h', v_order, k);
+    step := v_before || v_score || v_between || format('%s.%I OPERATOR(pg_catalog.@@) $4', v_alias, v_terms) || v_after;
+    IF v_unfinished AND cardinality(v_derived.target_columns) = 2 THEN
+        v_terms := sqlvec._bm25_tsvector_expression(
+            v_derived.options, ARRAY(SELECT format('%s.%I', v_alias, c) FROM unnest(v_derived.source_columns) AS c));
+        waiting := v_before || sqlvec._bm25_score_expression(v_derived.options, v_terms) || v_between
+                   || format('%s.%I IS NULL AND %s OPERATOR(pg_catalog.@@) $4', v_alias, v_derived.target_columns[2], v_terms) || v_after;
+    END IF;
+    answer := format('SELECT %s, h.score, true FROM unnest($1, $2, $3) AS h (row_id, row_table, score) '
+                     'JOIN %s ON %3$s.ctid = h.row_id AND %3$s.tableoid = h.row_table ORDER BY h.score DESC, %s LIMIT %s',
+                     CASE WHEN key_type IS NULL THEN format('(%s.*)::%s', v_alias, sqlvec._qualified(rel))
+                          ELSE format('%s.%I::%s', v_alias, v_keys[1], format_type(key_type, -1)) END,
+                     v_from, v_alias, v_order, k);
+END
+$body$;
+
+-- The best k of two lists, and the ties of the last.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_merge(
+    state sqlvec._bm25_state, scores float8[], row_ids tid[], row_tables oid[], k int
+) RETURNS sqlvec._bm25_state
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    s sqlvec._bm25_state := state;
+BEGIN
+    IF scores IS NULL THEN
+        RETURN s;
+    ELSIF s.scores = '{}' THEN
+        s.scores := scores; s.row_ids := row_ids; s.row_tables := row_tables;
+        RETURN s;
+    END IF;
+    SELECT array_agg(h.score ORDER BY h.score DESC), array_agg(h.row_id ORDER BY h.score DESC), array_agg(h.row_table ORDER BY h.score DESC)
+    INTO s.scores, s.row_ids, s.row_tables
+    FROM (SELECT a.score, a.row_id, a.row_table, rank() OVER (ORDER BY a.score DESC) AS place
+          FROM unnest(s.scores || scores, s.row_ids || row_ids, s.row_tables || row_tables) AS a (score, row_id, row_table)) AS h
+    WHERE h.place <= k;
+    RETURN s;
+END
+$body$;
+
+-- Run a plan. STABLE, so that every step sees the snapshot of the statement that searches. No SET:
+-- the caller's where_sql and policies run inside.
+CREATE OR REPLACE FUNCTION sqlvec._run_bm25(
+    q sqlvec._bm25_query, INOUT state sqlvec._bm25_state, params text[], bound text[], vector sparsevec, k int,
+    once boolean, step text, waiting text, seqscan text
+) LANGUAGE plpgsql STABLE
+AS $body$
+DECLARE
+    v_found record;
+    v_jit text := pg_catalog.current_setting('jit');
+    v_seqscan text := pg_catalog.current_setting('enable_seqscan');
+BEGIN
+    PERFORM pg_catalog.set_config('jit', 'off', true), pg_catalog.set_config('enable_seqscan', seqscan, true);
+    LOOP
+        state := sqlvec._bm25_step(q, state, k, once);
+        EXIT WHEN (state).step IS NULL;
+        EXECUTE step INTO v_found USING params, vector, bound, (state).step, (q).lexemes, (q).weights;
+        state := sqlvec._bm25_merge(state, v_found.scores, v_found.row_ids, v_found.row_tables, k);
+    END LOOP;
+    IF waiting IS NOT NULL THEN
+        EXECUTE waiting INTO v_found USING params, vector, bound, (q).condition, (q).lexemes, (q).weights;
+        state := sqlvec._bm25_merge(state, v_found.scores, v_found.row_ids, v_found.row_tables, k);
+    END IF;
+    PERFORM pg_catalog.set_config('jit', v_jit, true), pg_catalog.set_config('enable_seqscan', v_seqscan, true);
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION sqlvec.bm25_search(
+    rel anyelement, column_name text, query text, k int = 10, filter jsonb = NULL, where_sql text = NULL, params text[] = NULL,
+    candidates int = NULL, oversample float8 = NULL, tenant text = NULL, backend text = 'auto',
+    OUT hit anyelement, OUT score float8, OUT complete boolean
+) RETURNS SETOF record
+LANGUAGE plpgsql STABLE ROWS 10
+AS $body$
+DECLARE
+    v_plan record;
+    v_state sqlvec._bm25_state;
+BEGIN
+    v_plan := sqlvec._plan_bm25(sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, query, k, filter, where_sql,
+                                candidates, oversample, tenant, NULL, NULL);
+    IF v_plan.step IS NULL THEN
+        RETURN;
+    END IF;
+    v_state := sqlvec._run_bm25(v_plan.q, v_plan.state, params, v_plan.bound, v_plan.vector, k, v_plan.once, v_plan.step, v_plan.waiting, v_plan.seqscan);
+    RETURN QUERY EXECUTE v_plan.answer USING (v_state).row_ids, (v_state).row_tables, (v_state).scores;
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION sqlvec.bm25_search_keys(
+    rel anyelement, column_name text, query text, INOUT key anycompatible, k int = 10, filter jsonb = NULL, where_sql text = NULL,
+    params text[] = NULL, candidates int = NULL, oversample float8 = NULL, tenant text = NULL, backend text = 'auto',
+    key_column text = NULL, OUT score float8, OUT complete boolean
+) RETURNS SETOF record
+LANGUAGE plpgsql STABLE ROWS 10
+AS $body$
+DECLARE
+    v_plan record;
+    v_state sqlvec._bm25_state;
+BEGIN
+    v_plan := sqlvec._plan_bm25(sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, query, k, filter, where_sql,
+                                candidates, oversample, tenant, key_column, pg_catalog.pg_typeof(key));
+    IF v_plan.step IS NULL THEN
+        RETURN;
+    END IF;
+    v_state := sqlvec._run_bm25(v_plan.q, v_plan.state, params, v_plan.bound, v_plan.vector, k, v_plan.once, v_plan.step, v_plan.waiting, v_plan.seqscan);
+    RETURN QUERY EXECUTE v_plan.answer USING (v_state).row_ids, (v_state).row_tables, (v_state).scores;
+END
+$body$;
+
+COMMENT ON FUNCTION sqlvec.bm25_search(anyelement, text, text, int, jsonb, text, text[], int, float8, text, text) IS
+    'The k rows of table rel with the highest BM25 score for query, best first, equal scores by primary key. column_name is the text column or the BM25 column, NULL the only one. In the query, words are alternatives; "a phrase" and +word are required, -word excluded, word* completed. k 1 to 10000; filter is JSON over the columns, where_sql is trusted SQL over the bare table name with values ($1)[i] from params; tenant picks one of separate statistics; backend is auto, sqlvec or a native index, of which candidates or oversample (x k) rows are rescored.';
+COMMENT ON FUNCTION sqlvec.bm25_search_keys(anyelement, text, text, anycompatible, int, jsonb, text, text[], int, float8, text, text, text) IS
+    'The rows of sqlvec.bm25_search as values of the key column (by default the primary key) cast to the type of key, a typed NULL that stands right after the query (key => NULL::uuid): needs SELECT on the key column and the columns that add_bm25 made only.';
+
+CREATE OR REPLACE FUNCTION sqlvec.bm25_tsquery(rel anyelement, column_name text, query text) RETURNS tsquery
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_derived sqlvec._derived := sqlvec._bm25_column(sqlvec._relation_of(pg_typeof(rel)), column_name);
+    v_parsed record;
+BEGIN
+    v_parsed := sqlvec._parse_bm25((v_derived.options ->> 'config')::regconfig, query);
+    RETURN sqlvec._bm25_condition(v_parsed.lexemes, v_parsed.required, v_parsed.excluded, v_parsed.prefixes);
+END
+$body$;
+
+COMMENT ON FUNCTION sqlvec.bm25_tsquery(anyelement, text, text) IS
+    'What a document must match to be found by sqlvec.bm25_search with this query, as a tsquery; NULL for a query that asks for nothing.';
+
+CREATE OR REPLACE FUNCTION sqlvec.bm25_query(rel anyelement, column_name text, query text, tenant text = NULL) RETURNS sparsevec
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    q sqlvec._bm25_query := sqlvec._prepare_bm25(sqlvec._relation_of(pg_typeof(rel)), column_name, query, NULL, tenant);
+BEGIN
+    RETURN sqlvec._bm25_vector(coalesce((q).lexemes, '{}'), coalesce((q).weights, '{}'));
+END
+$body$;
+
+COMMENT ON FUNCTION sqlvec.bm25_query(anyelement, text, text, text) IS
+    'The weights of the words of a query, inverse document frequency times occurrences, as a vector: the BM25 score of a row is 0 - (body_bm25 <#> this).';
+
+CREATE OR REPLACE FUNCTION sqlvec.bm25_score(hit anyelement, column_name text, query text, tenant text = NULL) RETURNS float8
+LANGUAGE plpgsql STABLE
+AS $body$
+DECLARE
+    v_rel oid := sqlvec._relation_of(pg_catalog.pg_typeof(hit));
+    q sqlvec._bm25_query;
+    v_terms text;
+    v_score float8;
+BEGIN
+    IF hit IS NULL THEN
+        RETURN NULL;
+    END IF;
+    q := sqlvec._prepare_bm25(v_rel, column_name, query, NULL,
+                              coalesce(tenant, pg_catalog.to_jsonb(hit) ->> (sqlvec._bm25_column(v_rel, column_name)).tenant_column));
+    IF (q).condition IS NULL THEN
+        RETURN 0;
+    END IF;
+    v_terms := sqlvec._bm25_tsvector_expression(
+        ((q).derived).options, ARRAY(SELECT pg_catalog.format('($1).%I', c) FROM pg_catalog.unnest(((q).derived).source_columns) AS c));
+    EXECUTE 'SELECT ' || sqlvec._bm25_score_expression(((q).derived).options, v_terms)
+    INTO v_score USING hit, NULL, NULL, NULL, (q).lexemes, (q).weights;
+    RETURN v_score;
+END
+$body$;
+
+COMMENT ON FUNCTION sqlvec.bm25_score(anyelement, text, text, text) IS
+    'BM25 score of one row of a table (sqlvec.bm25_score(d, ''body'', ''words'') FROM doc AS d), computed from its text: 0 where no word of the query stands in it. Of phrases, + and - only the words count.';
+
+CREATE OR REPLACE FUNCTION sqlvec.bm25_headline(hit anyelement, column_name text, query text, options text = '') RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_rel oid := sqlvec._relation_of(pg_typeof(hit));
+    v_derived sqlvec._derived := sqlvec._bm25_column(v_rel, column_name);
+    v_parsed record;
+    v_condition tsquery;
+BEGIN
+    IF (sqlvec._column(v_rel, column_name)).type_name = 'tsvector' OR column_name = ANY (v_derived.target_columns) THEN
+        RAISE EXCEPTION 'column "%" holds no text to highlight', column_name
+            USING ERRCODE = 'datatype_mismatch',
+                  HINT = 'Name the text column, or use ts_headline with sqlvec.bm25_tsquery.';
+    END IF;
+    v_parsed := sqlvec._parse_bm25((v_derived.options ->> 'config')::regconfig, query);
+    v_condition := sqlvec._bm25_condition(v_parsed.lexemes, v_parsed.required, NULL, v_parsed.prefixes);
+    RETURN CASE WHEN v_condition IS NULL THEN to_jsonb(hit) ->> column_name
+                ELSE ts_headline((v_derived.options ->> 'config')::regconfig, to_jsonb(hit) ->> column_name, v_condition, options) END;
+END
+$body$;
+
+COMMENT ON FUNCTION sqlvec.bm25_headline(anyelement, text, text, text) IS
+    'The words of the query in text column column_name of a row, highlighted by ts_headline with its options. Select it from the hits of a search, so that it runs on those alone.';
+
+CREATE OR REPLACE FUNCTION sqlvec.explain_bm25_search(
+    rel anyelement, column_name text, query text, k int = 10, filter jsonb = NULL, where_sql text = NULL, params text[] = NULL,
+    candidates int = NULL, oversample float8 = NULL, tenant text = NULL, backend text = 'auto'
+) RETURNS TABLE (topic text, detail text)
+LANGUAGE plpgsql
+AS $body$
+DECLARE
+    v_rel oid := sqlvec._relation_of(pg_catalog.pg_typeof(rel));
+    v_plan record;
+    q sqlvec._bm25_query;
+    v_state sqlvec._bm25_state;
+    v_line text;
+    v_found record;
+    v_seqscan text := pg_catalog.current_setting('enable_seqscan');
+    v_step int := 0;
+BEGIN
+    v_plan := sqlvec._plan_bm25(v_rel, column_name, query, k, filter, where_sql, candidates, oversample, tenant, NULL, NULL);
+    q := v_plan.q;
+    topic := 'column';
+    detail := pg_catalog.format('%I of %s', ((q).derived).target_column, pg_catalog.array_to_string(((q).derived).source_columns, ', '));
+    RETURN NEXT;
+    topic := 'query'; detail := coalesce((q).condition::text, 'asks for nothing: no rows');
+    RETURN NEXT;
+    IF (q).condition IS NULL THEN
+        RETURN;
+    END IF;
+    topic := 'statistics';
+    detail := pg_catalog.format('%s documents, %s', (q).documents, CASE WHEN (q).counted THEN 'counted by analyze_bm25'
+        ELSE pg_catalog.format('counted now; CALL sqlvec.analyze_bm25(%L);', ((q).derived).relation::regclass) END);
+    RETURN NEXT;
+    FOR n IN 1 .. pg_catalog.cardinality((q).lexemes) LOOP
+        topic := 'word';
+        detail := pg_catalog.format('%s: in %s documents, weight %s', (q).lexemes[n], (q).documents_with[n], pg_catalog.round((q).weights[n]::numeric, 4));
+        RETURN NEXT;
+    END LOOP;
+    topic := 'plan'; detail := v_plan.reason;
+    RETURN NEXT;
+    IF v_plan.condition <> 'true' THEN
+        topic := 'filter';
+        detail := v_plan.condition || CASE WHEN pg_catalog.cardinality(v_plan.bound) > 0 THEN ' with $3 = ' || v_plan.bound::text ELSE '' END;
+        RETURN NEXT;
+    END IF;
+    IF (q).collides OR NOT ((q).derived).maintained THEN
+        topic := 'scores';
+        detail := CASE WHEN (q).collides THEN 'computed from the terms: a word shares its dimension with another term'
+                       ELSE 'computed from the terms: the weights are not kept or being encoded anew' END;
+        RETURN NEXT;
+    END IF;
+    IF v_plan.waiting IS NOT NULL THEN
+        topic := 'unfinished';
+        detail := pg_catalog.format('rows without weights are read one by one; CALL sqlvec.backfill(%L, %L);', ((q).derived).relation::regclass, ((q).derived).target_column);
+        RETURN NEXT;
+    END IF;
+    topic := 'statement';
+    detail := v_plan.step || E'\n-- $1 = params, $2 = weights of the words, $3 = values of filter, $4 = tsquery of the step';
+    RETURN NEXT;
+    -- The search itself, step by step, with the plan of each.
+    v_state := v_plan.state;
+    LOOP
+        v_state := sqlvec._bm25_step(q, v_state, k, v_plan.once);
+        EXIT WHEN (v_state).step IS NULL;
+        v_step := v_step + 1;
+        topic := pg_catalog.format('step %s', v_step);
+        detail := (v_state).step::text;
+        RETURN NEXT;
+        PERFORM pg_catalog.set_config('enable_seqscan', v_plan.seqscan, true);
+        FOR v_line IN EXECUTE 'EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) ' || v_plan.step
+                      USING params, v_plan.vector, v_plan.bound, (v_state).step, (q).lexemes, (q).weights LOOP
+            topic := 'explain'; detail := v_line;
+            RETURN NEXT;
+        END LOOP;
+        EXECUTE v_plan.step INTO v_found USING params, v_plan.vector, v_plan.bound, (v_state).step, (q).lexemes, (q).weights;
+        PERFORM pg_catalog.set_config('enable_seqscan', v_seqscan, true);
+        v_state := sqlvec._bm25_merge(v_state, v_found.scores, v_found.row_ids, v_found.row_tables, k);
+    END LOOP;
+END
+$body$;
+
+COMMENT ON FUNCTION sqlvec.explain_bm25_search(anyelement, text, text, int, jsonb, text, text[], int, float8, text, text) IS
+    'What sqlvec.bm25_search does with the same arguments: words with their frequencies and weights, the plan and its reason, filter, and each step of the search with its EXPLAIN ANALYZE. Runs the search.';
+
 -- sqlvec.explain_search: what vector_search would do with the same arguments, and why.
 
 CREATE OR REPLACE FUNCTION sqlvec.explain_search(
@@ -2743,9 +4315,11 @@ COMMENT ON PROCEDURE sqlvec.check() IS
     'Self-test of the installation: an error for what cannot work, a warning with its remedy for what is out of order, a notice when all is well.';
 
 -- Everyone may call the functions and read the catalog; writes are checked row by row by
--- sqlvec._guard. Catalog rows never change in place except for names that are followed.
+-- sqlvec._guard, those of the statistics by policies. Catalog rows never change in place except for
+-- names that are followed.
 
 GRANT USAGE ON SCHEMA sqlvec TO PUBLIC;
 GRANT SELECT ON ALL TABLES IN SCHEMA sqlvec TO PUBLIC;
 GRANT INSERT, DELETE ON sqlvec.encoder, sqlvec.encoder_vector TO PUBLIC;
 GRANT INSERT, UPDATE, DELETE ON sqlvec.relation, sqlvec.derived, sqlvec.backfill_state TO PUBLIC;
+GRANT INSERT, UPDATE, DELETE ON sqlvec.bm25_corpus, sqlvec.bm25_frequency TO PUBLIC;

@@ -1,0 +1,74 @@
+-- BM25 weights of a document, and the tsvector that finds it.
+--
+-- A document becomes two values. `code` holds its saturated term weights (Robertson and Zaragoza
+-- 2009), so that its score is an inner product. `terms` is its tsvector, with one more lexeme for
+-- each tier of weight that a term reaches: character 1 to 4 and the term. An index on it answers
+-- "where does this term weigh much?", which bounds the score of everything else. Character 5 marks
+-- the few documents to which those bounds do not apply.
+
+-- Where a term stands in the code. md5 gives the same number on every machine and in Python (for a
+-- database in UTF8).
+CREATE OR REPLACE FUNCTION sqlvec._bm25_dimension(lexeme text) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN 1 + ('x' || left(md5(lexeme), 15))::bit(60)::bigint % 1000000000;
+
+-- Lower limits of the tiers, as fractions of the largest possible weight, k1 + 1.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_tiers() RETURNS float8[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ARRAY[0.64, 0.77, 0.86, 0.93]::float8[];
+
+-- Terms of a tsvector with their frequencies: occurrences, each with the weight of its label.
+-- weights: of labels D, C, B, A; NULL where every occurrence counts one.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_terms(terms tsvector, weights real[]) RETURNS TABLE (lexeme text, frequency float8)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 50
+BEGIN ATOMIC
+    SELECT u.lexeme,
+           CASE WHEN _bm25_terms.weights IS NULL THEN coalesce(cardinality(u.positions), 1)::float8
+                ELSE coalesce((SELECT sum(_bm25_terms.weights[69 - ascii(l)]) FROM unnest(u.weights) AS l), _bm25_terms.weights[1])::float8 END
+    FROM unnest(terms) AS u
+    WHERE u.lexeme COLLATE "C" >= ' '; -- not those of the tiers
+END;
+
+CREATE OR REPLACE FUNCTION sqlvec._bm25_length(terms tsvector, weights real[]) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT coalesce(sum(t.frequency), 0) FROM sqlvec._bm25_terms(terms, weights) AS t;
+END;
+
+-- The code of a document with terms that share a dimension (summed, up to the bound of one), or with
+-- more terms than a sparsevec holds (the heaviest stay).
+CREATE OR REPLACE FUNCTION sqlvec._bm25_irregular_code(
+    terms tsvector, k1 float8, b float8, average_length float8, weights real[]
+) RETURNS sparsevec
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT ('{' || coalesce(string_agg(w.dimension || ':' || w.weight::real, ','), '') || '}/1000000000')::sparsevec
+    FROM (SELECT d.dimension, least(sum(d.weight), k1 + 1) AS weight
+          FROM (SELECT t.lexeme, sqlvec._bm25_dimension(t.lexeme) AS dimension,
+                       t.frequency * (k1 + 1) / (t.frequency + k1 * (1 - b + b * sum(t.frequency) OVER () / average_length)) AS weight
+                FROM sqlvec._bm25_terms(terms, weights) AS t) AS d
+          GROUP BY d.dimension
+          ORDER BY 2 DESC, min(d.lexeme COLLATE "C")
+          LIMIT 16000) AS w;
+END;
+
+CREATE OR REPLACE FUNCTION sqlvec._bm25_document(
+    plain tsvector, k1 float8, b float8, average_length float8, weights real[], OUT code sparsevec, OUT terms tsvector
+)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT CASE WHEN r.regular THEN ('{' || coalesce(r.elements, '') || '}/1000000000')::sparsevec
+                ELSE sqlvec._bm25_irregular_code(plain, k1, b, average_length, weights) END,
+           plain || array_to_tsvector(CASE WHEN r.regular THEN coalesce(r.tiers, '{}') ELSE ARRAY[chr(5)] END)
+    FROM (SELECT string_agg(w.dimension || ':' || w.weight::real, ',') AS elements,
+                 array_agg(chr(1) || w.lexeme) FILTER (WHERE w.weight >= 0.64 * (k1 + 1))
+                 || array_agg(chr(2) || w.lexeme) FILTER (WHERE w.weight >= 0.77 * (k1 + 1))
+                 || array_agg(chr(3) || w.lexeme) FILTER (WHERE w.weight >= 0.86 * (k1 + 1))
+                 || array_agg(chr(4) || w.lexeme) FILTER (WHERE w.weight >= 0.93 * (k1 + 1)) AS tiers,
+                 count(DISTINCT w.dimension) = count(*) AND count(*) <= 16000
+                 AND coalesce(max(octet_length(w.lexeme)), 0) <= 2000 AND pg_column_size(plain) <= 400000 AS regular
+          FROM (SELECT t.lexeme, sqlvec._bm25_dimension(t.lexeme) AS dimension,
+                       t.frequency * (k1 + 1) / (t.frequency + k1 * (1 - b + b * sum(t.frequency) OVER () / average_length)) AS weight
+                FROM sqlvec._bm25_terms(plain, weights) AS t) AS w) AS r
+    WHERE plain IS NOT NULL;
+END;

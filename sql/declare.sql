@@ -1,0 +1,191 @@
+-- What every declaration of a derived column does, and sqlvec.drop_derived, which takes one back.
+
+CREATE OR REPLACE FUNCTION sqlvec._owner(rel oid) RETURNS name
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT pg_catalog.pg_get_userbyid(c.relowner) FROM pg_catalog.pg_class AS c WHERE c.oid = rel;
+END;
+
+-- An error unless derived columns can be added to this table by this role.
+CREATE OR REPLACE FUNCTION sqlvec._require_table(rel regclass) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_class record;
+BEGIN
+    PERFORM sqlvec._require_owner(rel);
+    SELECT c.relkind, c.relispartition INTO v_class
+    FROM pg_class AS c WHERE c.oid = rel;
+    IF v_class.relkind NOT IN ('r', 'p') THEN
+        RAISE EXCEPTION '% is not a table', rel
+            USING ERRCODE = 'wrong_object_type', HINT = 'Derived columns are added to ordinary and partitioned tables.';
+    ELSIF v_class.relispartition THEN
+        RAISE EXCEPTION 'table % is a partition', rel
+            USING ERRCODE = 'wrong_object_type',
+                  HINT = format('Add the column to the partitioned table: %s.', pg_partition_root(rel));
+    ELSIF v_class.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits AS i WHERE rel IN (i.inhparent, i.inhrelid)) THEN
+        RAISE EXCEPTION 'table % takes part in inheritance, whose children would not be kept up to date', rel
+            USING ERRCODE = 'feature_not_supported', HINT = 'Use a partitioned table.';
+    END IF;
+END
+$body$;
+
+-- Remove a table from the catalog, with the encoders made for its columns alone and its trigger function.
+CREATE OR REPLACE FUNCTION sqlvec._forget(relation_id int) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_encoders text[] := ARRAY(SELECT d.encoder FROM sqlvec.derived AS d WHERE d.relation_id = _forget.relation_id AND d.own_encoder);
+BEGIN
+    DELETE FROM sqlvec.relation AS r WHERE r.id = relation_id;
+    -- Those of another role, which had a table of this name before, are left to that role.
+    DELETE FROM sqlvec.encoder AS e WHERE e.name = ANY (v_encoders) AND coalesce(sqlvec._acts_as(e.owner), true);
+    PERFORM sqlvec._drop_maintain(relation_id);
+END
+$body$;
+
+-- Make sure that columns can take the codes of others: their names are good, they are nobody's targets,
+-- and Postgres does not compute them itself. From here on declarations on this table take turns; the
+-- table itself is locked as late as can be, because making a matrix may take a second.
+CREATE OR REPLACE FUNCTION sqlvec._claim_targets(rel regclass, sources text[], targets text[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_target text;
+    v_existing record;
+BEGIN
+    IF EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = rel AND a.attname = ANY (sources || targets) AND a.attgenerated <> '') THEN
+        RAISE EXCEPTION 'a generated column of table % can neither be encoded nor hold codes', rel
+            USING ERRCODE = 'wrong_object_type', HINT = 'Postgres computes generated columns after the triggers have run.';
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtext('sqlvec.declare'), rel::oid::int);
+    -- A table of the same name that was dropped may have left its rows in the catalog.
+    PERFORM sqlvec._forget(r.id) FROM sqlvec._relation AS r
+    WHERE r.relation IS NULL AND format('%I.%I', r.schema_name, r.table_name) = sqlvec._qualified(rel);
+    FOREACH v_target IN ARRAY targets LOOP
+        IF v_target = ANY (sources) THEN
+            RAISE EXCEPTION 'column "%" cannot hold its own code', v_target USING ERRCODE = 'invalid_parameter_value';
+        ELSIF v_target = '' OR octet_length(v_target) > 63 THEN
+            RAISE EXCEPTION 'target "%" is not a column name of 1 to 63 bytes', v_target USING ERRCODE = 'invalid_name';
+        END IF;
+        FOR v_existing IN
+            SELECT coalesce(d.source_column, d.known_source) AS source_column, d.encoder, d.known_target,
+                   sqlvec._has_column(rel, v_target) AS there
+            FROM sqlvec._derived_of(rel) AS d
+            WHERE v_target = ANY (CASE WHEN d.target_column IS NULL THEN d.known_targets ELSE d.target_columns END)
+        LOOP
+            IF v_existing.there THEN
+                RAISE EXCEPTION 'column "%" of table % is already derived from "%" by encoder "%"',
+                    v_target, rel, v_existing.source_column, v_existing.encoder
+                    USING ERRCODE = 'duplicate_column',
+                          HINT = format('Choose another target, or CALL sqlvec.drop_derived(%L, %L) first.', rel, v_existing.known_target);
+            END IF;
+            -- The column was dropped by hand: forget it before it is declared anew.
+            CALL sqlvec.drop_derived(rel, v_existing.known_target);
+        END LOOP;
+    END LOOP;
+END
+$body$;
+
+-- A free name for an encoder that belongs to one column alone and goes with it. A table that has been
+-- renamed may have taken the name along.
+CREATE OR REPLACE FUNCTION sqlvec._own_encoder_name(rel oid, target text) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_name text := format('%s.%I', sqlvec._qualified(rel), target);
+BEGIN
+    WHILE EXISTS (SELECT FROM sqlvec.encoder AS e WHERE e.name = v_name) LOOP
+        v_name := v_name || '''';
+    END LOOP;
+    RETURN v_name;
+END
+$body$;
+
+-- Add the column for a code, or make sure that the one of that name can hold it. dimensions: NULL for
+-- a type that has none.
+CREATE OR REPLACE FUNCTION sqlvec._add_target(rel oid, target text, encoder text, type_name text, dimensions int) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_column record;
+BEGIN
+    IF NOT sqlvec._has_column(rel, target) THEN
+        EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', sqlvec._qualified(rel), target,
+                       CASE WHEN type_name IN ('bit', 'tsvector') THEN type_name ELSE format('%I.%I', sqlvec._vector_schema(), type_name) END
+                       || coalesce('(' || dimensions || ')', ''));
+        RETURN;
+    END IF;
+    v_column := sqlvec._column(rel, target);
+    IF (v_column.type_name, v_column.dimensions) IS DISTINCT FROM (type_name::name, dimensions) THEN
+        RAISE EXCEPTION 'column "%" of table % is of type %, encoder "%" makes %', target, sqlvec._qualified(rel)::regclass,
+            (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute AS a WHERE a.attrelid = rel AND a.attname = target),
+            encoder, type_name || coalesce('(' || dimensions || ')', '')
+            USING ERRCODE = 'datatype_mismatch', HINT = 'Choose another target, or drop that column first.';
+    END IF;
+END
+$body$;
+
+-- Write the declaration into the catalog and the trigger. The columns are there.
+CREATE OR REPLACE FUNCTION sqlvec._declare(
+    rel oid, sources name[], targets name[], encoder text, own_encoder boolean, metric text, tenant name = NULL
+) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_relation_id int;
+    v_fresh int;
+BEGIN
+    SELECT r.id INTO v_relation_id FROM sqlvec._relation AS r WHERE r.relation = rel;
+    IF NOT FOUND THEN
+        INSERT INTO sqlvec.relation (oid, schema_name, table_name)
+        SELECT c.oid, n.nspname, c.relname
+        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE c.oid = rel
+        RETURNING id INTO v_relation_id;
+    END IF;
+    INSERT INTO sqlvec.derived (relation_id, source_attnums, source_columns, target_attnums, target_columns,
+                                tenant_attnum, tenant_column, encoder, own_encoder, metric)
+    VALUES (v_relation_id, sqlvec._attnums(rel, sources), sources, sqlvec._attnums(rel, targets), targets,
+            (sqlvec._attnums(rel, ARRAY[tenant]))[1], tenant, _declare.encoder, _declare.own_encoder, _declare.metric)
+    RETURNING id INTO v_fresh;
+    PERFORM sqlvec._rewrite(rel, v_fresh);
+    PERFORM sqlvec._index_unfinished(rel, targets[1]);
+END
+$body$;
+
+CREATE OR REPLACE PROCEDURE sqlvec.drop_derived(rel regclass, target text) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_derived sqlvec._derived;
+    v_target name;
+BEGIN
+    PERFORM sqlvec._require_owner(rel);
+    SELECT d.* INTO v_derived FROM sqlvec._derived_of(rel) AS d
+    WHERE target IN (d.target_columns[1], d.known_target) ORDER BY target = d.target_columns[1] DESC LIMIT 1;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'table % has no derived column "%"', rel, target
+            USING ERRCODE = 'undefined_column',
+                  HINT = coalesce('It has: ' || (SELECT string_agg(quote_ident(d.known_target), ', ')
+                                                 FROM sqlvec._derived_of(rel) AS d) || '.', 'It has none.');
+    END IF;
+    DELETE FROM sqlvec.derived AS d WHERE d.id = v_derived.id;
+    IF v_derived.own_encoder THEN
+        DELETE FROM sqlvec.encoder AS e WHERE e.name = v_derived.encoder;
+    END IF;
+    IF EXISTS (SELECT FROM sqlvec.derived AS d WHERE d.relation_id = v_derived.relation_id) THEN
+        PERFORM sqlvec._rewrite(rel);
+    ELSE
+        IF v_derived.trigger_name IS NOT NULL THEN
+            EXECUTE format('DROP TRIGGER %I ON %s', v_derived.trigger_name, sqlvec._qualified(rel));
+        END IF;
+        PERFORM sqlvec._forget(v_derived.relation_id);
+    END IF;
+    FOREACH v_target IN ARRAY array_remove(v_derived.target_columns, NULL) LOOP
+        EXECUTE format('ALTER TABLE %s DROP COLUMN %I', sqlvec._qualified(rel), v_target);
+    END LOOP;
+END
+$body$;
+
+COMMENT ON PROCEDURE sqlvec.drop_derived(regclass, text) IS
+    'Take a derived column back: the column with its indexes, its catalog row and, with the last one of a table, the trigger.';
