@@ -3616,56 +3616,6 @@ CREATE OR REPLACE FUNCTION sqlvec._bm25_bound(weight float8, cap int, k1 float8)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN weight * (k1 + 1) * CASE cap WHEN 0 THEN 0 WHEN 1 THEN 0.64 WHEN 2 THEN 0.77 WHEN 3 THEN 0.86 WHEN 4 THEN 0.93 ELSE 1 END;
 
--- Documents, not read yet, whose bounds add up to more than `need`, as a tsquery: '' for all of them,
--- NULL for none. Counts down `steps` and gives up with NULL below zero. Words from `word` on.
-CREATE OR REPLACE FUNCTION sqlvec._bm25_beyond(
-    lexemes text[], weights float8[], caps int[], k1 float8, tiered boolean, need float8, word int, INOUT steps int, OUT beyond text
-) LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-AS $body$
-DECLARE
-    v_rest float8 := 0;
-    v_inner record;
-    v_before text;
-    v_parts text[] := '{}';
-BEGIN
-    steps := steps - 1;
-    IF need < 0 THEN
-        beyond := '';
-        RETURN;
-    END IF;
-    FOR n IN word .. cardinality(lexemes) LOOP
-        v_rest := v_rest + sqlvec._bm25_bound(weights[n], caps[n], k1);
-    END LOOP;
-    IF v_rest <= need OR steps < 0 THEN
-        RETURN;
-    END IF;
-    -- Without this word, then with it in each tier. A tier that asks no less of the other words than
-    -- the one below adds nothing.
-    v_inner := sqlvec._bm25_beyond(lexemes, weights, caps, k1, tiered, need, word + 1, steps);
-    steps := v_inner.steps;
-    v_before := v_inner.beyond;
-    IF v_before = '' THEN
-        beyond := '';
-        RETURN;
-    ELSIF v_before IS NOT NULL THEN
-        v_parts := ARRAY[v_before];
-    END IF;
-    FOR v_level IN 0 .. CASE WHEN tiered THEN caps[word] - 1 ELSE 0 END LOOP
-        EXIT WHEN caps[word] = 0;
-        v_inner := sqlvec._bm25_beyond(
-            lexemes, weights, caps, k1, tiered,
-            need - sqlvec._bm25_bound(weights[word], CASE WHEN tiered THEN v_level + 1 ELSE 5 END, k1), word + 1, steps);
-        steps := v_inner.steps;
-        CONTINUE WHEN v_inner.beyond IS NOT DISTINCT FROM v_before;
-        v_before := v_inner.beyond;
-        v_parts := v_parts || CASE WHEN v_before = '' THEN sqlvec._bm25_item(lexemes[word], v_level)
-                                   ELSE format('(%s & %s)', sqlvec._bm25_item(lexemes[word], v_level), v_before) END;
-        EXIT WHEN v_before = '';
-    END LOOP;
-    beyond := CASE cardinality(v_parts) WHEN 0 THEN NULL WHEN 1 THEN v_parts[1] ELSE '(' || array_to_string(v_parts, ' | ') || ')' END;
-END
-$body$;
-
 -- Where a search stands.
 DO $do$
 BEGIN
@@ -3677,7 +3627,7 @@ BEGIN
             tiers    int[],
             tiered   boolean,  -- the index knows tiers, and they can be trusted
             caps     int[],    -- how far each word has been read, see _bm25_caps
-            budget   float8,
+            budget   float8,   -- documents to read in the next step
             step     tsquery,  -- what to read now; NULL when all is done
             finished boolean,  -- nothing comes after this step
             scores   float8[], -- of the best found so far, with where they are
@@ -3688,6 +3638,62 @@ BEGIN
 END
 $do$;
 
+-- Documents, not read yet, whose bounds add up to more than `need`, as a tsquery: '' for all of them,
+-- NULL for none; and what share of the corpus they are if words stand independently. Counts down
+-- `steps` and gives up below zero. Words from `word` on.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_beyond(
+    state sqlvec._bm25_state, documents float8, k1 float8, need float8, word int, INOUT steps int, OUT beyond text, OUT share float8
+) LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_rest float8 := 0;
+    v_inner record;
+    v_before text;
+    v_parts text[] := '{}';
+BEGIN
+    steps := steps - 1;
+    share := 0;
+    IF need < 0 THEN
+        beyond := '';
+        share := 1;
+        RETURN;
+    END IF;
+    FOR n IN word .. cardinality(state.words) LOOP
+        v_rest := v_rest + sqlvec._bm25_bound(state.weights[n], state.caps[n], k1);
+    END LOOP;
+    IF v_rest <= need OR steps < 0 THEN
+        RETURN;
+    END IF;
+    -- Without this word, then with it in each tier. A tier that asks no less of the other words than
+    -- the one below adds nothing.
+    v_inner := sqlvec._bm25_beyond(state, documents, k1, need, word + 1, steps);
+    steps := v_inner.steps;
+    v_before := v_inner.beyond;
+    share := v_inner.share;
+    IF v_before = '' THEN
+        beyond := '';
+        RETURN;
+    ELSIF v_before IS NOT NULL THEN
+        v_parts := ARRAY[v_before];
+    END IF;
+    FOR v_level IN 0 .. CASE WHEN state.tiered THEN state.caps[word] - 1 ELSE 0 END LOOP
+        EXIT WHEN state.caps[word] = 0;
+        v_inner := sqlvec._bm25_beyond(
+            state, documents, k1,
+            need - sqlvec._bm25_bound(state.weights[word], CASE WHEN state.tiered THEN v_level + 1 ELSE 5 END, k1), word + 1, steps);
+        steps := v_inner.steps;
+        CONTINUE WHEN v_inner.beyond IS NOT DISTINCT FROM v_before;
+        v_before := v_inner.beyond;
+        share := share + v_inner.share / greatest(documents, 1)
+                 * CASE WHEN v_level = 0 THEN state.documents_with[word] ELSE state.tiers[4 * word - 4 + v_level] END;
+        v_parts := v_parts || CASE WHEN v_before = '' THEN sqlvec._bm25_item(state.words[word], v_level)
+                                   ELSE format('(%s & %s)', sqlvec._bm25_item(state.words[word], v_level), v_before) END;
+        EXIT WHEN v_before = '';
+    END LOOP;
+    beyond := CASE cardinality(v_parts) WHEN 0 THEN NULL WHEN 1 THEN v_parts[1] ELSE '(' || array_to_string(v_parts, ' | ') || ')' END;
+END
+$body$;
+
 -- The next step of a search. `once`: read everything that matches in one step.
 CREATE OR REPLACE FUNCTION sqlvec._bm25_step(q sqlvec._bm25_query, state sqlvec._bm25_state, k int, once boolean) RETURNS sqlvec._bm25_state
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
@@ -3695,79 +3701,60 @@ AS $body$
 DECLARE
     s sqlvec._bm25_state := state;
     v_k1 float8 := ((q).derived).options ->> 'k1';
-    v_read tsquery;
+    v_read tsquery := sqlvec._bm25_read(s.words, s.caps, s.tiered);
     v_threshold float8;
-    v_rest float8;
     v_beyond record;
-    v_order int[];
 BEGIN
+    s.step := NULL;
     IF s.finished THEN
-        s.step := NULL;
         RETURN s;
     ELSIF once OR s.words = '{}' THEN
         s.step := q.condition;
         s.finished := true;
         RETURN s;
     END IF;
-    IF s.caps IS NOT NULL THEN
-        v_read := sqlvec._bm25_read(s.words, s.caps, s.tiered);
-    ELSE
-        s.caps := array_fill(5, ARRAY[cardinality(s.words)]);
-        s.budget := 1000 + 20 * k;
+    IF array_remove(s.caps, 0) = '{}' THEN
+        -- Every word has been read: what is left matches by a prefix alone.
+        s.finished := true;
+        IF q.prefixes IS NOT NULL AND cardinality(s.scores) < k THEN
+            s.step := q.condition && !!v_read;
+        END IF;
+        RETURN s;
     END IF;
-    v_rest := (SELECT sum(sqlvec._bm25_bound(w.weight, w.cap, v_k1)) FROM unnest(s.weights, s.caps) AS w (weight, cap));
-    IF cardinality(s.scores) >= k AND v_read IS NOT NULL THEN
+    IF cardinality(s.scores) >= k THEN
         -- Scores add up in single precision: leave room for its rounding.
         v_threshold := s.scores[k] * (1 - 1e-5);
-        IF v_rest < v_threshold THEN
-            s.step := NULL;
-            RETURN s;
-        END IF;
-        s.finished := true;
-        v_order := ARRAY(SELECT w.n FROM unnest(s.weights, s.caps) WITH ORDINALITY AS w (weight, cap, n)
-                         ORDER BY sqlvec._bm25_bound(w.weight, w.cap, v_k1) DESC, w.n);
-        v_beyond := sqlvec._bm25_beyond(
-            ARRAY(SELECT s.words[n] FROM unnest(v_order) AS n), ARRAY(SELECT s.weights[n] FROM unnest(v_order) AS n),
-            ARRAY(SELECT s.caps[n] FROM unnest(v_order) AS n), v_k1, s.tiered, v_threshold, 1, 200);
-        IF v_beyond.steps >= 0 THEN
-            s.step := v_beyond.beyond::tsquery;
-        ELSE
-            -- Too many combinations: read on until what is left cannot add up to the threshold.
-            WHILE v_rest >= v_threshold LOOP
-                s.budget := s.budget * 2;
-                s.caps := sqlvec._bm25_caps(s.weights, s.documents_with, s.tiers, s.tiered, s.budget);
-                v_rest := (SELECT sum(sqlvec._bm25_bound(w.weight, w.cap, v_k1)) FROM unnest(s.weights, s.caps) AS w (weight, cap));
-            END LOOP;
-            s.step := sqlvec._bm25_read(s.words, s.caps, s.tiered);
-        END IF;
-    ELSE
-        IF v_rest = 0 THEN
-            -- Every word has been read: what is left matches by a prefix alone.
+        v_beyond := sqlvec._bm25_beyond(s, q.documents, v_k1, v_threshold, 1, 200);
+        IF v_beyond.steps >= 0 AND v_beyond.beyond IS NULL THEN
             s.finished := true;
-            s.step := CASE WHEN q.prefixes IS NOT NULL OR q.required IS NOT NULL THEN q.condition && !!v_read END;
             RETURN s;
+        ELSIF v_beyond.steps >= 0 AND v_beyond.beyond <> '' AND v_beyond.share * q.documents <= 2 * s.budget THEN
+            s.step := v_beyond.beyond::tsquery;
+            s.finished := true;
         END IF;
+    END IF;
+    IF s.step IS NULL THEN
+        -- Read on, four times as much as before.
         LOOP
             s.caps := sqlvec._bm25_caps(s.weights, s.documents_with, s.tiers, s.tiered, s.budget);
             s.budget := s.budget * 4;
-            EXIT WHEN v_read IS NULL OR sqlvec._bm25_read(s.words, s.caps, s.tiered)::text <> v_read::text;
+            EXIT WHEN s.caps <> state.caps;
         END LOOP;
+        IF v_read IS NULL AND q.prefixes IS NULL AND array_remove(s.caps, 0) = '{}' THEN
+            -- The words are rare enough to read all that matches at once.
+            s.step := q.condition;
+            s.finished := true;
+            RETURN s;
+        END IF;
         s.step := sqlvec._bm25_read(s.words, s.caps, s.tiered);
     END IF;
-    IF s.step IS NULL THEN
-        RETURN s;
-    ELSIF v_read IS NOT NULL THEN
+    IF v_read IS NOT NULL THEN
         s.step := s.step && !!v_read;
-    ELSIF q.prefixes IS NULL AND array_remove(s.caps, 0) = '{}' THEN
-        -- The words are rare enough to read all that matches at once.
-        s.step := q.condition;
-        s.finished := true;
-        RETURN s;
     END IF;
-    -- What is read already satisfies the words, but not what else the query requires.
+    -- What is read holds a word of the query, unless it was marked; what else must be true of it?
     IF q.required IS NOT NULL THEN
         s.step := s.step && q.required;
-    ELSIF s.tiered THEN
+    ELSIF s.tiered AND v_read IS NULL THEN
         s.step := s.step && sqlvec._bm25_condition(q.lexemes, NULL, NULL, q.prefixes);
     END IF;
     IF q.excluded IS NOT NULL THEN
@@ -3839,6 +3826,8 @@ BEGIN
     state.tiers := ARRAY(SELECT q.tiers[4 * n - 4 + l] FROM unnest(v_word_order) WITH ORDINALITY AS o (n, place), generate_series(1, 4) AS l ORDER BY o.place, l);
     state.tiered := cardinality(v_derived.target_columns) = 2 AND v_derived.maintained
                     AND NOT EXISTS (SELECT FROM unnest(q.lexemes) AS l WHERE octet_length(l) > 2000);
+    state.caps := array_fill(5, ARRAY[cardinality(state.words)]);
+    state.budget := 1000 + 20 * k;
     state.finished := false;
     state.scores := '{}'; state.row_ids := '{}'; state.row_tables := '{}';
 
