@@ -206,12 +206,14 @@ $body$;
 -- How to search a table: everything that is the same for each step.
 CREATE OR REPLACE FUNCTION sqlvec._plan_bm25(
     rel oid, column_name text, query text, k int, filter jsonb, where_sql text, candidates int, oversample float8,
-    tenant text, key_column text, key_type regtype,
+    tenant text, backend text, key_column text, key_type regtype,
     OUT q sqlvec._bm25_query, OUT state sqlvec._bm25_state, OUT bound text[], OUT condition text,
     OUT vector sparsevec,    -- $2
     OUT once boolean,        -- one step, because no index helps
     OUT step text,           -- the statement of a step: answers arrays of scores and row addresses
     OUT waiting text,        -- the same for rows that have no terms yet; NULL when there are none
+    OUT native text,         -- the same for candidates of another extension's index, for words in $7; NULL without one
+    OUT candidate_count int, -- of those
     OUT answer text,         -- the rows or keys of addresses $1, $2 with scores $3
     OUT seqscan text,        -- what enable_seqscan is set to
     OUT reason text
@@ -231,6 +233,7 @@ DECLARE
     v_after text;
     v_unfinished boolean;
     v_word_order int[];
+    v_native record;
 BEGIN
     PERFORM sqlvec._check_search(coalesce(column_name, ''), 1, k, candidates, oversample, 'auto');
     q := sqlvec._prepare_bm25(rel, column_name, query, filter, tenant);
@@ -317,7 +320,16 @@ BEGIN
         waiting := v_before || sqlvec._bm25_score_expression(v_derived.options, v_terms) || v_between
                    || format('%s.%I IS NULL AND %s OPERATOR(pg_catalog.@@) $4', v_alias, v_derived.target_columns[2], v_terms) || v_after;
     END IF;
-    answer := format('SELECT %s, h.score, true FROM unnest($1, $2, $3) AS h (row_id, row_table, score) '
+    v_native := sqlvec._bm25_native(rel, v_derived, backend, q.required IS NULL AND q.excluded IS NULL AND q.prefixes IS NULL, v_alias);
+    IF v_native.name IS NOT NULL THEN
+        reason := format('candidates from an index of %s', v_native.name);
+        candidate_count := coalesce(candidates, ceil(k * oversample)::int, greatest(4 * k, 100));
+        native := v_before || 'c.score, c.row_id, c.row_table FROM (SELECT ' || v_score
+                  || format(' AS score, %1$s.ctid AS row_id, %1$s.tableoid AS row_table, %1$s.%2$I AS terms FROM %3$s WHERE %4$s AND %5$s ORDER BY %6$s LIMIT %7$s) AS c',
+                            v_alias, v_terms, v_from, condition, v_native.condition, v_native.ordering, candidate_count)
+                  || format(' WHERE c.terms OPERATOR(pg_catalog.@@) $4 ORDER BY 1 DESC, 3, 2 LIMIT %s) AS h', k);
+    END IF;
+    answer := format('SELECT %s, h.score, $4::pg_catalog.bool FROM unnest($1, $2, $3) AS h (row_id, row_table, score) '
                      'JOIN %s ON %3$s.ctid = h.row_id AND %3$s.tableoid = h.row_table ORDER BY h.score DESC, %s LIMIT %s',
                      CASE WHEN key_type IS NULL THEN format('(%s.*)::%s', v_alias, sqlvec._qualified(rel))
                           ELSE format('%s.%I::%s', v_alias, v_keys[1], format_type(key_type, -1)) END,
@@ -353,7 +365,7 @@ $body$;
 -- the caller's where_sql and policies run inside.
 CREATE OR REPLACE FUNCTION sqlvec._run_bm25(
     q sqlvec._bm25_query, INOUT state sqlvec._bm25_state, params text[], bound text[], vector sparsevec, k int,
-    once boolean, step text, waiting text, seqscan text
+    once boolean, step text, waiting text, native text, query text, seqscan text
 ) LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
@@ -362,6 +374,11 @@ DECLARE
     v_seqscan text := pg_catalog.current_setting('enable_seqscan');
 BEGIN
     PERFORM pg_catalog.set_config('jit', 'off', true), pg_catalog.set_config('enable_seqscan', seqscan, true);
+    IF native IS NOT NULL THEN
+        EXECUTE native INTO v_found USING params, vector, bound, (q).condition, (q).lexemes, (q).weights, query;
+        state := sqlvec._bm25_merge(state, v_found.scores, v_found.row_ids, v_found.row_tables, k);
+        state.finished := true;
+    END IF;
     LOOP
         state := sqlvec._bm25_step(q, state, k, once);
         EXIT WHEN (state).step IS NULL;
@@ -388,12 +405,15 @@ DECLARE
     v_state sqlvec._bm25_state;
 BEGIN
     v_plan := sqlvec._plan_bm25(sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, query, k, filter, where_sql,
-                                candidates, oversample, tenant, NULL, NULL);
+                                candidates, oversample, tenant, backend, NULL, NULL);
     IF v_plan.step IS NULL THEN
         RETURN;
     END IF;
-    v_state := sqlvec._run_bm25(v_plan.q, v_plan.state, params, v_plan.bound, v_plan.vector, k, v_plan.once, v_plan.step, v_plan.waiting, v_plan.seqscan);
-    RETURN QUERY EXECUTE v_plan.answer USING (v_state).row_ids, (v_state).row_tables, (v_state).scores;
+    v_state := sqlvec._run_bm25(v_plan.q, v_plan.state, params, v_plan.bound, v_plan.vector, k, v_plan.once, v_plan.step, v_plan.waiting,
+                                v_plan.native, query, v_plan.seqscan);
+    -- Candidates of another index are a budget: say so when it ran out.
+    RETURN QUERY EXECUTE v_plan.answer USING (v_state).row_ids, (v_state).row_tables, (v_state).scores,
+        v_plan.native IS NULL OR pg_catalog.cardinality((v_state).scores) >= k;
 END
 $body$;
 
@@ -409,12 +429,15 @@ DECLARE
     v_state sqlvec._bm25_state;
 BEGIN
     v_plan := sqlvec._plan_bm25(sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, query, k, filter, where_sql,
-                                candidates, oversample, tenant, key_column, pg_catalog.pg_typeof(key));
+                                candidates, oversample, tenant, backend, key_column, pg_catalog.pg_typeof(key));
     IF v_plan.step IS NULL THEN
         RETURN;
     END IF;
-    v_state := sqlvec._run_bm25(v_plan.q, v_plan.state, params, v_plan.bound, v_plan.vector, k, v_plan.once, v_plan.step, v_plan.waiting, v_plan.seqscan);
-    RETURN QUERY EXECUTE v_plan.answer USING (v_state).row_ids, (v_state).row_tables, (v_state).scores;
+    v_state := sqlvec._run_bm25(v_plan.q, v_plan.state, params, v_plan.bound, v_plan.vector, k, v_plan.once, v_plan.step, v_plan.waiting,
+                                v_plan.native, query, v_plan.seqscan);
+    -- Candidates of another index are a budget: say so when it ran out.
+    RETURN QUERY EXECUTE v_plan.answer USING (v_state).row_ids, (v_state).row_tables, (v_state).scores,
+        v_plan.native IS NULL OR pg_catalog.cardinality((v_state).scores) >= k;
 END
 $body$;
 
@@ -519,7 +542,7 @@ DECLARE
     v_seqscan text := pg_catalog.current_setting('enable_seqscan');
     v_step int := 0;
 BEGIN
-    v_plan := sqlvec._plan_bm25(v_rel, column_name, query, k, filter, where_sql, candidates, oversample, tenant, NULL, NULL);
+    v_plan := sqlvec._plan_bm25(v_rel, column_name, query, k, filter, where_sql, candidates, oversample, tenant, backend, NULL, NULL);
     q := v_plan.q;
     topic := 'column';
     detail := pg_catalog.format('%I of %s', ((q).derived).target_column, pg_catalog.array_to_string(((q).derived).source_columns, ', '));
@@ -555,6 +578,11 @@ BEGIN
         topic := 'unfinished';
         detail := pg_catalog.format('rows without weights are read one by one; CALL sqlvec.backfill(%L, %L);', ((q).derived).relation::regclass, ((q).derived).target_column);
         RETURN NEXT;
+    END IF;
+    IF v_plan.native IS NOT NULL THEN
+        topic := 'statement'; detail := v_plan.native || E'\n-- $4 = tsquery of the query, $7 = the query';
+        RETURN NEXT;
+        RETURN;
     END IF;
     topic := 'statement';
     detail := v_plan.step || E'\n-- $1 = params, $2 = weights of the words, $3 = values of filter, $4 = tsquery of the step';

@@ -188,21 +188,35 @@ AS $body$
 DECLARE
     v_source record := sqlvec._column(rel, column_name);
     v_ways sqlvec._way[] := sqlvec._ways(rel, column_name);
-    v_metric text := sqlvec._checked_metric(
-        coalesce(metric, sqlvec._default_metric(rel, column_name, v_source.type_name, v_ways)), v_source.type_name);
+    v_metric text;
     v_partitioned boolean := (SELECT c.relkind = 'p' FROM pg_class AS c WHERE c.oid = rel);
     v_way record;
     v_limit int;
 BEGIN
     FOR v_way IN
         SELECT d.target_column FROM sqlvec._derived_of(rel) AS d
-        WHERE d.source_column = column_name AND NOT sqlvec._has_unfinished_index(rel, d.target_column, d.source_columns)
+        WHERE column_name = ANY (d.source_columns || d.target_columns) AND NOT sqlvec._has_unfinished_index(rel, d.target_column, d.source_columns)
     LOOP
         name := 'unfinished'; method := 'btree'; opclass := NULL;
         statement := sqlvec._unfinished_index_sql(rel, v_way.target_column, true);
         note := 'lets a search see at once that every row has its code';
         RETURN NEXT;
     END LOOP;
+    FOR v_way IN
+        SELECT coalesce(d.target_columns[2], d.source_columns[1]) AS terms FROM sqlvec._derived_of(rel) AS d
+        WHERE d.kind = 'bm25' AND d.maintained AND column_name = ANY (d.source_columns || d.target_columns)
+    LOOP
+        name := v_way.terms; method := 'gin'; opclass := 'tsvector_ops';
+        statement := sqlvec._gin_index_sql(rel, v_way.terms, true);
+        note := CASE WHEN sqlvec._has_gin(rel, v_way.terms) THEN 'is there already'
+                     WHEN v_partitioned THEN 'Postgres refuses CONCURRENTLY on a partitioned table; "sqlvec index build" builds partition by partition' END;
+        RETURN NEXT;
+    END LOOP;
+    IF name IS NOT NULL AND v_source.type_name NOT IN ('vector', 'halfvec', 'bit', 'sparsevec') OR method = 'gin' THEN
+        RETURN;
+    END IF;
+    v_metric := sqlvec._checked_metric(
+        coalesce(metric, sqlvec._default_metric(rel, column_name, v_source.type_name, v_ways)), v_source.type_name);
     FOR v_way IN
         SELECT 'source' AS way, quote_ident(column_name) AS expression, column_name AS stem,
                v_source.type_name::text AS code_type, v_source.dimensions
@@ -240,4 +254,4 @@ END
 $body$;
 
 COMMENT ON FUNCTION sqlvec.plan_index(regclass, text, text) IS
-    'Indexes that would serve vector_search on a column, each with its CREATE INDEX CONCURRENTLY: on the column, on each derived column, on each code that is a plain expression.';
+    'Indexes that would serve searches on a column, each with its CREATE INDEX CONCURRENTLY: on the column, on each derived column, on each code that is a plain expression; for BM25 the GIN index on its tsvector.';

@@ -2676,21 +2676,35 @@ AS $body$
 DECLARE
     v_source record := sqlvec._column(rel, column_name);
     v_ways sqlvec._way[] := sqlvec._ways(rel, column_name);
-    v_metric text := sqlvec._checked_metric(
-        coalesce(metric, sqlvec._default_metric(rel, column_name, v_source.type_name, v_ways)), v_source.type_name);
+    v_metric text;
     v_partitioned boolean := (SELECT c.relkind = 'p' FROM pg_class AS c WHERE c.oid = rel);
     v_way record;
     v_limit int;
 BEGIN
     FOR v_way IN
         SELECT d.target_column FROM sqlvec._derived_of(rel) AS d
-        WHERE d.source_column = column_name AND NOT sqlvec._has_unfinished_index(rel, d.target_column, d.source_columns)
+        WHERE column_name = ANY (d.source_columns || d.target_columns) AND NOT sqlvec._has_unfinished_index(rel, d.target_column, d.source_columns)
     LOOP
         name := 'unfinished'; method := 'btree'; opclass := NULL;
         statement := sqlvec._unfinished_index_sql(rel, v_way.target_column, true);
         note := 'lets a search see at once that every row has its code';
         RETURN NEXT;
     END LOOP;
+    FOR v_way IN
+        SELECT coalesce(d.target_columns[2], d.source_columns[1]) AS terms FROM sqlvec._derived_of(rel) AS d
+        WHERE d.kind = 'bm25' AND d.maintained AND column_name = ANY (d.source_columns || d.target_columns)
+    LOOP
+        name := v_way.terms; method := 'gin'; opclass := 'tsvector_ops';
+        statement := sqlvec._gin_index_sql(rel, v_way.terms, true);
+        note := CASE WHEN sqlvec._has_gin(rel, v_way.terms) THEN 'is there already'
+                     WHEN v_partitioned THEN 'Postgres refuses CONCURRENTLY on a partitioned table; "sqlvec index build" builds partition by partition' END;
+        RETURN NEXT;
+    END LOOP;
+    IF name IS NOT NULL AND v_source.type_name NOT IN ('vector', 'halfvec', 'bit', 'sparsevec') OR method = 'gin' THEN
+        RETURN;
+    END IF;
+    v_metric := sqlvec._checked_metric(
+        coalesce(metric, sqlvec._default_metric(rel, column_name, v_source.type_name, v_ways)), v_source.type_name);
     FOR v_way IN
         SELECT 'source' AS way, quote_ident(column_name) AS expression, column_name AS stem,
                v_source.type_name::text AS code_type, v_source.dimensions
@@ -2728,7 +2742,7 @@ END
 $body$;
 
 COMMENT ON FUNCTION sqlvec.plan_index(regclass, text, text) IS
-    'Indexes that would serve vector_search on a column, each with its CREATE INDEX CONCURRENTLY: on the column, on each derived column, on each code that is a plain expression.';
+    'Indexes that would serve searches on a column, each with its CREATE INDEX CONCURRENTLY: on the column, on each derived column, on each code that is a plain expression; for BM25 the GIN index on its tsvector.';
 
 -- Arguments of the search functions: checked, and resolved to what they name.
 
@@ -3559,6 +3573,105 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN format('sqlvec._bm25_score(%s, $5, $6, %s, %s, %s, %s)', terms, options ->> 'k1', options ->> 'b', options ->> 'average_length',
               coalesce(quote_literal(sqlvec._bm25_weights(options)::text), 'NULL'));
 
+-- BM25 indexes of other extensions, as finders of candidates. Scores, and what a query means, stay
+-- sqlvec's own: what such an index finds is matched and scored like everything else.
+
+-- The BM25 index of an extension that serves a column, NULL columns where there is none. All of them
+-- call their access method bm25: the extension it belongs to tells them apart.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_native_index(
+    rel oid, columns name[], backend text, OUT extension name, OUT index_oid oid, OUT column_name name, OUT options text[]
+) LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT e.extname, i.indexrelid, a.attname, c.reloptions
+    FROM pg_catalog.pg_index AS i
+    JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+    JOIN pg_catalog.pg_am AS m ON m.oid = c.relam AND m.amname = 'bm25'
+    JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_am'::regclass AND d.objid = m.oid AND d.deptype = 'e'
+    JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = rel AND a.attnum = ANY (i.indkey)
+    WHERE i.indrelid = rel AND i.indisvalid AND i.indpred IS NULL
+      AND e.extname = CASE backend WHEN 'paradedb' THEN 'pg_search' ELSE backend END
+      -- VectorChord indexes a column of its own type, the others the text.
+      AND (a.attname = ANY (columns) OR e.extname = 'vchord_bm25')
+    ORDER BY c.relname
+    LIMIT 1;
+END;
+
+-- How rows `alias` are found through such an index: a condition and an order over the words in $7.
+-- `place` is the schema of the extension's operators, `key` the key column of a ParadeDB index,
+-- `tokenizer` the one that filled a column of VectorChord.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_native_sql(
+    backend text, alias text, column_name text, index_name text, place text, key text, tokenizer text,
+    OUT condition text, OUT ordering text
+) LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    condition := 'true';
+    CASE backend
+    WHEN 'pg_textsearch' THEN
+        ordering := format('%s.%I OPERATOR(%I.<@>) %3$I.to_bm25query($7, %L)', alias, column_name, place, index_name);
+    WHEN 'paradedb' THEN
+        condition := format('%s.%I OPERATOR(%I.|||) $7', alias, column_name, place);
+        ordering := format('pdb.score(%s.%I) DESC', alias, key);
+    WHEN 'vchord_bm25' THEN
+        ordering := format('%s.%I OPERATOR(%I.<&>) %3$I.to_bm25query(%L::pg_catalog.regclass, tokenizer_catalog.tokenize($7, %L)::%3$I.bm25vector)',
+                           alias, column_name, place, index_name, tokenizer);
+    END CASE;
+END
+$body$;
+
+-- The native index that a search uses: the one asked for, or with auto a pg_textsearch index of the
+-- same configuration, k1 and b, which ranks alike. The other two split text in ways of their own.
+-- NULL columns: none.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_native(
+    rel oid, derived sqlvec._derived, backend text, plain boolean, alias text, OUT name text, OUT condition text, OUT ordering text
+) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_index record;
+    v_place name;
+    v_tokenizers text[];
+    v_options jsonb;
+BEGIN
+    IF backend IS NULL OR backend NOT IN ('auto', 'sqlvec', 'pg_textsearch', 'paradedb', 'vchord_bm25') THEN
+        RAISE EXCEPTION 'backend "%" is unknown', backend
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'There are: auto, sqlvec, pg_textsearch, paradedb, vchord_bm25.';
+    ELSIF backend = 'sqlvec' OR backend = 'auto' AND NOT (plain AND EXISTS (SELECT FROM pg_am AS m WHERE m.amname = 'bm25')) THEN
+        RETURN;
+    END IF;
+    SELECT * INTO v_index FROM sqlvec._bm25_native_index(rel, derived.source_columns, CASE backend WHEN 'auto' THEN 'pg_textsearch' ELSE backend END);
+    v_options := (SELECT coalesce(jsonb_object_agg(split_part(o, '=', 1), substr(o, strpos(o, '=') + 1)), '{}') FROM unnest(v_index.options) AS o);
+    IF backend = 'auto' THEN
+        IF v_index.index_oid IS NULL OR cardinality(derived.source_columns) > 1
+           OR (v_options ->> 'text_config')::regconfig IS DISTINCT FROM (derived.options ->> 'config')::regconfig
+           OR coalesce((v_options ->> 'k1')::float8, 1.2) <> (derived.options ->> 'k1')::float8
+           OR coalesce((v_options ->> 'b')::float8, 0.75) <> (derived.options ->> 'b')::float8 THEN
+            RETURN;
+        END IF;
+    ELSIF v_index.index_oid IS NULL THEN
+        RAISE EXCEPTION 'no index of % serves column "%" of table %', backend, array_to_string(derived.source_columns, ', '), sqlvec._qualified(rel)
+            USING ERRCODE = 'undefined_object', HINT = 'Use backend => ''sqlvec'', or build one.';
+    END IF;
+    name := CASE backend WHEN 'auto' THEN 'pg_textsearch' ELSE backend END;
+    SELECT n.nspname INTO v_place
+    FROM pg_operator AS o JOIN pg_namespace AS n ON n.oid = o.oprnamespace
+    JOIN pg_depend AS d ON d.classid = 'pg_operator'::regclass AND d.objid = o.oid AND d.deptype = 'e'
+    JOIN pg_extension AS e ON e.oid = d.refobjid
+    WHERE e.extname = v_index.extension AND o.oprname = CASE name WHEN 'pg_textsearch' THEN '<@>' WHEN 'paradedb' THEN '|||' ELSE '<&>' END
+    LIMIT 1;
+    IF name = 'vchord_bm25' THEN
+        v_tokenizers := ARRAY[nullif(current_setting('sqlvec.vchord_tokenizer', true), '')];
+        IF v_tokenizers[1] IS NULL THEN
+            RAISE EXCEPTION 'which tokenizer filled column "%"?', v_index.column_name
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Say it: SET sqlvec.vchord_tokenizer = ''…'';';
+        END IF;
+    END IF;
+    SELECT s.condition, s.ordering INTO condition, ordering
+    FROM sqlvec._bm25_native_sql(name, alias, v_index.column_name, sqlvec._qualified(v_index.index_oid), v_place,
+                                 v_options ->> 'key_field', v_tokenizers[1]) AS s;
+END
+$body$;
+
 -- sqlvec.bm25_search: the k documents with the highest BM25 score, found without reading the others.
 --
 -- MaxScore (Turtle and Flood 1995) over an index that knows tiers of weight. Each word adds at most its
@@ -3767,12 +3880,14 @@ $body$;
 -- How to search a table: everything that is the same for each step.
 CREATE OR REPLACE FUNCTION sqlvec._plan_bm25(
     rel oid, column_name text, query text, k int, filter jsonb, where_sql text, candidates int, oversample float8,
-    tenant text, key_column text, key_type regtype,
+    tenant text, backend text, key_column text, key_type regtype,
     OUT q sqlvec._bm25_query, OUT state sqlvec._bm25_state, OUT bound text[], OUT condition text,
     OUT vector sparsevec,    -- $2
     OUT once boolean,        -- one step, because no index helps
     OUT step text,           -- the statement of a step: answers arrays of scores and row addresses
     OUT waiting text,        -- the same for rows that have no terms yet; NULL when there are none
+    OUT native text,         -- the same for candidates of another extension's index, for words in $7; NULL without one
+    OUT candidate_count int, -- of those
     OUT answer text,         -- the rows or keys of addresses $1, $2 with scores $3
     OUT seqscan text,        -- what enable_seqscan is set to
     OUT reason text
@@ -3792,6 +3907,7 @@ DECLARE
     v_after text;
     v_unfinished boolean;
     v_word_order int[];
+    v_native record;
 BEGIN
     PERFORM sqlvec._check_search(coalesce(column_name, ''), 1, k, candidates, oversample, 'auto');
     q := sqlvec._prepare_bm25(rel, column_name, query, filter, tenant);
@@ -3878,7 +3994,16 @@ BEGIN
         waiting := v_before || sqlvec._bm25_score_expression(v_derived.options, v_terms) || v_between
                    || format('%s.%I IS NULL AND %s OPERATOR(pg_catalog.@@) $4', v_alias, v_derived.target_columns[2], v_terms) || v_after;
     END IF;
-    answer := format('SELECT %s, h.score, true FROM unnest($1, $2, $3) AS h (row_id, row_table, score) '
+    v_native := sqlvec._bm25_native(rel, v_derived, backend, q.required IS NULL AND q.excluded IS NULL AND q.prefixes IS NULL, v_alias);
+    IF v_native.name IS NOT NULL THEN
+        reason := format('candidates from an index of %s', v_native.name);
+        candidate_count := coalesce(candidates, ceil(k * oversample)::int, greatest(4 * k, 100));
+        native := v_before || 'c.score, c.row_id, c.row_table FROM (SELECT ' || v_score
+                  || format(' AS score, %1$s.ctid AS row_id, %1$s.tableoid AS row_table, %1$s.%2$I AS terms FROM %3$s WHERE %4$s AND %5$s ORDER BY %6$s LIMIT %7$s) AS c',
+                            v_alias, v_terms, v_from, condition, v_native.condition, v_native.ordering, candidate_count)
+                  || format(' WHERE c.terms OPERATOR(pg_catalog.@@) $4 ORDER BY 1 DESC, 3, 2 LIMIT %s) AS h', k);
+    END IF;
+    answer := format('SELECT %s, h.score, $4::pg_catalog.bool FROM unnest($1, $2, $3) AS h (row_id, row_table, score) '
                      'JOIN %s ON %3$s.ctid = h.row_id AND %3$s.tableoid = h.row_table ORDER BY h.score DESC, %s LIMIT %s',
                      CASE WHEN key_type IS NULL THEN format('(%s.*)::%s', v_alias, sqlvec._qualified(rel))
                           ELSE format('%s.%I::%s', v_alias, v_keys[1], format_type(key_type, -1)) END,
@@ -3914,7 +4039,7 @@ $body$;
 -- the caller's where_sql and policies run inside.
 CREATE OR REPLACE FUNCTION sqlvec._run_bm25(
     q sqlvec._bm25_query, INOUT state sqlvec._bm25_state, params text[], bound text[], vector sparsevec, k int,
-    once boolean, step text, waiting text, seqscan text
+    once boolean, step text, waiting text, native text, query text, seqscan text
 ) LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
@@ -3923,6 +4048,11 @@ DECLARE
     v_seqscan text := pg_catalog.current_setting('enable_seqscan');
 BEGIN
     PERFORM pg_catalog.set_config('jit', 'off', true), pg_catalog.set_config('enable_seqscan', seqscan, true);
+    IF native IS NOT NULL THEN
+        EXECUTE native INTO v_found USING params, vector, bound, (q).condition, (q).lexemes, (q).weights, query;
+        state := sqlvec._bm25_merge(state, v_found.scores, v_found.row_ids, v_found.row_tables, k);
+        state.finished := true;
+    END IF;
     LOOP
         state := sqlvec._bm25_step(q, state, k, once);
         EXIT WHEN (state).step IS NULL;
@@ -3949,12 +4079,15 @@ DECLARE
     v_state sqlvec._bm25_state;
 BEGIN
     v_plan := sqlvec._plan_bm25(sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, query, k, filter, where_sql,
-                                candidates, oversample, tenant, NULL, NULL);
+                                candidates, oversample, tenant, backend, NULL, NULL);
     IF v_plan.step IS NULL THEN
         RETURN;
     END IF;
-    v_state := sqlvec._run_bm25(v_plan.q, v_plan.state, params, v_plan.bound, v_plan.vector, k, v_plan.once, v_plan.step, v_plan.waiting, v_plan.seqscan);
-    RETURN QUERY EXECUTE v_plan.answer USING (v_state).row_ids, (v_state).row_tables, (v_state).scores;
+    v_state := sqlvec._run_bm25(v_plan.q, v_plan.state, params, v_plan.bound, v_plan.vector, k, v_plan.once, v_plan.step, v_plan.waiting,
+                                v_plan.native, query, v_plan.seqscan);
+    -- Candidates of another index are a budget: say so when it ran out.
+    RETURN QUERY EXECUTE v_plan.answer USING (v_state).row_ids, (v_state).row_tables, (v_state).scores,
+        v_plan.native IS NULL OR pg_catalog.cardinality((v_state).scores) >= k;
 END
 $body$;
 
@@ -3970,12 +4103,15 @@ DECLARE
     v_state sqlvec._bm25_state;
 BEGIN
     v_plan := sqlvec._plan_bm25(sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, query, k, filter, where_sql,
-                                candidates, oversample, tenant, key_column, pg_catalog.pg_typeof(key));
+                                candidates, oversample, tenant, backend, key_column, pg_catalog.pg_typeof(key));
     IF v_plan.step IS NULL THEN
         RETURN;
     END IF;
-    v_state := sqlvec._run_bm25(v_plan.q, v_plan.state, params, v_plan.bound, v_plan.vector, k, v_plan.once, v_plan.step, v_plan.waiting, v_plan.seqscan);
-    RETURN QUERY EXECUTE v_plan.answer USING (v_state).row_ids, (v_state).row_tables, (v_state).scores;
+    v_state := sqlvec._run_bm25(v_plan.q, v_plan.state, params, v_plan.bound, v_plan.vector, k, v_plan.once, v_plan.step, v_plan.waiting,
+                                v_plan.native, query, v_plan.seqscan);
+    -- Candidates of another index are a budget: say so when it ran out.
+    RETURN QUERY EXECUTE v_plan.answer USING (v_state).row_ids, (v_state).row_tables, (v_state).scores,
+        v_plan.native IS NULL OR pg_catalog.cardinality((v_state).scores) >= k;
 END
 $body$;
 
@@ -4080,7 +4216,7 @@ DECLARE
     v_seqscan text := pg_catalog.current_setting('enable_seqscan');
     v_step int := 0;
 BEGIN
-    v_plan := sqlvec._plan_bm25(v_rel, column_name, query, k, filter, where_sql, candidates, oversample, tenant, NULL, NULL);
+    v_plan := sqlvec._plan_bm25(v_rel, column_name, query, k, filter, where_sql, candidates, oversample, tenant, backend, NULL, NULL);
     q := v_plan.q;
     topic := 'column';
     detail := pg_catalog.format('%I of %s', ((q).derived).target_column, pg_catalog.array_to_string(((q).derived).source_columns, ', '));
@@ -4116,6 +4252,11 @@ BEGIN
         topic := 'unfinished';
         detail := pg_catalog.format('rows without weights are read one by one; CALL sqlvec.backfill(%L, %L);', ((q).derived).relation::regclass, ((q).derived).target_column);
         RETURN NEXT;
+    END IF;
+    IF v_plan.native IS NOT NULL THEN
+        topic := 'statement'; detail := v_plan.native || E'\n-- $4 = tsquery of the query, $7 = the query';
+        RETURN NEXT;
+        RETURN;
     END IF;
     topic := 'statement';
     detail := v_plan.step || E'\n-- $1 = params, $2 = weights of the words, $3 = values of filter, $4 = tsquery of the step';
