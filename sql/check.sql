@@ -41,6 +41,9 @@ BEGIN
         END IF;
     END LOOP;
     RETURN QUERY
+        SELECT 'warning', format('BM25 column "%s" of table %s: %s', h.target_column, h.relation, split_part(h.advice, '; ', 1)), split_part(h.advice, '; ', 2)
+        FROM sqlvec.bm25_health AS h WHERE h.advice IS NOT NULL;
+    RETURN QUERY
         SELECT 'note', format('the catalog speaks of table %I.%I, which is gone', r.schema_name, r.table_name),
                format('DELETE FROM sqlvec.relation WHERE id = %s;', r.id)
         FROM sqlvec.relation AS r JOIN sqlvec._relation AS l USING (id) WHERE l.relation IS NULL;

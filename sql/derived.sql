@@ -9,27 +9,6 @@ BEGIN ATOMIC
                    WHERE a.attrelid = rel AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped);
 END;
 
--- Present names of columns that the catalog knows by number and name; NULL for one that is gone.
--- After a restore the numbers are new and the names are right; after a rename it is the other way
--- round. The oid of the table tells which of the two happened.
-CREATE OR REPLACE FUNCTION sqlvec._present_columns(rel oid, by_number boolean, attnums smallint[], names name[]) RETURNS name[]
-LANGUAGE sql STABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT array_agg(a.attname ORDER BY k.position)
-    FROM unnest(attnums, names) WITH ORDINALITY AS k (attnum, name, position)
-    LEFT JOIN pg_catalog.pg_attribute AS a
-           ON a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped
-          AND CASE WHEN by_number THEN a.attnum = k.attnum ELSE a.attname = k.name END;
-END;
-
--- Whether another column has taken the name of one of these over.
-CREATE OR REPLACE FUNCTION sqlvec._name_taken(rel oid, present name[], known name[]) RETURNS boolean
-LANGUAGE sql STABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT EXISTS (SELECT FROM unnest(present, known) AS k (present, known)
-                   WHERE k.present <> k.known AND sqlvec._has_column(rel, k.known));
-END;
-
 CREATE OR REPLACE VIEW sqlvec._derived AS
 SELECT d.id,
        d.relation_id,
@@ -40,9 +19,7 @@ SELECT d.id,
        -- over, the two disagree. A name that is merely gone sends the trigger to look the number up.
        r.maintained AND NOT d.suspect
            AND (e.dimensions = s.atttypmod OR s.atttypmod = -1) IS NOT FALSE
-           AND (r.known_oid = r.relation
-                AND (sqlvec._name_taken(r.relation, n.sources, d.source_columns)
-                     OR sqlvec._name_taken(r.relation, n.targets, d.target_columns))) IS NOT TRUE AS maintained,
+           AND (r.known_oid = r.relation AND n.taken) IS NOT TRUE AS maintained,
        d.suspect,
        r.maintained AS triggered,
        s.atttypmod AS source_dimensions,
@@ -67,12 +44,22 @@ SELECT d.id,
 FROM sqlvec.derived AS d
 JOIN sqlvec._relation AS r ON r.id = d.relation_id
 JOIN sqlvec.encoder AS e ON e.name = d.encoder
+-- Present names; NULL for a column that is gone. After a restore the numbers are new and the names are
+-- right; after a rename it is the other way round. The oid of the table tells which of the two happened.
 CROSS JOIN LATERAL (
-    SELECT sqlvec._present_columns(r.relation, r.known_oid = r.relation, d.source_attnums, d.source_columns) AS sources,
-           sqlvec._present_columns(r.relation, r.known_oid = r.relation, d.target_attnums, d.target_columns) AS targets,
-           CASE WHEN d.tenant_column IS NOT NULL
-                THEN (sqlvec._present_columns(r.relation, r.known_oid = r.relation, ARRAY[d.tenant_attnum], ARRAY[d.tenant_column]))[1]
-                END AS tenant
+    SELECT array_agg(a.attname ORDER BY k.position) FILTER (WHERE k.role = 's') AS sources,
+           array_agg(a.attname ORDER BY k.position) FILTER (WHERE k.role = 't') AS targets,
+           max(a.attname::text) FILTER (WHERE k.role = 'n')::name AS tenant,
+           -- Another column has taken the name of a renamed one.
+           bool_or(a.attname <> k.name AND sqlvec._has_column(r.relation, k.name)) FILTER (WHERE k.role <> 'n') AS taken
+    FROM (SELECT 's' AS role, s.* FROM unnest(d.source_attnums, d.source_columns) WITH ORDINALITY AS s (attnum, name, position)
+          UNION ALL
+          SELECT 't', t.* FROM unnest(d.target_attnums, d.target_columns) WITH ORDINALITY AS t (attnum, name, position)
+          UNION ALL
+          SELECT 'n', d.tenant_attnum, d.tenant_column, 1 WHERE d.tenant_column IS NOT NULL) AS k
+    LEFT JOIN pg_catalog.pg_attribute AS a
+           ON a.attrelid = r.relation AND a.attnum > 0 AND NOT a.attisdropped
+          AND CASE WHEN r.known_oid = r.relation THEN a.attnum = k.attnum ELSE a.attname = k.name END
 ) AS n
 LEFT JOIN pg_catalog.pg_attribute AS s ON s.attrelid = r.relation AND s.attname = n.sources[1]
 WHERE r.relation IS NOT NULL;
