@@ -261,10 +261,9 @@ BEGIN
             v_found := sqlvec._count_documents(rel, v_terms || ' OPERATOR(pg_catalog.@@) $1' || v_tenant, sqlvec._lexeme_query(q.lexemes[n]), v_bound);
             q.documents_with[n] := v_found;
         END IF;
-        q.documents := greatest(q.documents, q.documents_with[n]);
     END LOOP;
     q.weights := ARRAY(
-        SELECT coalesce(v_parsed.counts[w.n], 1) * ln(1 + (q.documents - w.df + 0.5::float8) / (w.df + 0.5::float8))
+        SELECT coalesce(v_parsed.counts[w.n], 1) * ln(1 + (greatest(q.documents, w.df) - w.df + 0.5::float8) / (w.df + 0.5::float8))
         FROM unnest(q.documents_with) WITH ORDINALITY AS w (df, n) ORDER BY w.n);
     RETURN q;
 END

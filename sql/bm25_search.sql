@@ -480,14 +480,14 @@ AS $body$
 DECLARE
     v_rel oid := sqlvec._relation_of(pg_catalog.pg_typeof(hit));
     q sqlvec._bm25_query;
+    v_tenant name := (sqlvec._bm25_column(v_rel, column_name)).tenant_column;
     v_terms text;
     v_score float8;
 BEGIN
-    IF hit IS NULL THEN
-        RETURN NULL;
+    IF tenant IS NULL AND v_tenant IS NOT NULL THEN
+        EXECUTE pg_catalog.format('SELECT ($1).%I::pg_catalog.text', v_tenant) INTO tenant USING hit;
     END IF;
-    q := sqlvec._prepare_bm25(v_rel, column_name, query, NULL,
-                              coalesce(tenant, pg_catalog.to_jsonb(hit) ->> (sqlvec._bm25_column(v_rel, column_name)).tenant_column));
+    q := sqlvec._prepare_bm25(v_rel, column_name, query, NULL, tenant);
     IF (q).condition IS NULL THEN
         RETURN 0;
     END IF;
@@ -510,6 +510,7 @@ DECLARE
     v_derived sqlvec._derived := sqlvec._bm25_column(v_rel, column_name);
     v_parsed record;
     v_condition tsquery;
+    v_text text;
 BEGIN
     IF (sqlvec._column(v_rel, column_name)).type_name = 'tsvector' OR column_name = ANY (v_derived.target_columns) THEN
         RAISE EXCEPTION 'column "%" holds no text to highlight', column_name
@@ -517,9 +518,12 @@ BEGIN
                   HINT = 'Name the text column, or use ts_headline with sqlvec.bm25_tsquery.';
     END IF;
     v_parsed := sqlvec._parse_bm25((v_derived.options ->> 'config')::regconfig, query);
-    v_condition := sqlvec._bm25_condition(v_parsed.lexemes, v_parsed.required, NULL, v_parsed.prefixes);
-    RETURN CASE WHEN v_condition IS NULL THEN to_jsonb(hit) ->> column_name
-                ELSE ts_headline((v_derived.options ->> 'config')::regconfig, to_jsonb(hit) ->> column_name, v_condition, options) END;
+    EXECUTE format('SELECT ($1).%I::text', column_name) INTO v_text USING hit;
+    -- Whatever scored, and phrases where they stand.
+    v_condition := sqlvec._bm25_condition(v_parsed.lexemes, NULL, NULL, v_parsed.prefixes);
+    v_condition := coalesce(v_condition || v_parsed.required, v_condition, v_parsed.required);
+    RETURN CASE WHEN v_condition IS NULL THEN v_text
+                ELSE ts_headline((v_derived.options ->> 'config')::regconfig, v_text, v_condition, options) END;
 END
 $body$;
 
