@@ -228,6 +228,7 @@ DECLARE
     v_keys name[];
     v_order text;
     v_score text;
+    v_arrays text;
     v_before text;
     v_between text;
     v_after text;
@@ -309,8 +310,9 @@ BEGIN
     v_order := coalesce((SELECT string_agg(format('%s.%I', v_alias, c.name), ', ' ORDER BY c.position)
                          FROM unnest(v_keys) WITH ORDINALITY AS c (name, position)
                          WHERE has_column_privilege(rel, c.name::text, 'SELECT')), format('%1$s.tableoid, %1$s.ctid', v_alias));
-    v_before := 'SELECT pg_catalog.array_agg(h.score) AS scores, pg_catalog.array_agg(h.row_id) AS row_ids, '
-                'pg_catalog.array_agg(h.row_table) AS row_tables FROM (SELECT ';
+    v_arrays := 'SELECT pg_catalog.array_agg(h.score) AS scores, pg_catalog.array_agg(h.row_id) AS row_ids, '
+                'pg_catalog.array_agg(h.row_table) AS row_tables';
+    v_before := v_arrays || ' FROM (SELECT ';
     v_between := format(' AS score, %1$s.ctid AS row_id, %1$s.tableoid AS row_table FROM %2$s WHERE %3$s AND ', v_alias, v_from, condition);
     v_after := format(' ORDER BY 1 DESC, %s LIMIT %s) AS h', v_order, k);
     step := v_before || v_score || v_between || format('%s.%I OPERATOR(pg_catalog.@@) $4', v_alias, v_terms) || v_after;
@@ -324,10 +326,12 @@ BEGIN
     IF v_native.name IS NOT NULL THEN
         reason := format('candidates from an index of %s', v_native.name);
         candidate_count := coalesce(candidates, ceil(k * oversample)::int, greatest(4 * k, 100));
-        native := v_before || 'c.score, c.row_id, c.row_table FROM (SELECT ' || v_score
-                  || format(' AS score, %1$s.ctid AS row_id, %1$s.tableoid AS row_table, %1$s.%2$I AS terms FROM %3$s WHERE %4$s AND %5$s ORDER BY %6$s LIMIT %7$s) AS c',
+        native := 'WITH "sqlvec found" AS MATERIALIZED (SELECT ' || v_score
+                  || format(' AS score, %1$s.ctid AS row_id, %1$s.tableoid AS row_table, %1$s.%2$I AS terms FROM %3$s WHERE %4$s AND %5$s ORDER BY %6$s LIMIT %7$s) ',
                             v_alias, v_terms, v_from, condition, v_native.condition, v_native.ordering, candidate_count)
-                  || format(' WHERE c.terms OPERATOR(pg_catalog.@@) $4 ORDER BY 1 DESC, 3, 2 LIMIT %s) AS h', k);
+                  || v_arrays || format(
+                         ', (SELECT pg_catalog.count(*) FROM "sqlvec found") OPERATOR(pg_catalog.<) %s AS whole FROM (SELECT c.score, c.row_id, c.row_table '
+                         'FROM "sqlvec found" AS c WHERE c.terms OPERATOR(pg_catalog.@@) $4 ORDER BY 1 DESC, 3, 2 LIMIT %s) AS h', candidate_count, k);
     END IF;
     answer := format('SELECT %s, h.score, $4::pg_catalog.bool FROM unnest($1, $2, $3) AS h (row_id, row_table, score) '
                      'JOIN %s ON %3$s.ctid = h.row_id AND %3$s.tableoid = h.row_table ORDER BY h.score DESC, %s LIMIT %s',
@@ -365,7 +369,7 @@ $body$;
 -- the caller's where_sql and policies run inside.
 CREATE OR REPLACE FUNCTION sqlvec._run_bm25(
     q sqlvec._bm25_query, INOUT state sqlvec._bm25_state, params text[], bound text[], vector sparsevec, k int,
-    once boolean, step text, waiting text, native text, query text, seqscan text
+    once boolean, step text, waiting text, native text, query text, seqscan text, OUT complete boolean
 ) LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
@@ -373,11 +377,14 @@ DECLARE
     v_jit text := pg_catalog.current_setting('jit');
     v_seqscan text := pg_catalog.current_setting('enable_seqscan');
 BEGIN
+    complete := true;
     PERFORM pg_catalog.set_config('jit', 'off', true), pg_catalog.set_config('enable_seqscan', seqscan, true);
     IF native IS NOT NULL THEN
         EXECUTE native INTO v_found USING params, vector, bound, (q).condition, (q).lexemes, (q).weights, query;
         state := sqlvec._bm25_merge(state, v_found.scores, v_found.row_ids, v_found.row_tables, k);
         state.finished := true;
+        -- Candidates of another index are a budget: say so when it ran out.
+        complete := v_found.whole OR pg_catalog.cardinality((state).scores) >= k;
     END IF;
     LOOP
         state := sqlvec._bm25_step(q, state, k, once);
@@ -402,18 +409,16 @@ LANGUAGE plpgsql STABLE ROWS 10
 AS $body$
 DECLARE
     v_plan record;
-    v_state sqlvec._bm25_state;
+    v_run record;
 BEGIN
     v_plan := sqlvec._plan_bm25(sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, query, k, filter, where_sql,
                                 candidates, oversample, tenant, backend, NULL, NULL);
     IF v_plan.step IS NULL THEN
         RETURN;
     END IF;
-    v_state := sqlvec._run_bm25(v_plan.q, v_plan.state, params, v_plan.bound, v_plan.vector, k, v_plan.once, v_plan.step, v_plan.waiting,
+    v_run := sqlvec._run_bm25(v_plan.q, v_plan.state, params, v_plan.bound, v_plan.vector, k, v_plan.once, v_plan.step, v_plan.waiting,
                                 v_plan.native, query, v_plan.seqscan);
-    -- Candidates of another index are a budget: say so when it ran out.
-    RETURN QUERY EXECUTE v_plan.answer USING (v_state).row_ids, (v_state).row_tables, (v_state).scores,
-        v_plan.native IS NULL OR pg_catalog.cardinality((v_state).scores) >= k;
+    RETURN QUERY EXECUTE v_plan.answer USING (v_run.state).row_ids, (v_run.state).row_tables, (v_run.state).scores, v_run.complete;
 END
 $body$;
 
@@ -426,18 +431,16 @@ LANGUAGE plpgsql STABLE ROWS 10
 AS $body$
 DECLARE
     v_plan record;
-    v_state sqlvec._bm25_state;
+    v_run record;
 BEGIN
     v_plan := sqlvec._plan_bm25(sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, query, k, filter, where_sql,
                                 candidates, oversample, tenant, backend, key_column, pg_catalog.pg_typeof(key));
     IF v_plan.step IS NULL THEN
         RETURN;
     END IF;
-    v_state := sqlvec._run_bm25(v_plan.q, v_plan.state, params, v_plan.bound, v_plan.vector, k, v_plan.once, v_plan.step, v_plan.waiting,
+    v_run := sqlvec._run_bm25(v_plan.q, v_plan.state, params, v_plan.bound, v_plan.vector, k, v_plan.once, v_plan.step, v_plan.waiting,
                                 v_plan.native, query, v_plan.seqscan);
-    -- Candidates of another index are a budget: say so when it ran out.
-    RETURN QUERY EXECUTE v_plan.answer USING (v_state).row_ids, (v_state).row_tables, (v_state).scores,
-        v_plan.native IS NULL OR pg_catalog.cardinality((v_state).scores) >= k;
+    RETURN QUERY EXECUTE v_plan.answer USING (v_run.state).row_ids, (v_run.state).row_tables, (v_run.state).scores, v_run.complete;
 END
 $body$;
 
