@@ -245,7 +245,8 @@ BEGIN
            string_agg(coalesce(array_to_string(f.tiers, ','), '0,0,0,0'), ',' ORDER BY w.n)
     INTO q.documents_with, q.collides, v_terms
     FROM unnest(q.lexemes) WITH ORDINALITY AS w (lexeme, n)
-    LEFT JOIN sqlvec.bm25_frequency AS f ON f.corpus_id = v_corpus.id AND f.lexeme = w.lexeme;
+    LEFT JOIN (SELECT g.* FROM sqlvec.bm25_frequency AS g WHERE g.corpus_id = v_corpus.id AND g.lexeme = ANY (q.lexemes)) AS f
+           ON f.lexeme = w.lexeme;
     q.tiers := ('{' || v_terms || '}')::int[];
 
     q.documents := v_corpus.documents;

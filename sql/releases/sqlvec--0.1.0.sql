@@ -2007,7 +2007,7 @@ COMMENT ON TABLE sqlvec.bm25_frequency IS
 
 -- Whether the current role sees rows of a tenant, where row security decides that.
 CREATE OR REPLACE FUNCTION sqlvec._sees_tenant(derived_id int, tenant text) RETURNS boolean
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql STABLE COST 10000
 AS $body$
 DECLARE
     v_derived sqlvec._derived;
@@ -2027,7 +2027,7 @@ $body$;
 -- May the current role read the codes of a derived column? Where name and oid of the table agree, as
 -- they do unless it was renamed or restored, that takes three look-ups by key.
 CREATE OR REPLACE FUNCTION sqlvec._reads_code(derived_id int) RETURNS boolean
-LANGUAGE sql STABLE
+LANGUAGE sql STABLE COST 10000
 BEGIN ATOMIC
     SELECT coalesce(
         (SELECT pg_catalog.has_column_privilege(r.oid, d.target_attnums[1], 'SELECT')
@@ -2041,21 +2041,37 @@ BEGIN ATOMIC
         false);
 END;
 
+-- A function of its own keeps the plans of searches short.
+CREATE OR REPLACE FUNCTION sqlvec._reads_corpus(corpus_id int) RETURNS boolean
+LANGUAGE sql STABLE COST 10000
+BEGIN ATOMIC
+    SELECT EXISTS (SELECT FROM sqlvec.bm25_corpus AS c WHERE c.id = corpus_id);
+END;
+
+-- BM25 columns whose statistics the current role may write.
+CREATE OR REPLACE FUNCTION sqlvec._owned_bm25() RETURNS SETOF int
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT d.id FROM sqlvec._derived AS d WHERE d.kind = 'bm25' AND sqlvec._owns(d.relation);
+END;
+
 ALTER TABLE sqlvec.bm25_corpus ENABLE ROW LEVEL SECURITY;
 ALTER TABLE sqlvec.bm25_frequency ENABLE ROW LEVEL SECURITY;
 DO $do$
+DECLARE
+    v_corpus text := 'derived_id = ANY (ARRAY(SELECT sqlvec._owned_bm25()))';
+    v_frequency text := 'corpus_id = ANY (ARRAY(SELECT c.id FROM sqlvec.bm25_corpus AS c WHERE c.derived_id IN (SELECT sqlvec._owned_bm25())))';
 BEGIN
-    -- Owners first: their policy is one look-up for the whole statement.
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_policy WHERE polrelid = 'sqlvec.bm25_corpus'::regclass) THEN
-        CREATE POLICY a_owner ON sqlvec.bm25_corpus
-            USING (derived_id = ANY (ARRAY(SELECT d.id FROM sqlvec._derived AS d WHERE sqlvec._owns(d.relation))));
-        CREATE POLICY reader ON sqlvec.bm25_corpus FOR SELECT
+        CREATE POLICY reading ON sqlvec.bm25_corpus FOR SELECT
             USING (sqlvec._reads_code(derived_id) AND (tenant IS NULL OR sqlvec._sees_tenant(derived_id, tenant)));
-        CREATE POLICY a_owner ON sqlvec.bm25_frequency
-            USING (corpus_id = ANY (ARRAY(SELECT c.id FROM sqlvec.bm25_corpus AS c JOIN sqlvec._derived AS d ON d.id = c.derived_id
-                                          WHERE sqlvec._owns(d.relation))));
-        CREATE POLICY reader ON sqlvec.bm25_frequency FOR SELECT
-            USING (EXISTS (SELECT FROM sqlvec.bm25_corpus AS c WHERE c.id = corpus_id));
+        CREATE POLICY reading ON sqlvec.bm25_frequency FOR SELECT USING (sqlvec._reads_corpus(corpus_id));
+        EXECUTE format('CREATE POLICY adding ON sqlvec.bm25_corpus FOR INSERT WITH CHECK (%s)', v_corpus);
+        EXECUTE format('CREATE POLICY changing ON sqlvec.bm25_corpus FOR UPDATE USING (%s)', v_corpus);
+        EXECUTE format('CREATE POLICY removing ON sqlvec.bm25_corpus FOR DELETE USING (%s)', v_corpus);
+        EXECUTE format('CREATE POLICY adding ON sqlvec.bm25_frequency FOR INSERT WITH CHECK (%s)', v_frequency);
+        EXECUTE format('CREATE POLICY changing ON sqlvec.bm25_frequency FOR UPDATE USING (%s)', v_frequency);
+        EXECUTE format('CREATE POLICY removing ON sqlvec.bm25_frequency FOR DELETE USING (%s)', v_frequency);
     END IF;
 END
 $do$;
@@ -3508,7 +3524,8 @@ BEGIN
            string_agg(coalesce(array_to_string(f.tiers, ','), '0,0,0,0'), ',' ORDER BY w.n)
     INTO q.documents_with, q.collides, v_terms
     FROM unnest(q.lexemes) WITH ORDINALITY AS w (lexeme, n)
-    LEFT JOIN sqlvec.bm25_frequency AS f ON f.corpus_id = v_corpus.id AND f.lexeme = w.lexeme;
+    LEFT JOIN (SELECT g.* FROM sqlvec.bm25_frequency AS g WHERE g.corpus_id = v_corpus.id AND g.lexeme = ANY (q.lexemes)) AS f
+           ON f.lexeme = w.lexeme;
     q.tiers := ('{' || v_terms || '}')::int[];
 
     q.documents := v_corpus.documents;
