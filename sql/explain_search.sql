@@ -14,7 +14,7 @@ DECLARE
     v_derived record;
     v_waiting bigint;
 BEGIN
-    SELECT * INTO v_plan FROM sqlvec._plan_search(
+    v_plan := sqlvec._plan_search(
         v_rel, column_name, 'vector', sqlvec._dims(query), k, filter,
         where_sql, params, candidates, oversample, metric, mode, NULL, NULL, pg_catalog.current_setting('search_path'));
     PERFORM sqlvec._refuse_zero(query, v_plan.metric);
@@ -65,6 +65,10 @@ BEGIN
     END IF;
     topic := 'statement'; detail := v_plan.statement || E'\n-- $1 = params, $2 = query, $3 = values of filter';
     RETURN NEXT;
+    IF v_plan.fallback IS NOT NULL THEN
+        topic := 'fallback'; detail := v_plan.fallback || E'\n-- run when the statement answers nothing: the scan ended early or rows lack their code';
+        RETURN NEXT;
+    END IF;
     v_before := sqlvec._set_scan(v_plan.settings);
     topic := 'explain';
     FOR v_line IN EXECUTE 'EXPLAIN ' || v_plan.statement USING params, query, v_plan.bound LOOP

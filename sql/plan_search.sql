@@ -60,10 +60,37 @@ BEGIN
 END
 $body$;
 
+-- The condition, for the end of a statement, that no row of a table `source` lacks its code.
+--
+-- A btree that was built empty has one page until the first entry comes, so the size of the partial
+-- index over such rows tells in a fraction of the time that planning a look into it takes. The size
+-- is read while the statement runs: who wrote a row that its snapshot sees had made the index grow
+-- before. indcheckxmin marks an index that may lack rows which an old snapshot still sees.
+CREATE OR REPLACE FUNCTION sqlvec._all_encoded(rel oid, source text, target_column name, source_column name) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_page int := current_setting('block_size');
+    v_index oid;
+BEGIN
+    SELECT i.indexrelid INTO v_index
+    FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS m ON m.oid = c.relam
+    WHERE i.indrelid = rel AND i.indpred IS NOT NULL AND i.indisvalid AND NOT i.indcheckxmin AND m.amname = 'btree'
+      AND pg_relation_size(i.indexrelid) = v_page
+      AND pg_get_expr(i.indpred, rel) = format('((%I IS NULL) AND (%I IS NOT NULL))', target_column, source_column)
+    LIMIT 1;
+    IF v_index IS NULL THEN
+        RETURN format('NOT EXISTS (SELECT FROM %s WHERE %I IS NULL AND %I IS NOT NULL)', source, target_column, source_column);
+    END IF;
+    RETURN format('(SELECT pg_catalog.pg_relation_size(%s) OPERATOR(pg_catalog.=) %s)', v_index, v_page);
+END
+$body$;
+
 CREATE OR REPLACE FUNCTION sqlvec._plan_search(
     rel oid, column_name text, query_type text, query_dimensions int, k int, filter jsonb, where_sql text, params text[],
     candidates int, oversample float8, INOUT metric text, mode text, key_column text, key_type regtype, caller_path text,
     OUT statement text,       -- answers (hit or key, distance, complete)
+    OUT fallback text,        -- is run when the statement answers nothing; NULL where that is the answer
     OUT bound text[],         -- values for $3
     OUT settings text[],      -- what sqlvec._set_scan sets; NULL without an index
     OUT way text, OUT index_name text, OUT candidate_count int, OUT reason text, OUT condition text
@@ -71,8 +98,11 @@ CREATE OR REPLACE FUNCTION sqlvec._plan_search(
 AS $body$
 DECLARE
     v_class record;
+    v_part record;
     v_type text;
+    v_dimensions int;
     v_alias text;
+    v_table text;
     v_from text;
     v_query text;
     v_key text;
@@ -85,22 +115,40 @@ DECLARE
     v_conditional boolean;
 BEGIN
     PERFORM sqlvec._check_search(column_name, query_dimensions, k, candidates, oversample, mode);
-    v_type := sqlvec._searched_type(rel, column_name, query_type, query_dimensions);
+    SELECT c.relname, c.relkind, c.reltuples::float8 AS reltuples, c.relpages::float8 AS relpages, n.nspname,
+           t.typname AS type_name, a.atttypmod AS dimensions
+    INTO v_class
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    LEFT JOIN (pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid)
+           ON a.attrelid = rel AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE c.oid = rel;
+    v_type := v_class.type_name;
+    -- What does not fit at first sight is a domain, a halfvec column, or an error to explain.
+    IF v_type = query_type AND v_class.dimensions = query_dimensions THEN
+        v_dimensions := query_dimensions;
+    ELSE
+        v_part := sqlvec._searched_column(rel, column_name, query_type, query_dimensions);
+        v_type := v_part.type_name;
+        v_dimensions := v_part.dimensions;
+    END IF;
     v_ways := sqlvec._ways(rel, column_name);
-    metric := sqlvec._checked_metric(coalesce(metric, sqlvec._default_metric(rel, column_name, v_type, v_ways)), v_type);
+    metric := CASE WHEN metric IS NULL THEN sqlvec._default_metric(rel, column_name, v_type, v_ways)
+                   ELSE sqlvec._checked_metric(metric, v_type) END;
 
-    SELECT c.relname, c.relkind, c.reltuples::float8 AS reltuples, c.relpages::float8 AS relpages INTO v_class FROM pg_class AS c WHERE c.oid = rel;
     v_alias := quote_ident(v_class.relname);
-    v_from := format('%s AS %s', sqlvec._qualified(rel), v_alias);
+    v_table := quote_ident(v_class.nspname) || '.' || v_alias;
+    v_from := v_table || ' AS ' || v_alias;
     bound := '{}';
     condition := 'true';
     IF filter IS NOT NULL THEN
-        SELECT f.bound, f.condition INTO bound, condition FROM sqlvec._filter(rel, v_class.relname, filter, '$3', bound) AS f;
+        v_part := sqlvec._filter(rel, v_class.relname, filter, '$3', bound);
+        bound := v_part.bound;
+        condition := v_part.condition;
     END IF;
     IF where_sql IS NOT NULL THEN
         condition := format(E'%s AND (%s\n)', condition, where_sql);
     END IF;
-    IF v_type IN ('vector', 'halfvec') AND (sqlvec._column(rel, column_name)).dimensions IS NULL THEN
+    IF v_type IN ('vector', 'halfvec') AND v_dimensions IS NULL THEN
         -- A column without dimensions may hold vectors that the query cannot be compared with.
         condition := format('sqlvec._dims(%s.%I) = %s AND %s', v_alias, column_name, query_dimensions, condition);
     END IF;
@@ -123,8 +171,9 @@ BEGIN
     -- line, against a random page for each row that the graph visits until enough have matched.
     IF mode = 'auto' AND v_way.way IS NOT NULL THEN
         IF v_conditional OR v_class.relkind <> 'r' OR v_class.reltuples <= 0 THEN
-            SELECT e.matching, e.cost INTO v_matching, v_cost
-            FROM sqlvec._estimate(format('SELECT FROM %s WHERE %s', v_from, condition), params, bound, caller_path) AS e;
+            v_part := sqlvec._estimate(format('SELECT FROM %s WHERE %s', v_from, condition), params, bound, caller_path);
+            v_matching := v_part.matching;
+            v_cost := v_part.cost;
         ELSE
             v_matching := v_class.reltuples;
             v_cost := v_class.relpages * current_setting('seq_page_cost')::float8
@@ -162,7 +211,7 @@ BEGIN
         v_key := format('%s.%I::%s', v_alias, sqlvec._key_column(rel, key_column), format_type(key_type, -1));
     END IF;
     v_query := CASE v_type WHEN 'halfvec' THEN 'sqlvec._halfvec($2)' ELSE '$2' END;
-    statement := sqlvec._search_statement(
+    v_part := sqlvec._search_statement(
         source => v_from,
         condition => condition,
         searched => format('%s.%I', v_alias, column_name),
@@ -171,20 +220,22 @@ BEGIN
         -- Views and foreign tables have no row address: their candidates carry the row.
         carry => CASE WHEN v_key IS NOT NULL THEN v_key || ' AS key'
                       WHEN v_class.relkind IN ('r', 'p', 'm') THEN format('%1$s.ctid AS row_id, %1$s.tableoid AS row_table', v_alias)
-                      ELSE format('(%s.*)::%s AS row_value', v_alias, sqlvec._qualified(rel)) END,
+                      ELSE format('(%s.*)::%s AS row_value', v_alias, v_table) END,
         carried => CASE WHEN v_key IS NOT NULL THEN 'key'
                         WHEN v_class.relkind IN ('r', 'p', 'm') THEN 'row_id, row_table' ELSE 'row_value' END,
         answer => CASE WHEN v_key IS NOT NULL THEN 'h.key'
                       WHEN v_class.relkind IN ('r', 'p', 'm')
-                      THEN format('(SELECT (d.*)::%1$s FROM %1$s AS d WHERE d.ctid = h.row_id AND d.tableoid = h.row_table)', sqlvec._qualified(rel))
+                      THEN format('(SELECT (d.*)::%1$s FROM %1$s AS d WHERE d.ctid = h.row_id AND d.tableoid = h.row_table)', v_table)
                       ELSE 'h.row_value' END,
         tie_break => CASE WHEN v_key IS NOT NULL THEN 'key' WHEN v_class.relkind IN ('r', 'p', 'm') THEN 'row_table, row_id' END,
         code => coalesce(v_way.expression, v_alias || '.' || quote_ident(v_way.column_used)),
         code_operator => sqlvec._operator(v_way.code_metric),
         code_query => coalesce('(SELECT ' || v_way.query_expression || ')', v_query),
-        code_column => v_way.rank = 1,
+        encoded => CASE WHEN v_way.rank = 1 THEN sqlvec._all_encoded(rel, v_from, v_way.column_used, column_name) END,
         candidate_count => candidate_count,
         whole => mode = 'auto');
+    statement := v_part.statement;
+    fallback := v_part.fallback;
 END
 $body$;
 

@@ -62,9 +62,10 @@ BEGIN
 END
 $body$;
 
--- Type of the column to search, once it fits the query.
-CREATE OR REPLACE FUNCTION sqlvec._searched_type(rel oid, column_name text, query_type text, query_dimensions int) RETURNS text
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+-- The column to search, once it fits the query.
+CREATE OR REPLACE FUNCTION sqlvec._searched_column(
+    rel oid, column_name text, query_type text, query_dimensions int, OUT type_name name, OUT dimensions int
+) LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_source record := sqlvec._column(rel, column_name);
@@ -82,6 +83,7 @@ BEGIN
             column_name, sqlvec._qualified(rel), v_source.dimensions, query_dimensions
             USING ERRCODE = 'data_exception';
     END IF;
-    RETURN v_source.type_name;
+    type_name := v_source.type_name;
+    dimensions := v_source.dimensions;
 END
 $body$;

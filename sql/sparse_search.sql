@@ -14,11 +14,14 @@ DECLARE
     v_plan record;
     v_before text[];
 BEGIN
-    SELECT * INTO v_plan FROM sqlvec._plan_search(
+    v_plan := sqlvec._plan_search(
         sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'sparsevec', sqlvec._sparse_dimensions(query), k, filter,
         where_sql, params, candidates, oversample, metric, mode, NULL, NULL, pg_catalog.current_setting('search_path'));
     v_before := sqlvec._set_scan(v_plan.settings);
     RETURN QUERY EXECUTE v_plan.statement USING params, query, v_plan.bound;
+    IF NOT FOUND AND v_plan.fallback IS NOT NULL THEN
+        RETURN QUERY EXECUTE v_plan.fallback USING params, query, v_plan.bound;
+    END IF;
     PERFORM sqlvec._set_scan(v_before);
 END
 $body$;
@@ -39,12 +42,15 @@ DECLARE
     v_plan record;
     v_before text[];
 BEGIN
-    SELECT * INTO v_plan FROM sqlvec._plan_search(
+    v_plan := sqlvec._plan_search(
         sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'sparsevec', sqlvec._sparse_dimensions(query), k, filter,
         where_sql, params, candidates, oversample, metric, mode, key_column, pg_catalog.pg_typeof(key),
         pg_catalog.current_setting('search_path'));
     v_before := sqlvec._set_scan(v_plan.settings);
     RETURN QUERY EXECUTE v_plan.statement USING params, query, v_plan.bound;
+    IF NOT FOUND AND v_plan.fallback IS NOT NULL THEN
+        RETURN QUERY EXECUTE v_plan.fallback USING params, query, v_plan.bound;
+    END IF;
     PERFORM sqlvec._set_scan(v_before);
 END
 $body$;

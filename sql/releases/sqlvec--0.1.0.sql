@@ -2812,9 +2812,10 @@ BEGIN
 END
 $body$;
 
--- Type of the column to search, once it fits the query.
-CREATE OR REPLACE FUNCTION sqlvec._searched_type(rel oid, column_name text, query_type text, query_dimensions int) RETURNS text
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+-- The column to search, once it fits the query.
+CREATE OR REPLACE FUNCTION sqlvec._searched_column(
+    rel oid, column_name text, query_type text, query_dimensions int, OUT type_name name, OUT dimensions int
+) LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_source record := sqlvec._column(rel, column_name);
@@ -2832,11 +2833,12 @@ BEGIN
             column_name, sqlvec._qualified(rel), v_source.dimensions, query_dimensions
             USING ERRCODE = 'data_exception';
     END IF;
-    RETURN v_source.type_name;
+    type_name := v_source.type_name;
+    dimensions := v_source.dimensions;
 END
 $body$;
 
--- The statement of a search, written from parts that are quoted or bound already.
+-- The statements of a search, written from parts that are quoted or bound already.
 --
 -- Candidates carry only where the row is (ctid, tableoid, or its key) and its exact distance; whole
 -- rows are fetched after the final LIMIT.
@@ -2844,49 +2846,68 @@ $body$;
 -- Names that stand beside the caller's condition are ones that no application has, or its tables
 -- would be taken for ours.
 
--- The statement: rows of `source` (a FROM item) that meet `condition`, nearest first.
+-- Rows of `source` (a FROM item) that meet `condition`, nearest first.
 --   carry      what a candidate carries, as select list; `carried` are its names
 --   answer     the hit or key of a candidate h; `tie_break` orders equal distances
 --   code       SQL of the indexed value, NULL for an exact search; `code_query` is what it is compared with
---   code_column  whether rows may still lack the code; `whole` whether all matches are read if too few are found
+--   encoded    condition that every row has its code; NULL where none can lack it
+--   whole      whether all matches are read if too few are found
+--
+-- `statement` serves nearly every search and is kept small, because it is planned at each call. It
+-- answers nothing at all when rows lack their code or the scan found too few; then `fallback` is
+-- run. Either way the whole answer comes from one statement, with one snapshot: a code that is
+-- written or emptied in between changes nothing.
 CREATE OR REPLACE FUNCTION sqlvec._search_statement(
     source text, condition text, searched text, distance text, k int, carry text, carried text, answer text, tie_break text,
-    code text, code_operator text, code_query text, code_column boolean, candidate_count int, whole boolean
-) RETURNS text
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    code text, code_operator text, code_query text, encoded text, candidate_count int, whole boolean,
+    OUT statement text, OUT fallback text
+) LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     -- Adding zero keeps an approximate index out of an exact comparison.
     v_exact text := format('SELECT %s, (%s) + 0::float8 AS distance FROM %s WHERE %s AND %s IS NOT NULL',
                            carry, distance, source, condition, searched);
     v_order text := concat_ws(', ', 'distance', tie_break);
-    v_found text;
+    v_read_all text := format(E'SELECT %1$s, h.distance, true FROM (\n  SELECT * FROM (%2$s) AS s\n  ORDER BY %3$s LIMIT %4$s) AS h\n'
+                              'WHERE h.distance <> ''NaN'' ORDER BY %3$s', answer, v_exact, v_order, k);
+    -- Distances are exact whatever finds the rows.
+    v_scan text := format('SELECT %s, %s AS distance FROM %s WHERE %s AND %s IS NOT NULL', carry, distance, source, condition, code);
+    v_nearest text := format('ORDER BY %s %s %s LIMIT %s', code, code_operator, code_query, candidate_count);
 BEGIN
     IF code IS NULL THEN
-        RETURN format(E'SELECT %1$s, h.distance, true FROM (\n  SELECT * FROM (%2$s) AS s\n  ORDER BY %3$s LIMIT %4$s) AS h\n'
-                      'WHERE h.distance <> ''NaN'' ORDER BY %3$s', answer, v_exact, v_order, k);
+        statement := v_read_all;
+        RETURN;
     END IF;
-    -- Distances are exact whatever finds the rows.
-    v_found := format(E'(SELECT %s, %s AS distance FROM %s\n   WHERE %s AND %s IS NOT NULL\n   ORDER BY %5$s %s %s LIMIT %s)',
-                      carry, distance, source, condition, code, code_operator, code_query, candidate_count);
-    IF code_column THEN
-        -- What has no code yet is compared one by one.
-        v_found := format(E'%s\n  UNION ALL\n  (%s AND %s IS NULL\n   ORDER BY distance LIMIT %s)', v_found, v_exact, code, k);
+    statement := format(E'SELECT %1$s, h.distance, %2$s FROM (\n  SELECT *, count(*) OVER () AS found FROM (\n    %3$s\n    %4$s) AS f\n'
+                        '  WHERE distance <> ''NaN'' ORDER BY %5$s LIMIT %6$s) AS h\nWHERE true%7$s%8$s ORDER BY %5$s',
+                        answer,
+                        -- An index that was asked for is a budget: say so when it ran out.
+                        CASE WHEN whole THEN 'true' ELSE 'h.found >= ' || k END,
+                        v_scan, v_nearest, v_order, k,
+                        CASE WHEN whole THEN ' AND h.found >= ' || candidate_count END,
+                        ' AND ' || encoded);
+    IF encoded IS NULL THEN
+        fallback := CASE WHEN whole THEN v_read_all END;
+        RETURN;
     END IF;
-    v_found := format(E'WITH "sqlvec found" AS MATERIALIZED (\n  %s\n), "sqlvec counted" AS (SELECT count(*) AS n FROM "sqlvec found" WHERE distance <> ''NaN'')',
-                      v_found);
+
+    -- What has no code is compared one by one. Where every row has its code it was the scan that
+    -- ended early: no use in running it again.
+    fallback := format(E'WITH "sqlvec found" AS MATERIALIZED (\n  (%s%s\n   %s)\n  UNION ALL\n  (%s AND %s IS NULL\n   ORDER BY distance LIMIT %s)\n'
+                       '), "sqlvec counted" AS (SELECT count(*) AS n FROM "sqlvec found" WHERE distance <> ''NaN'')',
+                       v_scan, CASE WHEN whole THEN ' AND NOT ' || encoded END, v_nearest, v_exact, code, k);
     IF NOT whole THEN
-        -- An index that was asked for is a budget: say so when it ran out.
-        RETURN format(E'%s\nSELECT %s, h.distance, (SELECT n FROM "sqlvec counted") >= %s FROM (\n  SELECT * FROM "sqlvec found" ORDER BY %s LIMIT %3$s) AS h\n'
-                      'WHERE h.distance <> ''NaN'' ORDER BY %4$s', v_found, answer, k, v_order);
+        fallback := format(E'%s\nSELECT %s, h.distance, (SELECT n FROM "sqlvec counted") >= %s FROM (\n  SELECT * FROM "sqlvec found" ORDER BY %s LIMIT %3$s) AS h\n'
+                           'WHERE h.distance <> ''NaN'' ORDER BY %4$s', fallback, answer, k, v_order);
+        RETURN;
     END IF;
-    -- The scan of an index may end before it has found the candidates: then, and only then, all
-    -- matches are read, so that a short answer means few matches and a cut scan is no answer.
-    RETURN format(E'%s,\n"sqlvec exact" AS (%s AND (SELECT n FROM "sqlvec counted") < %s)\nSELECT %s, h.distance, true FROM (\n'
-                  '  SELECT %s, distance FROM "sqlvec found" WHERE (SELECT n FROM "sqlvec counted") >= %3$s\n'
-                  '  UNION ALL SELECT %5$s, distance FROM "sqlvec exact"\n'
-                  '  ORDER BY %6$s LIMIT %7$s) AS h\nWHERE h.distance <> ''NaN'' ORDER BY %6$s',
-                  v_found, v_exact, candidate_count, answer, carried, v_order, k);
+    -- Then, and only then, all matches are read, so that a short answer means few matches and a cut
+    -- scan is no answer.
+    fallback := format(E'%s,\n"sqlvec exact" AS (%s AND (SELECT n FROM "sqlvec counted") < %s)\nSELECT %s, h.distance, true FROM (\n'
+                       '  SELECT %s, distance FROM "sqlvec found" WHERE (SELECT n FROM "sqlvec counted") >= %3$s\n'
+                       '  UNION ALL SELECT %5$s, distance FROM "sqlvec exact"\n'
+                       '  ORDER BY %6$s LIMIT %7$s) AS h\nWHERE h.distance <> ''NaN'' ORDER BY %6$s',
+                       fallback, v_exact, candidate_count, answer, carried, v_order, k);
 END
 $body$;
 
@@ -2952,10 +2973,37 @@ BEGIN
 END
 $body$;
 
+-- The condition, for the end of a statement, that no row of a table `source` lacks its code.
+--
+-- A btree that was built empty has one page until the first entry comes, so the size of the partial
+-- index over such rows tells in a fraction of the time that planning a look into it takes. The size
+-- is read while the statement runs: who wrote a row that its snapshot sees had made the index grow
+-- before. indcheckxmin marks an index that may lack rows which an old snapshot still sees.
+CREATE OR REPLACE FUNCTION sqlvec._all_encoded(rel oid, source text, target_column name, source_column name) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_page int := current_setting('block_size');
+    v_index oid;
+BEGIN
+    SELECT i.indexrelid INTO v_index
+    FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS m ON m.oid = c.relam
+    WHERE i.indrelid = rel AND i.indpred IS NOT NULL AND i.indisvalid AND NOT i.indcheckxmin AND m.amname = 'btree'
+      AND pg_relation_size(i.indexrelid) = v_page
+      AND pg_get_expr(i.indpred, rel) = format('((%I IS NULL) AND (%I IS NOT NULL))', target_column, source_column)
+    LIMIT 1;
+    IF v_index IS NULL THEN
+        RETURN format('NOT EXISTS (SELECT FROM %s WHERE %I IS NULL AND %I IS NOT NULL)', source, target_column, source_column);
+    END IF;
+    RETURN format('(SELECT pg_catalog.pg_relation_size(%s) OPERATOR(pg_catalog.=) %s)', v_index, v_page);
+END
+$body$;
+
 CREATE OR REPLACE FUNCTION sqlvec._plan_search(
     rel oid, column_name text, query_type text, query_dimensions int, k int, filter jsonb, where_sql text, params text[],
     candidates int, oversample float8, INOUT metric text, mode text, key_column text, key_type regtype, caller_path text,
     OUT statement text,       -- answers (hit or key, distance, complete)
+    OUT fallback text,        -- is run when the statement answers nothing; NULL where that is the answer
     OUT bound text[],         -- values for $3
     OUT settings text[],      -- what sqlvec._set_scan sets; NULL without an index
     OUT way text, OUT index_name text, OUT candidate_count int, OUT reason text, OUT condition text
@@ -2963,8 +3011,11 @@ CREATE OR REPLACE FUNCTION sqlvec._plan_search(
 AS $body$
 DECLARE
     v_class record;
+    v_part record;
     v_type text;
+    v_dimensions int;
     v_alias text;
+    v_table text;
     v_from text;
     v_query text;
     v_key text;
@@ -2977,22 +3028,40 @@ DECLARE
     v_conditional boolean;
 BEGIN
     PERFORM sqlvec._check_search(column_name, query_dimensions, k, candidates, oversample, mode);
-    v_type := sqlvec._searched_type(rel, column_name, query_type, query_dimensions);
+    SELECT c.relname, c.relkind, c.reltuples::float8 AS reltuples, c.relpages::float8 AS relpages, n.nspname,
+           t.typname AS type_name, a.atttypmod AS dimensions
+    INTO v_class
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    LEFT JOIN (pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid)
+           ON a.attrelid = rel AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE c.oid = rel;
+    v_type := v_class.type_name;
+    -- What does not fit at first sight is a domain, a halfvec column, or an error to explain.
+    IF v_type = query_type AND v_class.dimensions = query_dimensions THEN
+        v_dimensions := query_dimensions;
+    ELSE
+        v_part := sqlvec._searched_column(rel, column_name, query_type, query_dimensions);
+        v_type := v_part.type_name;
+        v_dimensions := v_part.dimensions;
+    END IF;
     v_ways := sqlvec._ways(rel, column_name);
-    metric := sqlvec._checked_metric(coalesce(metric, sqlvec._default_metric(rel, column_name, v_type, v_ways)), v_type);
+    metric := CASE WHEN metric IS NULL THEN sqlvec._default_metric(rel, column_name, v_type, v_ways)
+                   ELSE sqlvec._checked_metric(metric, v_type) END;
 
-    SELECT c.relname, c.relkind, c.reltuples::float8 AS reltuples, c.relpages::float8 AS relpages INTO v_class FROM pg_class AS c WHERE c.oid = rel;
     v_alias := quote_ident(v_class.relname);
-    v_from := format('%s AS %s', sqlvec._qualified(rel), v_alias);
+    v_table := quote_ident(v_class.nspname) || '.' || v_alias;
+    v_from := v_table || ' AS ' || v_alias;
     bound := '{}';
     condition := 'true';
     IF filter IS NOT NULL THEN
-        SELECT f.bound, f.condition INTO bound, condition FROM sqlvec._filter(rel, v_class.relname, filter, '$3', bound) AS f;
+        v_part := sqlvec._filter(rel, v_class.relname, filter, '$3', bound);
+        bound := v_part.bound;
+        condition := v_part.condition;
     END IF;
     IF where_sql IS NOT NULL THEN
         condition := format(E'%s AND (%s\n)', condition, where_sql);
     END IF;
-    IF v_type IN ('vector', 'halfvec') AND (sqlvec._column(rel, column_name)).dimensions IS NULL THEN
+    IF v_type IN ('vector', 'halfvec') AND v_dimensions IS NULL THEN
         -- A column without dimensions may hold vectors that the query cannot be compared with.
         condition := format('sqlvec._dims(%s.%I) = %s AND %s', v_alias, column_name, query_dimensions, condition);
     END IF;
@@ -3015,8 +3084,9 @@ BEGIN
     -- line, against a random page for each row that the graph visits until enough have matched.
     IF mode = 'auto' AND v_way.way IS NOT NULL THEN
         IF v_conditional OR v_class.relkind <> 'r' OR v_class.reltuples <= 0 THEN
-            SELECT e.matching, e.cost INTO v_matching, v_cost
-            FROM sqlvec._estimate(format('SELECT FROM %s WHERE %s', v_from, condition), params, bound, caller_path) AS e;
+            v_part := sqlvec._estimate(format('SELECT FROM %s WHERE %s', v_from, condition), params, bound, caller_path);
+            v_matching := v_part.matching;
+            v_cost := v_part.cost;
         ELSE
             v_matching := v_class.reltuples;
             v_cost := v_class.relpages * current_setting('seq_page_cost')::float8
@@ -3054,7 +3124,7 @@ BEGIN
         v_key := format('%s.%I::%s', v_alias, sqlvec._key_column(rel, key_column), format_type(key_type, -1));
     END IF;
     v_query := CASE v_type WHEN 'halfvec' THEN 'sqlvec._halfvec($2)' ELSE '$2' END;
-    statement := sqlvec._search_statement(
+    v_part := sqlvec._search_statement(
         source => v_from,
         condition => condition,
         searched => format('%s.%I', v_alias, column_name),
@@ -3063,20 +3133,22 @@ BEGIN
         -- Views and foreign tables have no row address: their candidates carry the row.
         carry => CASE WHEN v_key IS NOT NULL THEN v_key || ' AS key'
                       WHEN v_class.relkind IN ('r', 'p', 'm') THEN format('%1$s.ctid AS row_id, %1$s.tableoid AS row_table', v_alias)
-                      ELSE format('(%s.*)::%s AS row_value', v_alias, sqlvec._qualified(rel)) END,
+                      ELSE format('(%s.*)::%s AS row_value', v_alias, v_table) END,
         carried => CASE WHEN v_key IS NOT NULL THEN 'key'
                         WHEN v_class.relkind IN ('r', 'p', 'm') THEN 'row_id, row_table' ELSE 'row_value' END,
         answer => CASE WHEN v_key IS NOT NULL THEN 'h.key'
                       WHEN v_class.relkind IN ('r', 'p', 'm')
-                      THEN format('(SELECT (d.*)::%1$s FROM %1$s AS d WHERE d.ctid = h.row_id AND d.tableoid = h.row_table)', sqlvec._qualified(rel))
+                      THEN format('(SELECT (d.*)::%1$s FROM %1$s AS d WHERE d.ctid = h.row_id AND d.tableoid = h.row_table)', v_table)
                       ELSE 'h.row_value' END,
         tie_break => CASE WHEN v_key IS NOT NULL THEN 'key' WHEN v_class.relkind IN ('r', 'p', 'm') THEN 'row_table, row_id' END,
         code => coalesce(v_way.expression, v_alias || '.' || quote_ident(v_way.column_used)),
         code_operator => sqlvec._operator(v_way.code_metric),
         code_query => coalesce('(SELECT ' || v_way.query_expression || ')', v_query),
-        code_column => v_way.rank = 1,
+        encoded => CASE WHEN v_way.rank = 1 THEN sqlvec._all_encoded(rel, v_from, v_way.column_used, column_name) END,
         candidate_count => candidate_count,
         whole => mode = 'auto');
+    statement := v_part.statement;
+    fallback := v_part.fallback;
 END
 $body$;
 
@@ -3133,12 +3205,15 @@ DECLARE
     v_plan record;
     v_before text[];
 BEGIN
-    SELECT * INTO v_plan FROM sqlvec._plan_search(
+    v_plan := sqlvec._plan_search(
         sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'vector', sqlvec._dims(query), k, filter,
         where_sql, params, candidates, oversample, metric, mode, NULL, NULL, pg_catalog.current_setting('search_path'));
     PERFORM sqlvec._refuse_zero(query, v_plan.metric);
     v_before := sqlvec._set_scan(v_plan.settings);
     RETURN QUERY EXECUTE v_plan.statement USING params, query, v_plan.bound;
+    IF NOT FOUND AND v_plan.fallback IS NOT NULL THEN
+        RETURN QUERY EXECUTE v_plan.fallback USING params, query, v_plan.bound;
+    END IF;
     PERFORM sqlvec._set_scan(v_before);
 END
 $body$;
@@ -3159,13 +3234,16 @@ DECLARE
     v_plan record;
     v_before text[];
 BEGIN
-    SELECT * INTO v_plan FROM sqlvec._plan_search(
+    v_plan := sqlvec._plan_search(
         sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'vector', sqlvec._dims(query), k, filter,
         where_sql, params, candidates, oversample, metric, mode, key_column, pg_catalog.pg_typeof(key),
         pg_catalog.current_setting('search_path'));
     PERFORM sqlvec._refuse_zero(query, v_plan.metric);
     v_before := sqlvec._set_scan(v_plan.settings);
     RETURN QUERY EXECUTE v_plan.statement USING params, query, v_plan.bound;
+    IF NOT FOUND AND v_plan.fallback IS NOT NULL THEN
+        RETURN QUERY EXECUTE v_plan.fallback USING params, query, v_plan.bound;
+    END IF;
     PERFORM sqlvec._set_scan(v_before);
 END
 $body$;
@@ -3185,11 +3263,14 @@ DECLARE
     v_plan record;
     v_before text[];
 BEGIN
-    SELECT * INTO v_plan FROM sqlvec._plan_search(
+    v_plan := sqlvec._plan_search(
         sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'bit', pg_catalog.length(query), k, filter,
         where_sql, params, candidates, oversample, metric, mode, NULL, NULL, pg_catalog.current_setting('search_path'));
     v_before := sqlvec._set_scan(v_plan.settings);
     RETURN QUERY EXECUTE v_plan.statement USING params, query, v_plan.bound;
+    IF NOT FOUND AND v_plan.fallback IS NOT NULL THEN
+        RETURN QUERY EXECUTE v_plan.fallback USING params, query, v_plan.bound;
+    END IF;
     PERFORM sqlvec._set_scan(v_before);
 END
 $body$;
@@ -3210,12 +3291,15 @@ DECLARE
     v_plan record;
     v_before text[];
 BEGIN
-    SELECT * INTO v_plan FROM sqlvec._plan_search(
+    v_plan := sqlvec._plan_search(
         sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'bit', pg_catalog.length(query), k, filter,
         where_sql, params, candidates, oversample, metric, mode, key_column, pg_catalog.pg_typeof(key),
         pg_catalog.current_setting('search_path'));
     v_before := sqlvec._set_scan(v_plan.settings);
     RETURN QUERY EXECUTE v_plan.statement USING params, query, v_plan.bound;
+    IF NOT FOUND AND v_plan.fallback IS NOT NULL THEN
+        RETURN QUERY EXECUTE v_plan.fallback USING params, query, v_plan.bound;
+    END IF;
     PERFORM sqlvec._set_scan(v_before);
 END
 $body$;
@@ -3239,11 +3323,14 @@ DECLARE
     v_plan record;
     v_before text[];
 BEGIN
-    SELECT * INTO v_plan FROM sqlvec._plan_search(
+    v_plan := sqlvec._plan_search(
         sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'sparsevec', sqlvec._sparse_dimensions(query), k, filter,
         where_sql, params, candidates, oversample, metric, mode, NULL, NULL, pg_catalog.current_setting('search_path'));
     v_before := sqlvec._set_scan(v_plan.settings);
     RETURN QUERY EXECUTE v_plan.statement USING params, query, v_plan.bound;
+    IF NOT FOUND AND v_plan.fallback IS NOT NULL THEN
+        RETURN QUERY EXECUTE v_plan.fallback USING params, query, v_plan.bound;
+    END IF;
     PERFORM sqlvec._set_scan(v_before);
 END
 $body$;
@@ -3264,12 +3351,15 @@ DECLARE
     v_plan record;
     v_before text[];
 BEGIN
-    SELECT * INTO v_plan FROM sqlvec._plan_search(
+    v_plan := sqlvec._plan_search(
         sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'sparsevec', sqlvec._sparse_dimensions(query), k, filter,
         where_sql, params, candidates, oversample, metric, mode, key_column, pg_catalog.pg_typeof(key),
         pg_catalog.current_setting('search_path'));
     v_before := sqlvec._set_scan(v_plan.settings);
     RETURN QUERY EXECUTE v_plan.statement USING params, query, v_plan.bound;
+    IF NOT FOUND AND v_plan.fallback IS NOT NULL THEN
+        RETURN QUERY EXECUTE v_plan.fallback USING params, query, v_plan.bound;
+    END IF;
     PERFORM sqlvec._set_scan(v_before);
 END
 $body$;
@@ -4313,7 +4403,7 @@ DECLARE
     v_derived record;
     v_waiting bigint;
 BEGIN
-    SELECT * INTO v_plan FROM sqlvec._plan_search(
+    v_plan := sqlvec._plan_search(
         v_rel, column_name, 'vector', sqlvec._dims(query), k, filter,
         where_sql, params, candidates, oversample, metric, mode, NULL, NULL, pg_catalog.current_setting('search_path'));
     PERFORM sqlvec._refuse_zero(query, v_plan.metric);
@@ -4364,6 +4454,10 @@ BEGIN
     END IF;
     topic := 'statement'; detail := v_plan.statement || E'\n-- $1 = params, $2 = query, $3 = values of filter';
     RETURN NEXT;
+    IF v_plan.fallback IS NOT NULL THEN
+        topic := 'fallback'; detail := v_plan.fallback || E'\n-- run when the statement answers nothing: the scan ended early or rows lack their code';
+        RETURN NEXT;
+    END IF;
     v_before := sqlvec._set_scan(v_plan.settings);
     topic := 'explain';
     FOR v_line IN EXECUTE 'EXPLAIN ' || v_plan.statement USING params, query, v_plan.bound LOOP

@@ -183,8 +183,55 @@ def test_scan_that_ends_early_is_completed(db: Any, data: Any) -> None:
     assert len(found) == 10
 
 
+def test_scan_that_finds_k_rows_but_not_the_candidates(dsn: str, data: Any) -> None:
+    """Enough rows for an answer are no answer while nearer ones were never looked at."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("CREATE TABLE lists (id int PRIMARY KEY, embedding vector(32))")
+        with connection.cursor().copy("COPY lists FROM STDIN") as copy:
+            for i, row in enumerate(data):
+                copy.write_row((i, vectors.text(row)))
+        connection.execute(
+            "CREATE INDEX one_list ON lists USING ivfflat (embedding vector_cosine_ops) WITH (lists = 30)"
+        )
+        connection.execute("ANALYZE lists")
+        connection.execute("SET random_page_cost = 0.01")
+        connection.execute("SET ivfflat.probes = 1")
+        connection.execute("SET ivfflat.max_probes = 1")
+
+        def search(query: Any, mode: str) -> list[Any]:
+            return connection.execute(
+                "SELECT key, complete FROM sqlvec.vector_search_keys(NULL::lists, 'embedding', %s::vector,"
+                " key => NULL::int, k => 40, candidates => 2000, mode => %s)",
+                [vectors.text(query), mode],
+            ).fetchall()
+
+        differs = 0
+        for query in data[:20] + np.float32(0.03):
+            whole = search(query, "exact")
+            assert search(query, "auto") == whole
+            differs += search(query, "one_list") != whole
+        assert differs
+        plan: dict[str, str] = dict(
+            connection.execute(
+                "SELECT topic, detail FROM sqlvec.explain_search(NULL::lists, 'embedding', %s::vector,"
+                " candidates => 2000)",
+                [vectors.text(data[0])],
+            ).fetchall()
+        )
+        assert plan["plan"].startswith("one stage")
+        assert "run when the statement answers nothing" in plan["fallback"]
+        connection.execute("DROP TABLE lists")
+
+
 def test_settings_are_put_back(db: Any, data: Any) -> None:
-    names = ("hnsw.ef_search", "hnsw.iterative_scan", "ivfflat.iterative_scan", "jit")
+    names = (
+        "hnsw.ef_search",
+        "hnsw.iterative_scan",
+        "ivfflat.iterative_scan",
+        "jit",
+        "hnsw.max_scan_tuples",
+        "hnsw.scan_mem_multiplier",
+    )
     read = "SELECT " + ", ".join(f"current_setting('{name}')" for name in names)
     db.execute("SET hnsw.ef_search = 77")
     before = db.execute(read).fetchone()
@@ -194,6 +241,9 @@ def test_settings_are_put_back(db: Any, data: Any) -> None:
         db.execute("SET LOCAL hnsw.iterative_scan = strict_order")
         inside = db.execute(read).fetchone()
         search(db, data[0])
+        assert db.execute(read).fetchone() == inside
+        # More candidates than there are rows: the statement for the rare case runs as well.
+        assert len(search(db, data[0], candidates=2 * ROWS)) == 10
         assert db.execute(read).fetchone() == inside
         with pytest.raises(psycopg.errors.DivisionByZero), db.transaction():
             search(db, data[0], where_sql="1 / (doc.id - doc.id) = 1")
@@ -241,6 +291,14 @@ class TestUnfinished:
             assert found == nearest(data, data[i], 10, "cosine")
             assert len(set(found)) == 10
 
+    def test_an_index_named_by_mode_finds_them_too(self, half: Any, data: Any) -> None:
+        for mode in ("code", "doc_code"):
+            found = search(half, data[500], candidates=ROWS, mode=mode)
+            assert [row[0] for row in found] == nearest(data, data[500], 10, "cosine")
+            assert all(row[2] for row in found)
+            nothing = search(half, data[500], mode=mode, filter='{"tenant": 99}')
+            assert nothing == []
+
     def test_explain_search_says_so(self, half: Any, data: Any) -> None:
         rows = half.execute(
             "SELECT topic, detail FROM sqlvec.explain_search(NULL::doc, 'embedding', %s::vector)",
@@ -249,6 +307,64 @@ class TestUnfinished:
         detail = dict(rows)["column code"]
         assert "1500 rows wait" in detail or "1350 rows wait" in detail
         assert "CALL sqlvec.backfill('doc', 'code');" in detail
+
+
+def test_codes_emptied_after_the_backfill(db: Any, data: Any) -> None:
+    """The index over unfinished rows was empty and is not any more; nor will it ever be so small."""
+    explain = (
+        "SELECT detail FROM sqlvec.explain_search(NULL::doc, 'embedding', %s::vector)"
+        " WHERE topic = 'statement'"
+    )
+    query = vectors.text(data[40])
+    index = "SELECT sqlvec._unfinished_index_sql('doc'::regclass, 'code', false)"
+    with db.transaction(force_rollback=True):
+        for (name,) in db.execute(
+            "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'doc'::regclass"
+            " AND indpred IS NOT NULL"
+        ).fetchall():
+            db.execute(f"DROP INDEX {name}")
+        assert "NOT EXISTS" in db.execute(explain, [query]).fetchone()[0]
+        db.execute(db.execute(index).fetchone()[0])
+        assert "pg_relation_size" in db.execute(explain, [query]).fetchone()[0]
+        expected = nearest(data, data[40], 10, "cosine")
+        assert [row[0] for row in search(db, data[40], candidates=ROWS)] == expected
+        db.execute("SET LOCAL sqlvec.maintain = off")
+        db.execute("UPDATE doc SET code = NULL WHERE id = 40")
+        assert [row[0] for row in search(db, data[40], candidates=ROWS)] == expected
+        db.execute("SET LOCAL sqlvec.maintain = on")
+        db.execute("UPDATE doc SET tag = tag WHERE id = 40")
+        assert "NOT EXISTS" in db.execute(explain, [query]).fetchone()[0]
+        assert [row[0] for row in search(db, data[40], candidates=ROWS)] == expected
+
+
+def test_a_code_emptied_while_the_search_was_planned(db: Any, data: Any) -> None:
+    """The statement itself looks at the size of the index, after it has taken its snapshot."""
+    with db.transaction(force_rollback=True):
+        db.execute("DROP INDEX ix_doc_code_unfinished")
+        db.execute(
+            db.execute(
+                "SELECT sqlvec._unfinished_index_sql('doc'::regclass, 'code', false)"
+            ).fetchone()[0]
+        )
+        detail = dict(
+            db.execute(
+                "SELECT topic, detail FROM sqlvec.explain_search(NULL::doc, 'embedding', %s::vector)",
+                [vectors.text(data[40])],
+            ).fetchall()
+        )
+        for topic in ("statement", "fallback"):
+            text = detail[topic].split("\n-- ")[0]
+            db.execute(f"PREPARE {topic} (text[], vector, text[]) AS {text}".encode())
+        db.execute("SET LOCAL hnsw.ef_search = 400")
+        run = f"(NULL, '{vectors.text(data[40])}', NULL)"
+        before = db.execute(f"EXECUTE statement {run}").fetchall()
+        assert len(before) == 10
+        db.execute("SET LOCAL sqlvec.maintain = off")
+        db.execute("UPDATE doc SET code = NULL WHERE id = 40")
+        assert db.execute(f"EXECUTE statement {run}").fetchall() == []
+        assert db.execute(f"EXECUTE fallback {run}").fetchall()[0][0].startswith("(40,")
+        db.execute("DEALLOCATE statement")
+        db.execute("DEALLOCATE fallback")
 
 
 def test_a_disabled_trigger_takes_the_codes_out_of_the_search(db: Any, data: Any) -> None:
