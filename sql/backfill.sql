@@ -60,16 +60,25 @@ BEGIN ATOMIC
                             sqlvec._code_expression(derived, 't.')) END;
 END;
 
+-- What a derived column is bound to now: its encoder, and the numbers of columns with these names.
+-- Text, because arrays have no operator of their own that a caller's search_path could not shadow.
+CREATE OR REPLACE FUNCTION sqlvec._bound_to(derived sqlvec._derived, rel oid) RETURNS text
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT concat_ws(' ', (SELECT d.encoder FROM sqlvec.derived AS d WHERE d.id = (derived).id),
+                     (SELECT string_agg(a.attnum::text, ' ' ORDER BY a.attname) FROM pg_catalog.pg_attribute AS a
+                      WHERE a.attrelid = rel AND a.attname = ANY ((derived).source_columns || (derived).target_columns)));
+END;
+
 -- Encode up to `batch` rows that wait, of one leaf table between two blocks. Locks only rows it can
--- have at once, unless told to wait. No SET: the application's triggers run inside.
+-- have at once, unless told to wait; last_block is the last one it took rows from. No SET: the
+-- application's triggers run inside.
 CREATE OR REPLACE FUNCTION sqlvec._backfill_batch(
     leaf oid, derived sqlvec._derived, first_block bigint, end_block bigint, batch int,
-    wait boolean, verify boolean
-) RETURNS int
-LANGUAGE plpgsql
+    wait boolean, verify boolean, OUT done int, OUT last_block bigint
+) LANGUAGE plpgsql
 AS $body$
 DECLARE
-    v_rows int;
     v_encoded int;
     v_message text;
 BEGIN
@@ -83,21 +92,23 @@ BEGIN
     -- A crash may lose the last batches, which are then done again: no commit needs to wait for the disk.
     PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
     EXECUTE pg_catalog.format(
-        'WITH done AS (UPDATE ONLY %1$s AS t SET %4$s WHERE t.ctid = ANY (ARRAY('
+        'WITH had AS MATERIALIZED (SELECT ARRAY('
         'SELECT t.ctid FROM ONLY %1$s AS t WHERE t.ctid >= $1 AND t.ctid < $2 AND %5$s '
-        'LIMIT $3 FOR UPDATE %6$s)) RETURNING t.%3$I IS NOT NULL OR NOT %2$s AS encoded) '
-        'SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE done.encoded) FROM done',
+        'LIMIT $3 FOR NO KEY UPDATE %6$s) AS rows), '
+        'done AS (UPDATE ONLY %1$s AS t SET %4$s WHERE t.ctid = ANY ((SELECT h.rows FROM had AS h)::pg_catalog.tid[]) '
+        'RETURNING t.%3$I IS NOT NULL OR NOT %2$s AS encoded) '
+        'SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE d.encoded), '
+        '(SELECT (pg_catalog.max(r)::text::pg_catalog.point)[0] FROM had AS h, pg_catalog.unnest(h.rows) AS r) FROM done AS d',
         sqlvec._qualified(leaf), sqlvec._has_source(derived.source_columns, 't.'), derived.target_column,
         sqlvec._assignment(derived), sqlvec._waits(derived, verify),
         CASE WHEN wait THEN '' ELSE 'SKIP LOCKED' END)
-    INTO v_rows, v_encoded
+    INTO done, v_encoded, last_block
     USING pg_catalog.format('(%s,0)', first_block)::tid, pg_catalog.format('(%s,0)', end_block)::tid, batch;
-    IF v_encoded < v_rows THEN
+    IF v_encoded < done THEN
         RAISE EXCEPTION 'encoder "%" gives no code for rows of table %', derived.encoder, sqlvec._qualified(leaf)
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Its rows in sqlvec.encoder_vector are missing, or a trigger of the table empties the column.';
     END IF;
-    RETURN v_rows;
 EXCEPTION WHEN data_exception THEN
     GET STACKED DIAGNOSTICS v_message = MESSAGE_TEXT;
     RAISE EXCEPTION 'encoder "%" cannot encode column "%" of table %: %', derived.encoder, derived.source_column, sqlvec._qualified(leaf), v_message
@@ -129,6 +140,9 @@ DECLARE
     v_end bigint;
     v_step bigint;
     v_rows int;
+    v_last bigint;
+    v_columns text;
+    v_known text;
     v_left boolean;
     v_waits int := 0;
 BEGIN
@@ -168,23 +182,28 @@ BEGIN
                 updated_at = clock_timestamp(), finished_at = NULL
             RETURNING s.block INTO v_block;
             COMMIT;
-            v_step := 8;
+            SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
+            v_known := NULL;
+            -- A batch of blocks, as far as the statistics of the table can tell.
+            v_step := coalesce((SELECT batch * c.relpages::bigint / nullif(greatest(c.reltuples, 0)::bigint, 0)
+                                FROM pg_catalog.pg_class AS c WHERE c.oid = v_leaf), 8);
+            v_step := greatest(1, least(4096, v_step));
 
             -- Sweep forward in short transactions, over rows nobody else has locked. Rows that the
             -- updates append behind the end are encoded already.
             WHILE v_block < v_end LOOP
-                -- Names are read again in each transaction: they may change between two.
-                SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
-                v_rows := sqlvec._backfill_batch(v_leaf, v_derived,
-                                                 v_block, v_block + v_step, batch, false, verify OR v_derived.suspect);
-                -- A full batch may have left rows of its blocks behind: the same blocks once more.
-                IF v_rows < batch THEN
-                    v_block := v_block + v_step;
-                    -- Aim at three quarters of a batch from the next blocks.
-                    v_step := greatest(1, least(4096, (v_step * batch * 3) / (4 * greatest(v_rows, 1)), v_step * 2));
-                ELSE
-                    v_step := greatest(1, v_step / 2);
+                -- Names and encoder may change between two transactions; the view is read again only when they do.
+                v_columns := sqlvec._bound_to(v_derived, v_leaf);
+                IF v_columns IS DISTINCT FROM v_known THEN
+                    SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
+                    v_known := sqlvec._bound_to(v_derived, v_leaf);
                 END IF;
+                SELECT b.done, b.last_block INTO v_rows, v_last
+                FROM sqlvec._backfill_batch(v_leaf, v_derived, v_block, v_block + v_step, batch, false, verify OR v_derived.suspect) AS b;
+                -- A full batch may have left rows behind, from its last block on.
+                v_last := CASE WHEN v_rows < batch THEN v_block + v_step ELSE greatest(v_block, v_last) END;
+                v_step := greatest(1, least(4096, greatest(v_last - v_block, 1) * batch / greatest(v_rows, 1), v_step * 2));
+                v_block := v_last;
                 UPDATE sqlvec.backfill_state AS s
                 SET block = greatest(s.block, v_block), rows_done = s.rows_done + v_rows, updated_at = clock_timestamp()
                 WHERE s.derived_id = v_id AND s.leaf = v_leaf;
@@ -195,15 +214,13 @@ BEGIN
             -- left, wait for one of them at a time, holding nothing else: no deadlock is possible.
             LOOP
                 SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
-                v_rows := sqlvec._backfill_batch(v_leaf, v_derived,
-                                                 0, 4294967295, batch, false, verify OR v_derived.suspect);
+                EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM ONLY %s AS t WHERE %s)', sqlvec._qualified(v_leaf),
+                                          sqlvec._waits(v_derived, verify OR v_derived.suspect))
+                INTO v_left;
+                EXIT WHEN NOT v_left;
+                v_rows := (sqlvec._backfill_batch(v_leaf, v_derived, 0, 4294967295, batch, false, verify OR v_derived.suspect)).done;
                 IF v_rows = 0 THEN
-                    EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM ONLY %s AS t WHERE %s)', sqlvec._qualified(v_leaf),
-                                              sqlvec._waits(v_derived, verify OR v_derived.suspect))
-                    INTO v_left;
-                    EXIT WHEN NOT v_left;
-                    v_rows := sqlvec._backfill_batch(v_leaf, v_derived,
-                                                     0, 4294967295, 1, true, verify OR v_derived.suspect);
+                    v_rows := (sqlvec._backfill_batch(v_leaf, v_derived, 0, 4294967295, 1, true, verify OR v_derived.suspect)).done;
                     -- Another backfill may have been faster, but not time and again.
                     v_waits := CASE WHEN v_rows = 0 THEN v_waits + 1 ELSE 0 END;
                     IF v_waits > 100 THEN
