@@ -72,10 +72,12 @@ def real(queries: int = 200, seed: int = 0) -> VectorSet | None:
     return VectorSet(name, _unit(documents.astype(np.float32)), _unit(asked[chosen]))
 
 
-def create_table(connection: Connection, table: str, vectors: Floats) -> None:
+def create_table(connection: Connection, table: str, vectors: Floats, inline: bool = False) -> None:
     """Create a table of documents with ids 0, 1, … and fill it.
 
     ``tenant_id`` has 100 values and ``year`` 50, both spread evenly.
+
+    :param inline: keep vectors in their rows where Postgres would store them out of line.
     """
     connection.execute(f"""
         CREATE TABLE {table} (
@@ -83,6 +85,9 @@ def create_table(connection: Connection, table: str, vectors: Floats) -> None:
             embedding vector({vectors.shape[1]})
         )
     """)
+    if inline:
+        connection.execute(f"ALTER TABLE {table} SET (toast_tuple_target = 8160)")
+        connection.execute(f"ALTER TABLE {table} ALTER COLUMN embedding SET STORAGE PLAIN")
     ids = np.arange(len(vectors), dtype=np.int32)
     columns = {"id": ids, "tenant_id": ids % 100, "year": 1975 + ids // 100 % 50}
     with connection.cursor().copy(f"COPY {table} FROM STDIN (FORMAT binary)") as copy:

@@ -118,6 +118,20 @@ def test_locked_rows_are_waited_for_last(db: psycopg.Connection[Any], database: 
     assert db.execute(WRONG).fetchone() == (0,)
 
 
+def test_rows_that_others_refer_to_are_not_in_the_way(
+    db: psycopg.Connection[Any], database: str
+) -> None:
+    """A foreign key that is being checked holds no row back: no key changes here."""
+    fill(db, 500)
+    db.execute("CREATE TABLE mention (doc_id int REFERENCES doc (id))")
+    with psycopg.connect(database) as writer:
+        writer.execute("INSERT INTO mention SELECT id FROM doc WHERE id < 50")
+        db.execute("SET lock_timeout = '5s'")
+        db.execute("CALL sqlvec.backfill('doc', batch => 100)")
+        assert db.execute(WRONG).fetchone() == (0,)
+        writer.commit()
+
+
 def run_backfill(dsn: str, batch: int) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("CALL sqlvec.backfill('doc', batch => %s)", [batch])
