@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from pgvector import HalfVector, SparseVector, Vector
 from pgvector.sqlalchemy import BIT, HALFVEC, SPARSEVEC, VECTOR
-from sqlalchemy import event
+from sqlalchemy import Enum, String, event
 from sqlalchemy.dialects.postgresql import BIT as PG_BIT
+from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from sqlvec.errors import MissingRequirement
@@ -19,6 +20,7 @@ __all__ = [
     "BIT",
     "HALFVEC",
     "SPARSEVEC",
+    "TSVECTOR",
     "VECTOR",
     "dimensions",
     "from_sql",
@@ -43,17 +45,24 @@ def from_sql(code_type: str) -> TypeEngine[Any]:
 
 
 def type_name(type_: TypeEngine[Any]) -> str | None:
-    """Return ``vector``, ``halfvec``, ``sparsevec`` or ``bit``; None for any other type."""
+    """Return ``vector``, ``halfvec``, ``sparsevec``, ``bit``, ``tsvector`` or ``text``.
+
+    Every type of strings is ``text``; None stands for any other type.
+    """
     found = _unwrapped(type_)
     if isinstance(found, PG_BIT):
         return "bit"
+    if isinstance(found, TSVECTOR):
+        return "tsvector"
+    if isinstance(found, String):
+        return None if isinstance(found, Enum) else "text"
     return next((name for name, known in _BY_NAME.items() if isinstance(found, known)), None)
 
 
 def dimensions(type_: TypeEngine[Any]) -> int | None:
     """Return the dimensions that a vector or bit type names, or None."""
     found: Any = _unwrapped(type_)
-    length: int | None = found.length if isinstance(found, PG_BIT) else found.dim
+    length: int | None = getattr(found, "length" if isinstance(found, PG_BIT) else "dim", None)
     return length
 
 

@@ -5,10 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, Index, Integer, MetaData, Table, Text, TypeDecorator, event
+from sqlalchemy import (
+    Column,
+    Enum,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    event,
+)
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import BIT as PG_BIT
-from sqlalchemy.dialects.postgresql import psycopg
+from sqlalchemy.dialects.postgresql import CITEXT, psycopg
 from sqlalchemy.exc import CompileError
 from sqlalchemy.orm import DeclarativeBase, Mapped, deferred, mapped_column
 from sqlalchemy.schema import CreateIndex
@@ -17,7 +28,7 @@ from sqlvec.ddl import AddQuantized, DropDerived
 from sqlvec.encoders import Binary, Halfvec, Linear, Truncate
 from sqlvec.errors import DeclarationError
 from sqlvec.schema import Quantized, attach, derived_columns
-from sqlvec.types import BIT, HALFVEC, SPARSEVEC, VECTOR, dimensions, from_sql, type_name
+from sqlvec.types import BIT, HALFVEC, SPARSEVEC, TSVECTOR, VECTOR, dimensions, from_sql, type_name
 
 PSYCOPG: Any = psycopg.dialect()  # type: ignore[no-untyped-call]
 
@@ -179,6 +190,11 @@ class Wrapped(TypeDecorator[Any]):
         (BIT(3), "bit", 3),
         (PG_BIT(3), "bit", 3),
         (Wrapped(3), "vector", 3),
+        (TSVECTOR(), "tsvector", None),
+        (String(3), "text", None),
+        (CITEXT(), "text", None),
+        (Enum("a"), None, None),
+        (Integer(), None, None),
     ],
 )
 def test_types_are_known_through_decorators(type_, name, size):
@@ -186,7 +202,6 @@ def test_types_are_known_through_decorators(type_, name, size):
 
 
 def test_types_are_made_from_their_names():
-    assert type_name(Text()) is None
     for code_type in ("bit(384)", "vector(2)", "halfvec(64)", "sparsevec(9)"):
         made = from_sql(code_type)
         assert f"{type_name(made)}({dimensions(made)})" == code_type
@@ -195,7 +210,7 @@ def test_types_are_made_from_their_names():
 @pytest.mark.parametrize(
     ("items", "message"),
     [
-        ([Quantized("embeding", Binary())], "no column 'embeding' to quantize; .* 'embedding'"),
+        ([Quantized("embeding", Binary())], "no column 'embeding' to derive from; .* 'embedding'"),
         ([Quantized("body", Binary())], r"column 'body' of table 'doc' is of type Text\(\)"),
         ([Quantized("embedding", Truncate(400))], "400 dimensions cannot come from 384"),
         (
@@ -204,7 +219,7 @@ def test_types_are_made_from_their_names():
         ),
         (
             [Column("code", BIT(8)), Quantized("embedding", Binary(), target="code")],
-            r"column 'code' of table 'doc' is of type .*; Binary\(.* makes .*384",
+            r"column 'code' of table 'doc' is of type .*; Quantized\(.* makes .*384",
         ),
         (
             [Column("code", Text), Quantized("embedding", Binary(), target="code")],

@@ -1,39 +1,23 @@
-"""Declare quantized columns on models and tables.
-
-E.g.::
-
-    class Doc(Base):
-        __tablename__ = "doc"
-        id: Mapped[int] = mapped_column(primary_key=True)
-        embedding: Mapped[list[float]] = mapped_column(VECTOR(384))
-        codes = Quantized("embedding", Binary())
-        __table_args__ = (
-            codes,
-            codes.index(),
-        )
-"""
+"""Quantized columns: a narrow code beside a vector column."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Column, FetchedValue, Index, Table, event
-from sqlalchemy.schema import SchemaItem
+from sqlalchemy import Column, Index, Table
+from sqlalchemy.schema import ExecutableDDLElement
 
-from sqlvec.ddl import AddQuantized, DropDerived, attach
+from sqlvec.ddl import AddQuantized
 from sqlvec.encoders import Encoder
 from sqlvec.encoders.base import MAX_DIMENSIONS
 from sqlvec.errors import DeclarationError
 from sqlvec.identifiers import target_column
 from sqlvec.metrics import metric as find_metric
+from sqlvec.schema.derived import Derived, source_column
 from sqlvec.types import dimensions, from_sql, type_name
 
-__all__ = ["Quantized", "attach", "derived_columns"]
 
-_INFO = "sqlvec.derived"
-
-
-class Quantized(SchemaItem):
+class Quantized(Derived):
     """A narrow code beside a vector column, kept up to date by the database.
 
     E.g.::
@@ -116,43 +100,22 @@ class Quantized(SchemaItem):
         code = self.encoder.code_type(MAX_DIMENSIONS).partition("(")[0]
         return find_metric("hamming" if code == "bit" else self.metric).opclass(code)
 
-    def _set_parent(self, parent: Any, **kw: Any) -> None:
-        table: Table = parent
-        if self.target in derived_columns(table):
-            raise DeclarationError(
-                f"two codes are declared for column {self.target!r} of table {table.fullname!r}"
-            )
-        code = self._code_column(table)
-        # The database fills the column, so the ORM must not write NULL into it.
-        code.server_default = code.server_default or FetchedValue()
-        code.server_onupdate = code.server_onupdate or FetchedValue(for_update=True)
-        table.info[_INFO] = (*derived_columns(table), self.target)
-        self._listen(table)
+    def _columns(self, table: Table) -> list[Column[Any]]:
+        source = self._source(table)
+        code_type = self.encoder.code_type(dimensions(source.type) or 0)
+        return [Column(self.target, from_sql(code_type))]
 
-    def _code_column(self, table: Table) -> Column[Any]:
-        source = self._source_column(table)
-        code_type = from_sql(self.encoder.code_type(dimensions(source.type) or 0))
-        declared = _find(table, self.target)
-        if declared is None:
-            code: Column[Any] = Column(self.target, code_type)
-            table.append_column(code)
-            return code
-        found = (type_name(declared.type), type_name(declared.type) and dimensions(declared.type))
-        if found != (type_name(code_type), dimensions(code_type)):
-            raise DeclarationError(
-                f"column {self.target!r} of table {table.fullname!r} is of type "
-                f"{declared.type!r}; {self.encoder!r} of {source.name!r} makes {code_type!r}"
-            )
-        return declared
+    def _statement(self) -> ExecutableDDLElement:
+        return AddQuantized(
+            self.source,
+            self.target,
+            self.name or self.encoder.kind,
+            metric=self.metric,
+            options=None if self.name else self.encoder.options(),
+        )
 
-    def _source_column(self, table: Table) -> Column[Any]:
-        source = _find(table, self.source)
-        if source is None:
-            known = ", ".join(repr(column.name) for column in table.columns)
-            raise DeclarationError(
-                f"table {table.fullname!r} has no column {self.source!r} to quantize; "
-                f"the columns declared before are: {known}"
-            )
+    def _source(self, table: Table) -> Column[Any]:
+        source = source_column(table, self.source)
         if type_name(source.type) not in ("vector", "halfvec"):
             raise DeclarationError(
                 f"column {self.source!r} of table {table.fullname!r} is of type "
@@ -164,28 +127,3 @@ class Quantized(SchemaItem):
                 "write VECTOR(384)"
             )
         return source
-
-    def _listen(self, table: Table) -> None:
-        """Emit the declaration with this table, and with copies of it."""
-        # Copies made by to_metadata() carry the listeners on; they find their table themselves.
-        add = AddQuantized(
-            self.source,
-            self.target,
-            self.name or self.encoder.kind,
-            metric=self.metric,
-            options=None if self.name else self.encoder.options(),
-        )
-        drop = DropDerived(self.target)
-        for moment, statement in (("after_create", add), ("before_drop", drop)):
-            listener = statement.execute_if(dialect="postgresql")
-            event.listen(table, moment, listener, propagate=True)
-
-
-def derived_columns(table: Table) -> tuple[str, ...]:
-    """Return the names of the columns of a table that hold codes."""
-    names: tuple[str, ...] = table.info.get(_INFO, ())
-    return names
-
-
-def _find(table: Table, name: str) -> Column[Any] | None:
-    return next((column for column in table.columns if name in (column.key, column.name)), None)
