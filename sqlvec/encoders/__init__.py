@@ -2,7 +2,8 @@
 
 Every class is the numpy twin of one kind in ``sql/encode.sql``. Codes that leave numpy equal those
 that leave the server: bits to the last one, floats to one unit in the last place of their type.
-That lets a bulk load encode on the client and COPY the codes.
+That lets a bulk load encode on the client and COPY the codes. :class:`BM25` is the twin for text:
+it takes counts of lexemes and statistics of the corpus, so it stands beside the vector encoders.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 from sqlvec.encoders.base import Encoder, Parts
 from sqlvec.encoders.binary import Binary
+from sqlvec.encoders.bm25 import BM25
 from sqlvec.encoders.halfvec import Halfvec
 from sqlvec.encoders.integer_parts import matrix_parts
 from sqlvec.encoders.linear import Linear
@@ -19,6 +21,7 @@ from sqlvec.encoders.truncate import Truncate
 from sqlvec.errors import DeclarationError
 
 __all__ = [
+    "BM25",
     "KINDS",
     "Binary",
     "Encoder",
@@ -33,7 +36,7 @@ __all__ = [
 KINDS: Mapping[str, type[Encoder]] = {
     encoder.kind: encoder for encoder in (Halfvec, Binary, Truncate, Linear)
 }
-"""Every encoder class by the kind that the catalog stores."""
+"""Every encoder of vectors by the kind that the catalog stores."""
 
 
 def from_options(kind: str, options: Mapping[str, Any]) -> Encoder:
