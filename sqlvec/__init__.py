@@ -3,10 +3,11 @@
 from importlib.metadata import version as _version
 
 from sqlvec.encoders import Binary, Halfvec, Linear, Truncate
-from sqlvec.schema import Quantized, attach
+from sqlvec.schema import BM25, Quantized, attach
 from sqlvec.search import bit_search, explain_search, sparse_search, vector_search
 
 __all__ = [
+    "BM25",
     "Binary",
     "Halfvec",
     "Linear",

@@ -56,6 +56,50 @@ class AddQuantized(ExecutableDDLElement):
         self.encoder_options = options
 
 
+class AddBM25(ExecutableDDLElement):
+    """``CALL sqlvec.add_bm25``: keep the BM25 weights of a text column, or of several, up to date.
+
+    E.g.::
+
+        connection.execute(AddBM25("body", "body_bm25", config="english").against(table))
+
+    which renders ::
+
+        CALL sqlvec.add_bm25('doc'::regclass, 'body', config => 'english', target => 'body_bm25')
+
+    :param source: the text or tsvector column; None with ``fields`` that name columns.
+    :param code: the column that holds the weights; made where it is not there.
+    :param config: text search configuration; None is the server's default, as are the next two.
+    :param k1: how much a repeated term adds.
+    :param b: how much the length of a document counts.
+    :param fields: weights of columns, or of the labels of a tsvector column.
+    :param tenant: column whose values have statistics of their own.
+
+    .. versionadded:: 0.2
+    """
+
+    target: Table
+
+    def __init__(
+        self,
+        source: str | None,
+        code: str,
+        *,
+        config: str | None = None,
+        k1: float | None = None,
+        b: float | None = None,
+        fields: Mapping[str, float] | None = None,
+        tenant: str | None = None,
+    ) -> None:
+        self.source = source
+        self.code = code
+        self.config = config
+        self.k1 = k1
+        self.b = b
+        self.fields = fields
+        self.tenant = tenant
+
+
 class DropDerived(ExecutableDDLElement):
     """``CALL sqlvec.drop_derived``, where schema ``sqlvec`` knows the column.
 
@@ -98,6 +142,7 @@ def _install_where_missing(
 
 
 @compiles(AddQuantized)
+@compiles(AddBM25)
 @compiles(DropDerived)
 def _compile_elsewhere(element: object, compiler: DDLCompiler, **kw: Any) -> str:
     raise CompileError(f"sqlvec needs PostgreSQL, not {compiler.dialect.name}")
@@ -117,6 +162,25 @@ def _compile_add_quantized(element: AddQuantized, compiler: DDLCompiler, **kw: A
         options = json.dumps(dict(element.encoder_options))
         arguments.append(f"options => {_literal(compiler, options)}")
     return f"CALL sqlvec.add_quantized({', '.join(arguments)})"
+
+
+@compiles(AddBM25, "postgresql")
+def _compile_add_bm25(element: AddBM25, compiler: DDLCompiler, **kw: Any) -> str:
+    arguments = [
+        regclass(compiler.preparer, element.target),
+        "NULL" if element.source is None else _literal(compiler, element.source),
+    ]
+    if element.config is not None:
+        arguments.append(f"config => {_literal(compiler, element.config)}")
+    for name, value in (("k1", element.k1), ("b", element.b)):
+        if value is not None:
+            arguments.append(f"{name} => {float(value)!r}")
+    arguments.append(f"target => {_literal(compiler, element.code)}")
+    if element.fields:
+        arguments.append(f"fields => {_literal(compiler, json.dumps(dict(element.fields)))}")
+    if element.tenant is not None:
+        arguments.append(f"tenant => {_literal(compiler, element.tenant)}")
+    return f"CALL sqlvec.add_bm25({', '.join(arguments)})"
 
 
 @compiles(DropDerived, "postgresql")
