@@ -10,6 +10,7 @@ from sqlalchemy.sql import coercions, roles
 from sqlalchemy.sql.compiler import IdentifierPreparer, SQLCompiler
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.expression import FromClause
+from sqlalchemy.sql.selectable import NamedFromClause
 from sqlalchemy.sql.visitors import InternalTraversal
 from sqlalchemy.types import NullType, TypeEngine
 
@@ -41,6 +42,10 @@ class NamedArg(PostgresElement):
         )
         self.type = self.value.type
 
+    @property
+    def _from_objects(self) -> list[FromClause]:
+        return self.value._from_objects
+
 
 class NullRow(PostgresElement):
     """A table as a typed NULL row: ``NULL::app.doc``."""
@@ -52,6 +57,21 @@ class NullRow(PostgresElement):
 
     def __init__(self, table: Table) -> None:
         self.table = table
+
+
+class WholeRow(PostgresElement):
+    """The row of a table or alias in the statement: ``doc.*``."""
+
+    inherit_cache = True
+    _traverse_internals = [("row", InternalTraversal.dp_clauseelement)]
+    type = NullType()
+
+    def __init__(self, table: NamedFromClause) -> None:
+        self.row: ColumnElement[Any] = table.table_valued()
+
+    @property
+    def _from_objects(self) -> list[FromClause]:
+        return self.row._from_objects
 
 
 class RegClass(PostgresElement):
@@ -99,6 +119,12 @@ def _compile_named_arg(element: NamedArg, compiler: SQLCompiler, **kw: Any) -> s
 @compiles(NullRow, "postgresql")
 def _compile_null_row(element: NullRow, compiler: SQLCompiler, **kw: Any) -> str:
     return f"NULL::{compiler.preparer.format_table(element.table)}"
+
+
+@compiles(WholeRow, "postgresql")
+def _compile_whole_row(element: WholeRow, compiler: SQLCompiler, **kw: Any) -> str:
+    # The bare name would be taken for a column of that name, where there is one.
+    return f"{compiler.process(element.row, **kw)}.*"
 
 
 @compiles(RegClass, "postgresql")

@@ -18,13 +18,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from sqlalchemy import REAL, Integer, Table, Text, cast, literal, null
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy import REAL, Double, Integer, Table, Text, cast, literal, null
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSQUERY
+from sqlalchemy.sql import coercions, roles
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.functions import GenericFunction
+from sqlalchemy.sql.selectable import NamedFromClause
 from sqlalchemy.types import TypeEngine
 
-from sqlvec.elements import NamedArg, NullRow, RegClass
+from sqlvec.elements import NamedArg, NullRow, RegClass, WholeRow
+from sqlvec.errors import DeclarationError
 from sqlvec.types import BIT, SPARSEVEC, VECTOR
 
 
@@ -51,6 +54,16 @@ class SqlvecFunction(GenericFunction[Any]):
 def _value(value: Any, type_: TypeEngine[Any]) -> ColumnElement[Any] | None:
     """Bind a value; expressions and None stay what they are."""
     return value if value is None or isinstance(value, ColumnElement) else literal(value, type_)
+
+
+def _row(hit: Any) -> ColumnElement[Any]:
+    """Return the row of a model, table or alias; an expression stays what it is."""
+    if isinstance(hit, ColumnElement):
+        return hit
+    table = coercions.expect(roles.FromClauseRole, hit)
+    if not isinstance(table, NamedFromClause):
+        raise DeclarationError(f"{hit!r} does not stand for one table, whose rows have a type")
+    return WholeRow(table)
 
 
 class version(SqlvecFunction):
@@ -100,8 +113,6 @@ class RowSearch(SqlvecFunction):
     :param params: those values, as text.
     :param candidates: rows to rescore.
     :param oversample: the same as a multiple of k.
-    :param metric: None is the one that the column's codes or indexes are made for.
-    :param mode: ``auto``, ``exact``, or the name of a derived column or an index.
     """
 
     query_type: ClassVar[TypeEngine[Any]]
@@ -118,8 +129,6 @@ class RowSearch(SqlvecFunction):
         params: ColumnElement[Any] | Sequence[str | None] | None = None,
         candidates: Any = None,
         oversample: Any = None,
-        metric: Any = None,
-        mode: Any = None,
         **more: ColumnElement[Any] | None,
     ) -> None:
         super().__init__(
@@ -134,8 +143,6 @@ class RowSearch(SqlvecFunction):
             candidates=_value(candidates, Integer()),
             # Drivers send a float as double precision, which does not become real by itself.
             oversample=None if oversample is None else cast(oversample, REAL()),
-            metric=_value(metric, Text()),
-            mode=_value(mode, Text()),
         )
 
 
@@ -168,43 +175,190 @@ class KeySearch(RowSearch):
         )
 
 
-class vector_search(RowSearch):
+class NearestSearch(RowSearch):
+    """A search by distance.
+
+    :param metric: None is the one that the column's codes or indexes are made for.
+    :param mode: ``auto``, ``exact``, or the name of a derived column or an index.
+    """
+
+    def __init__(
+        self,
+        rel: Table,
+        column_name: Any,
+        query: Any,
+        *,
+        metric: Any = None,
+        mode: Any = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(
+            rel,
+            column_name,
+            query,
+            **arguments,
+            metric=_value(metric, Text()),
+            mode=_value(mode, Text()),
+        )
+
+
+class TextSearch(RowSearch):
+    """A search by the words of a text.
+
+    :param column_name: the text column, or the one of its weights; a NULL is the only one.
+    :param tenant: value of the tenant column, as text.
+    :param backend: ``auto``, ``sqlvec``, ``pg_textsearch``, ``paradedb`` or ``vchord_bm25``.
+    """
+
+    query_type = Text()
+
+    def __init__(
+        self,
+        rel: Table,
+        column_name: Any,
+        query: Any,
+        *,
+        tenant: Any = None,
+        backend: Any = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(
+            rel,
+            column_name,
+            query,
+            **arguments,
+            tenant=_value(tenant, Text()),
+            backend=_value(backend, Text()),
+        )
+
+
+class vector_search(NearestSearch):
     """Nearest rows of a vector or halfvec column, as (hit, distance, complete)."""
 
     query_type = VECTOR()
 
 
-class vector_search_keys(KeySearch):
+class vector_search_keys(KeySearch, NearestSearch):
     """Nearest rows of a vector or halfvec column, as (key, distance, complete)."""
 
     query_type = VECTOR()
 
 
-class bit_search(RowSearch):
+class bit_search(NearestSearch):
     """Nearest rows of a bit column, as (hit, distance, complete)."""
 
     query_type = BIT(varying=True)  # plain BIT is BIT(1)
 
 
-class bit_search_keys(KeySearch):
+class bit_search_keys(KeySearch, NearestSearch):
     """Nearest rows of a bit column, as (key, distance, complete)."""
 
     query_type = BIT(varying=True)
 
 
-class sparse_search(RowSearch):
+class sparse_search(NearestSearch):
     """Nearest rows of a sparsevec column, as (hit, distance, complete)."""
 
     query_type = SPARSEVEC()
 
 
-class sparse_search_keys(KeySearch):
+class sparse_search_keys(KeySearch, NearestSearch):
     """Nearest rows of a sparsevec column, as (key, distance, complete)."""
 
     query_type = SPARSEVEC()
 
 
-class explain_search(RowSearch):
+class explain_search(NearestSearch):
     """What ``vector_search`` would do with the same arguments, as (topic, detail)."""
 
     query_type = VECTOR()
+
+
+class bm25_search(TextSearch):
+    """Rows that match words best, as (hit, score, complete)."""
+
+
+class bm25_search_keys(KeySearch, TextSearch):
+    """Rows that match words best, as (key, score, complete)."""
+
+
+class explain_bm25_search(TextSearch):
+    """What ``bm25_search`` would do with the same arguments, as (topic, detail)."""
+
+
+class bm25_score(SqlvecFunction):
+    """Score of a row for a query, the same as ``bm25_search`` gives it.
+
+    :param hit: a model, a table or an alias that the statement selects from, or a row.
+    :param column_name: the text column, or the one of its weights.
+    :param query: words, in the language of ``bm25_search``.
+    :param tenant: value of the tenant column, as text.
+    """
+
+    type = Double()
+
+    def __init__(self, hit: Any, column_name: Any, query: Any, tenant: Any = None) -> None:
+        super().__init__(
+            hit=_row(hit),
+            column_name=_value(column_name, Text()),
+            query=_value(query, Text()),
+            tenant=_value(tenant, Text()),
+        )
+
+
+class bm25_headline(SqlvecFunction):
+    """Passages of a row that match a query, with the words marked.
+
+    :param hit: a model, a table or an alias that the statement selects from, or a row.
+    :param column_name: the text column to show.
+    :param query: words, in the language of ``bm25_search``.
+    :param options: of ``ts_headline``, e.g. ``"MaxWords=20, StartSel=<mark>, StopSel=</mark>"``.
+    """
+
+    type = Text()
+
+    def __init__(self, hit: Any, column_name: Any, query: Any, options: Any = None) -> None:
+        super().__init__(
+            hit=_row(hit),
+            column_name=_value(column_name, Text()),
+            query=_value(query, Text()),
+            options=_value(options, Text()),
+        )
+
+
+class bm25_tsquery(SqlvecFunction):
+    """What a document must match to be found, as a ``tsquery``.
+
+    :param rel: the table.
+    :param column_name: the text column, or the one of its weights.
+    :param query: words, in the language of ``bm25_search``.
+    """
+
+    type = TSQUERY()
+
+    def __init__(self, rel: Table, column_name: Any, query: Any) -> None:
+        super().__init__(
+            rel=NullRow(rel),
+            column_name=_value(column_name, Text()),
+            query=_value(query, Text()),
+        )
+
+
+class bm25_query(SqlvecFunction):
+    """Weights of the terms of a query; ``-(weights of a document <#> these)`` is its score.
+
+    :param rel: the table.
+    :param column_name: the text column, or the one of its weights.
+    :param query: words, in the language of ``bm25_search``.
+    :param tenant: value of the tenant column, as text.
+    """
+
+    type = SPARSEVEC()
+
+    def __init__(self, rel: Table, column_name: Any, query: Any, tenant: Any = None) -> None:
+        super().__init__(
+            rel=NullRow(rel),
+            column_name=_value(column_name, Text()),
+            query=_value(query, Text()),
+            tenant=_value(tenant, Text()),
+        )

@@ -88,9 +88,9 @@ def vector_search(
         SELECT doc.id, doc.body, …, anon_1.distance
         FROM doc JOIN sqlvec.vector_search_keys(
             rel => NULL::doc, column_name => :column, query => :query, key => CAST(NULL AS INTEGER),
-            key_column => :key_column, k => :k,
+            key_column => :key_column, mode => :mode, k => :k,
             where_sql => $where$doc.tenant_id = CAST(($1)[1] AS INTEGER)$where$,
-            params => ARRAY[CAST(CAST(:tenant_id AS INTEGER) AS TEXT)], mode => :mode
+            params => ARRAY[CAST(CAST(:tenant_id AS INTEGER) AS TEXT)]
         ) AS anon_1 ON doc.id = anon_1.key
         ORDER BY anon_1.distance, anon_1.key
 

@@ -7,15 +7,14 @@ import inspect
 from sqlalchemy import Column, Integer, MetaData, Table, select, text
 
 from sqlvec import functions
-from sqlvec.functions import KeySearch, RowSearch, SqlvecFunction
+from sqlvec.functions import SqlvecFunction
 from sqlvec.types import BIT, HALFVEC, VECTOR
 
 IN_PYTHON = {
     name: cls
     for name, cls in vars(functions).items()
-    if inspect.isclass(cls)
-    and issubclass(cls, SqlvecFunction)
-    and cls not in (SqlvecFunction, RowSearch, KeySearch)
+    # Their bases are named as classes are.
+    if inspect.isclass(cls) and issubclass(cls, SqlvecFunction) and name.islower()
 }
 
 

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Column, Integer, MetaData, Table, func, select
+import pytest
+from sqlalchemy import Column, Integer, MetaData, Table, Text, func, join, select
 from sqlalchemy.dialects.postgresql import psycopg
 
 from sqlvec import functions
+from sqlvec.errors import DeclarationError
 from sqlvec.types import BIT, VECTOR
 
 PSYCOPG: Any = psycopg.dialect()  # type: ignore[no-untyped-call]
-DOC = Table("doc", MetaData(), Column("id", Integer), Column("embedding", VECTOR(3)), schema="app")
+DOC = Table(
+    "doc",
+    MetaData(),
+    Column("id", Integer),
+    Column("body", Text),
+    Column("embedding", VECTOR(3)),
+    schema="app",
+)
 
 
 def rendered(element: functions.SqlvecFunction) -> str:
@@ -24,6 +33,7 @@ def test_functions_are_called_in_their_schema_by_argument_name():
         "SELECT sqlvec.encode(encoder => %(param_1)s::VARCHAR, x => %(param_2)s, "
         "code => CAST(NULL AS BIT(3))) AS encode_1"
     )
+    assert rendered(functions.encode("rotated", DOC.c.embedding, BIT(3))).endswith("FROM app.doc")
     assert rendered(functions.plan_index(DOC, "embedding")) == (
         "SELECT sqlvec.plan_index(rel => 'app.doc'::regclass, "
         "column_name => %(param_1)s::VARCHAR) AS plan_index_1"
@@ -54,3 +64,48 @@ def test_values_are_no_part_of_the_cache_key():
     other = functions.vector_search(DOC.to_metadata(MetaData(), schema="x"), "embedding", [1, 2, 3])
     shorter = functions.vector_search(DOC, "embedding", [1, 2, 3])
     assert other._generate_cache_key() != shorter._generate_cache_key()
+
+
+def test_words_are_searched_by_argument_name():
+    assert rendered(functions.bm25_search(DOC, "body", "tree", k=5, tenant="7")) == (
+        "SELECT sqlvec.bm25_search(rel => NULL::app.doc, column_name => %(param_1)s::VARCHAR, "
+        "query => %(param_2)s::VARCHAR, tenant => %(param_3)s::VARCHAR, "
+        "k => %(param_4)s::INTEGER) AS bm25_search_1"
+    )
+    sql = rendered(functions.bm25_search_keys(DOC, "body", "tree", Integer(), backend="sqlvec"))
+    assert "query => %(param_2)s::VARCHAR, key => CAST(NULL AS INTEGER), backend =>" in sql
+    sql = rendered(functions.explain_bm25_search(DOC, "body", "tree"))
+    assert sql.startswith("SELECT sqlvec.explain_bm25_search(rel => NULL::app.doc, ")
+    assert rendered(functions.bm25_tsquery(DOC, "body", "tree")) == (
+        "SELECT sqlvec.bm25_tsquery(rel => NULL::app.doc, column_name => %(param_1)s::VARCHAR, "
+        "query => %(param_2)s::VARCHAR) AS bm25_tsquery_1"
+    )
+    assert "tenant => %(param_3)s" in rendered(functions.bm25_query(DOC, "body", "tree", "7"))
+
+
+def test_rows_are_those_of_the_statement():
+    assert rendered(functions.bm25_score(DOC, "body", "tree")) == (
+        "SELECT sqlvec.bm25_score(hit => doc.*, column_name => %(param_1)s::VARCHAR, "
+        "query => %(param_2)s::VARCHAR) AS bm25_score_1 \nFROM app.doc"
+    )
+    other = DOC.alias("Other")
+    sql = rendered(functions.bm25_headline(other, "body", "tree", "MaxWords=5"))
+    assert sql == (
+        'SELECT sqlvec.bm25_headline(hit => "Other".*, column_name => %(param_1)s::VARCHAR, '
+        "query => %(param_2)s::VARCHAR, options => %(param_3)s::VARCHAR) AS bm25_headline_1 "
+        '\nFROM app.doc AS "Other"'
+    )
+    hits = functions.bm25_search(DOC, "body", "tree").table_valued("hit", "score")
+    assert "hit => anon_1.hit," in rendered(functions.bm25_score(hits.c.hit, "body", "tree"))
+    with pytest.raises(DeclarationError, match="not stand for one table"):
+        functions.bm25_score(join(DOC, other, DOC.c.id == other.c.id), "body", "tree")
+
+
+def test_text_is_no_part_of_the_cache_key():
+    one, two = (
+        functions.bm25_score(DOC, "body", query, tenant=query)._generate_cache_key()
+        for query in ("a", "b")
+    )
+    assert one is not None and one == two
+    other = functions.bm25_score(DOC.alias(), "body", "a", tenant="a")._generate_cache_key()
+    assert other is not None and other.key != one.key

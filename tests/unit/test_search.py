@@ -78,10 +78,10 @@ def test_the_whole_statement():
         "JOIN sqlvec.vector_search_keys(rel => NULL::app.doc, "
         "column_name => %(param_1)s::VARCHAR, query => %(param_2)s, "
         "key => CAST(NULL AS INTEGER), key_column => %(param_3)s::VARCHAR, "
-        "k => %(param_4)s::INTEGER, "
+        "metric => %(param_4)s::VARCHAR, mode => %(param_5)s::VARCHAR, "
+        "k => %(param_6)s::INTEGER, "
         "where_sql => $where$doc.tenant_id = CAST(($1)[1] AS INTEGER)$where$, "
-        "params => ARRAY[CAST(CAST(%(tenant_id_1)s::INTEGER AS INTEGER) AS TEXT)], "
-        "metric => %(param_5)s::VARCHAR, mode => %(param_6)s::VARCHAR) AS anon_1 "
+        "params => ARRAY[CAST(CAST(%(tenant_id_1)s::INTEGER AS INTEGER) AS TEXT)]) AS anon_1 "
         "ON app.doc.id = anon_1.key ORDER BY anon_1.distance, anon_1.key"
     )
     params = statement.compile(dialect=PSYCOPG).params
@@ -89,9 +89,9 @@ def test_the_whole_statement():
     assert params == {
         "param_1": "embedding",
         "param_3": "id",
-        "param_4": 5,
-        "param_5": "l2",
-        "param_6": "auto",
+        "param_4": "l2",
+        "param_5": "auto",
+        "param_6": 5,
         "tenant_id_1": 7,
     }
 
