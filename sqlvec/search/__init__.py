@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sqlvec.search.queries import (
+from sqlvec.search.hits import complete
+from sqlvec.search.nearest import (
     SearchOptions,
     bit_search,
-    complete,
     explain_search,
     sparse_search,
     vector_search,

@@ -1,26 +1,21 @@
-"""The searches. Each returns a plain ``Select``."""
+"""Searches by distance. Each returns a plain ``Select``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias, TypedDict, TypeVar, Unpack, overload
+from collections.abc import Sequence
+from typing import Any, TypeAlias, TypeVar, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from pgvector import Bit, HalfVector, SparseVector, Vector
-from sqlalchemy import Boolean, Column, Double, Select, Text, and_, select
-from sqlalchemy import column as sql_column
-from sqlalchemy.orm import QueryableAttribute
-from sqlalchemy.sql import coercions, roles
-from sqlalchemy.sql.elements import ClauseElement, ColumnElement, TextClause
-from sqlalchemy.sql.expression import FromClause, TableValuedAlias
-from sqlalchemy.types import NullType
+from sqlalchemy import Column, Select
+from sqlalchemy.sql.elements import ClauseElement, ColumnElement
+from sqlalchemy.sql.expression import FromClause
 
 from sqlvec import functions
-from sqlvec.elements import Field
 from sqlvec.errors import DeclarationError
 from sqlvec.metrics import metric as find_metric
-from sqlvec.search.criteria import split
+from sqlvec.search.hits import CommonOptions, Criteria, Search, criteria_arguments, steps
 from sqlvec.search.target import Target
 from sqlvec.types import type_name
 
@@ -29,33 +24,22 @@ _Model = TypeVar("_Model")
 VectorQuery: TypeAlias = Sequence[float] | NDArray[Any] | Vector | HalfVector | ColumnElement[Any]
 BitQuery: TypeAlias = str | Sequence[bool] | NDArray[np.bool_] | Bit | ColumnElement[Any]
 SparseQuery: TypeAlias = SparseVector | ColumnElement[Any]
-Criterion: TypeAlias = ColumnElement[bool] | TextClause
-Criteria: TypeAlias = Criterion | Iterable[Criterion]
 
 _VECTORS = ("vector", "halfvec")
 
+_VECTOR_SEARCH = Search(functions.vector_search, functions.vector_search_keys, "distance")
+_BIT_SEARCH = Search(functions.bit_search, functions.bit_search_keys, "distance")
+_SPARSE_SEARCH = Search(functions.sparse_search, functions.sparse_search_keys, "distance")
 
-class SearchOptions(TypedDict, total=False):
-    """What every search can be told by keyword."""
 
-    k: int
-    """Rows to return, 1 to 10,000; 10 unless given."""
-
-    where: Criteria
-    """Criteria that are applied while candidates are found. They may use subqueries; their values
-    are bound."""
+class SearchOptions(CommonOptions, total=False):
+    """What a search by distance can be told by keyword."""
 
     metric: str | None
     """None is what the column's codes or indexes are made for."""
 
     mode: str
     """``auto``, ``exact``, or the name of a derived column or an index; ``auto`` unless given."""
-
-    candidates: int | None
-    """Rows to rescore, k to 1,000,000."""
-
-    oversample: float | None
-    """The same as a multiple of k, 1 to 1,000."""
 
 
 @overload
@@ -109,8 +93,7 @@ def vector_search(
 
     .. versionadded:: 0.1
     """
-    functions_ = (functions.vector_search, functions.vector_search_keys)
-    return _nearest(functions_, _VECTORS, entity, _vector_value(query), column, options)
+    return _nearest(_VECTOR_SEARCH, _VECTORS, entity, _vector_value(query), column, options)
 
 
 @overload
@@ -134,8 +117,7 @@ def bit_search(
 
     .. versionadded:: 0.1
     """
-    functions_ = (functions.bit_search, functions.bit_search_keys)
-    return _nearest(functions_, ("bit",), entity, _bit_value(query), column, options)
+    return _nearest(_BIT_SEARCH, ("bit",), entity, _bit_value(query), column, options)
 
 
 @overload
@@ -159,8 +141,7 @@ def sparse_search(
 
     .. versionadded:: 0.1
     """
-    functions_ = (functions.sparse_search, functions.sparse_search_keys)
-    return _nearest(functions_, ("sparsevec",), entity, query, column, options)
+    return _nearest(_SPARSE_SEARCH, ("sparsevec",), entity, query, column, options)
 
 
 def explain_search(
@@ -178,70 +159,22 @@ def explain_search(
     target = Target.of(entity)
     searched = target.column(column, _VECTORS)
     arguments = _arguments(target, searched, **options)
-    function = functions.explain_search(
-        target.table, searched.name, _vector_value(query), **arguments
+    return steps(
+        functions.explain_search(target.table, searched.name, _vector_value(query), **arguments)
     )
-    steps = function.table_valued(sql_column("topic", Text()), sql_column("detail", Text()))
-    return select(steps.c.topic, steps.c.detail)
-
-
-def complete(search: Select[*tuple[Any, ...]]) -> ColumnElement[bool]:
-    """Return the column of a search that says whether its hits are all there could be.
-
-    E.g.::
-
-        stmt = vector_search(Doc, query, mode="ix_doc_embedding", where=Doc.tenant_id == 7)
-        for doc, distance, is_complete in session.execute(stmt.add_columns(complete(stmt))):
-            ...
-
-    It is false only where an index named by ``mode`` ended before k rows were found. In mode
-    ``auto`` fewer than k rows mean that fewer match.
-
-    :raises DeclarationError: the statement is not a search.
-
-    .. versionadded:: 0.1
-    """
-    for clause in search.columns_clause_froms:
-        if isinstance(clause, TableValuedAlias) and isinstance(clause.element, functions.RowSearch):
-            return clause.c.complete
-    raise DeclarationError("the statement was not made by a search, or selects nothing of it")
 
 
 def _nearest(
-    functions_: tuple[type[functions.RowSearch], type[functions.KeySearch]],
+    search: Search,
     types: tuple[str, ...],
     entity: Any,
     query: Any,
     column: Any,
     options: SearchOptions,
 ) -> Any:
-    """Join what was asked for to the hits of a search function."""
-    by_row, by_key = functions_
     target = Target.of(entity)
     searched = target.column(column, types)
-    call = (target.table, searched.name, query)
-    arguments = _arguments(target, searched, **options)
-    if len(target.key) == 1:
-        (key,) = target.key
-        function = by_key(*call, key.type, key_column=key.name, **arguments)
-        hits = _rows(function, sql_column("key", key.type))
-        keys: list[ColumnElement[Any]] = [hits.c.key]
-    else:
-        hits = _rows(by_row(*call, **arguments), sql_column("hit", NullType()))
-        keys = [Field(hits.c.hit, key.name, key.type) for key in target.key]
-    same_row = and_(*(own == hit for own, hit in zip(target.key, keys, strict=True)))
-    return (
-        select(*target.selected, hits.c.distance)
-        .select_from(target.selectable if target.mapper is None else target.entity)
-        .join(hits, same_row)
-        .order_by(hits.c.distance, *keys)
-    )
-
-
-def _rows(function: functions.SqlvecFunction, first: Any) -> TableValuedAlias:
-    return function.table_valued(
-        first, sql_column("distance", Double()), sql_column("complete", Boolean())
-    )
+    return search.select(target, searched.name, query, _arguments(target, searched, **options))
 
 
 def _arguments(
@@ -258,26 +191,14 @@ def _arguments(
     """Return the arguments of a search function that options stand for."""
     if metric is not None:
         find_metric(metric).opclass(type_name(searched.type) or "")
-    arguments: dict[str, Any] = {
+    return {
         "k": k,
         "metric": metric,
         "mode": mode,
         "candidates": candidates,
         "oversample": oversample,
+        **criteria_arguments(target, where),
     }
-    criteria = [coercions.expect(roles.WhereHavingRole, each) for each in _several(where)]
-    criteria += target.subclass_criteria
-    if criteria:
-        text, params = split(criteria, target.selectable, target.row)
-        arguments |= {"where_sql": text, "params": params}
-    return arguments
-
-
-def _several(where: Criteria) -> Iterable[Any]:
-    # A mapped attribute of type boolean is a criterion as well.
-    if isinstance(where, ColumnElement | TextClause | QueryableAttribute):
-        return [where]
-    return where
 
 
 def _vector_value(query: VectorQuery) -> Any:

@@ -1,0 +1,122 @@
+"""What every search does: call its function with criteria inside, and join to its hits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypedDict
+
+from sqlalchemy import Boolean, Column, Double, Select, Text, and_, select
+from sqlalchemy import column as sql_column
+from sqlalchemy.orm import QueryableAttribute
+from sqlalchemy.sql import coercions, roles
+from sqlalchemy.sql.elements import ColumnElement, TextClause
+from sqlalchemy.sql.expression import TableValuedAlias
+from sqlalchemy.types import NullType
+
+from sqlvec import functions
+from sqlvec.elements import Field
+from sqlvec.errors import DeclarationError
+from sqlvec.search.criteria import split
+from sqlvec.search.target import Target
+
+Criterion: TypeAlias = ColumnElement[bool] | TextClause
+Criteria: TypeAlias = Criterion | Iterable[Criterion]
+
+
+class CommonOptions(TypedDict, total=False):
+    """What every search can be told by keyword."""
+
+    k: int
+    """Rows to return, 1 to 10,000; 10 unless given."""
+
+    where: Criteria
+    """Criteria that are applied while candidates are found. They may use subqueries; their values
+    are bound."""
+
+    candidates: int | None
+    """Rows to rescore, k to 1,000,000."""
+
+    oversample: float | None
+    """The same as a multiple of k, 1 to 1,000."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """The functions of one search, and what they order their hits by."""
+
+    by_row: type[functions.RowSearch]
+    by_key: type[functions.KeySearch]
+    measure: Literal["distance", "score"]
+
+    def select(
+        self, target: Target, column_name: Any, query: Any, arguments: Mapping[str, Any]
+    ) -> Any:
+        """Join what was asked for to its hits, the best first."""
+        call = (target.table, column_name, query)
+        if len(target.key) == 1:
+            (key,) = target.key
+            function = self.by_key(*call, key.type, key_column=key.name, **arguments)
+            hits = self._rows(function, sql_column("key", key.type))
+            keys: list[ColumnElement[Any]] = [hits.c.key]
+        else:
+            hits = self._rows(self.by_row(*call, **arguments), sql_column("hit", NullType()))
+            keys = [Field(hits.c.hit, key.name, key.type) for key in target.key]
+        same_row = and_(*(own == hit for own, hit in zip(target.key, keys, strict=True)))
+        measure = hits.c[self.measure]
+        return (
+            select(*target.selected, measure)
+            .select_from(target.selectable if target.mapper is None else target.entity)
+            .join(hits, same_row)
+            .order_by(measure.desc() if self.measure == "score" else measure, *keys)
+        )
+
+    def _rows(self, function: functions.RowSearch, first: Column[Any] | Any) -> TableValuedAlias:
+        return function.table_valued(
+            first, sql_column(self.measure, Double()), sql_column("complete", Boolean())
+        )
+
+
+def steps(function: functions.RowSearch) -> Select[str, str]:
+    """Select what an ``explain_*`` function answers."""
+    rows = function.table_valued(sql_column("topic", Text()), sql_column("detail", Text()))
+    return select(rows.c.topic, rows.c.detail)
+
+
+def criteria_arguments(target: Target, where: Criteria) -> dict[str, Any]:
+    """Return ``where_sql`` and ``params`` for criteria, and for what a subclass adds to them."""
+    criteria = [coercions.expect(roles.WhereHavingRole, each) for each in _several(where)]
+    criteria += target.subclass_criteria
+    if not criteria:
+        return {}
+    text, params = split(criteria, target.selectable, target.row)
+    return {"where_sql": text, "params": params}
+
+
+def complete(search: Select[*tuple[Any, ...]]) -> ColumnElement[bool]:
+    """Return the column of a search that says whether its hits are all there could be.
+
+    E.g.::
+
+        stmt = vector_search(Doc, query, mode="ix_doc_embedding", where=Doc.tenant_id == 7)
+        for doc, distance, is_complete in session.execute(stmt.add_columns(complete(stmt))):
+            ...
+
+    It is false only where an index named by ``mode`` ended before k rows were found. In mode
+    ``auto`` fewer than k rows mean that fewer match.
+
+    :raises DeclarationError: the statement is not a search.
+
+    .. versionadded:: 0.1
+    """
+    for clause in search.columns_clause_froms:
+        if isinstance(clause, TableValuedAlias) and isinstance(clause.element, functions.RowSearch):
+            return clause.c.complete
+    raise DeclarationError("the statement was not made by a search, or selects nothing of it")
+
+
+def _several(where: Criteria) -> Iterable[Any]:
+    # A mapped attribute of type boolean is a criterion as well.
+    if isinstance(where, ColumnElement | TextClause | QueryableAttribute):
+        return [where]
+    return where
