@@ -4,7 +4,14 @@ from importlib.metadata import version as _version
 
 from sqlvec.encoders import Binary, Halfvec, Linear, Truncate
 from sqlvec.schema import BM25, Quantized, attach
-from sqlvec.search import bit_search, explain_search, sparse_search, vector_search
+from sqlvec.search import (
+    bit_search,
+    bm25_search,
+    explain_bm25_search,
+    explain_search,
+    sparse_search,
+    vector_search,
+)
 
 __all__ = [
     "BM25",
@@ -15,6 +22,8 @@ __all__ = [
     "Truncate",
     "attach",
     "bit_search",
+    "bm25_search",
+    "explain_bm25_search",
     "explain_search",
     "sparse_search",
     "vector_search",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sqlvec.search.bm25 import TextSearchOptions, bm25_search, explain_bm25_search
 from sqlvec.search.hits import complete
 from sqlvec.search.nearest import (
     SearchOptions,
@@ -13,8 +14,11 @@ from sqlvec.search.nearest import (
 
 __all__ = [
     "SearchOptions",
+    "TextSearchOptions",
     "bit_search",
+    "bm25_search",
     "complete",
+    "explain_bm25_search",
     "explain_search",
     "sparse_search",
     "vector_search",

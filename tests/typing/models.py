@@ -10,10 +10,16 @@ from sqlalchemy import Select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, joinedload, mapped_column
 
-from sqlvec import catalog
+from sqlvec import catalog, functions
 from sqlvec.encoders import Binary, Truncate
-from sqlvec.schema import Quantized, attach
-from sqlvec.search import bit_search, explain_search, vector_search
+from sqlvec.schema import BM25, Quantized, attach
+from sqlvec.search import (
+    bit_search,
+    bm25_search,
+    explain_bm25_search,
+    explain_search,
+    vector_search,
+)
 from sqlvec.types import VECTOR
 
 
@@ -25,13 +31,19 @@ class Doc(Base):
     __tablename__ = "doc"
     id: Mapped[int] = mapped_column(primary_key=True)
     tenant_id: Mapped[int]
+    body: Mapped[str]
     embedding: Mapped[list[float]] = mapped_column(VECTOR(384))
     codes = Quantized("embedding", Binary(rotate=True), metric="cosine")
+    text = BM25("body", config="simple", tenant="tenant_id")
     __table_args__ = (
         codes,
         codes.index(m=16),
         Quantized("embedding", Truncate(64, "vector"), target="short"),
+        text,
+        text.index("ix_words"),
+        BM25({"body": 2}, k1=1, target="all_words"),
     )
+    __mapper_args__ = {"exclude_properties": text.columns}
 
 
 attach(Base.metadata)
@@ -49,6 +61,19 @@ def search(session: Session) -> list[float]:
     vector_search(Doc, HalfVector([1.0]), "embedding", mode="exact")
     assert_type(bit_search(Doc, "0101"), Select[Doc, float])
     return [distance for _, distance in session.execute(statement)]
+
+
+def search_words(session: Session) -> list[str]:
+    statement = bm25_search(Doc, "apple tree", where=Doc.id > 7, k=5, tenant=7, backend="sqlvec")
+    assert_type(statement, Select[Doc, float])
+    for doc, score in session.execute(statement):
+        assert_type(doc, Doc)
+        assert_type(score, float)
+    bm25_search(aliased(Doc), "apple", "body_bm25", where=[Doc.id == 1], oversample=2)
+    passage = functions.bm25_headline(Doc, "body", "apple", "MaxWords=9")
+    for topic, detail in session.execute(explain_bm25_search(Doc, "apple", Doc.body)):
+        print(topic, detail)
+    return [row[2] for row in session.execute(statement.add_columns(passage))]
 
 
 def search_alias(session: Session) -> list[Doc]:
