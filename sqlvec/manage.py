@@ -1,4 +1,4 @@
-"""Work that cannot run inside a transaction: backfill, and indexes built CONCURRENTLY.
+"""Work that cannot run inside a transaction: backfill, statistics, indexes built CONCURRENTLY.
 
 Each function takes an ``Engine`` and opens AUTOCOMMIT connections of its own. The statement runs
 in a thread while the caller's thread reports progress, so that Ctrl-C reaches the server at once.
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Self
 
 from sqlalchemy import Connection, Engine, TextClause, text
@@ -35,6 +36,31 @@ class Progress:
 
     total: int
     """Blocks of the table; 0 in a phase that counts none."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextHealth:
+    """Statistics of a BM25 column, or of one tenant in it, as ``sqlvec.bm25_health`` shows them."""
+
+    table: str
+    column: str
+    """The one that holds the weights."""
+
+    tenant: str | None
+    documents: int | None
+    """None before the first :func:`analyze_bm25`, as are the next three."""
+
+    avgdl: float | None
+    """Mean length of a document, in weighted words."""
+
+    terms: int | None
+    analyzed_at: datetime | None
+    changes_since: int | None
+    """Rows written since then."""
+
+    stale: bool
+    advice: str | None
+    """What to run; None where nothing needs to be done."""
 
 
 Report = Callable[[Progress], None]
@@ -100,6 +126,58 @@ def backfill(
         if relation.owned:
             for statement in _missing_ready_indexes(connection, relation):
                 _build(job, relation, statement)
+
+
+def analyze_bm25(
+    engine: Engine, table: str, *, drift: float = 0.1, progress: Report | None = None
+) -> None:
+    """Refresh the statistics of every BM25 column of a table.
+
+    E.g.::
+
+        analyze_bm25(engine, "doc")
+
+    which runs ::
+
+        CALL sqlvec.analyze_bm25('doc'::regclass, 0.1)
+
+    It counts documents, their mean length and how many hold each term. Weights that were computed
+    with a mean length too far from the new one are computed anew, in small committed batches.
+    Like ``ANALYZE``, it is worth running after a bulk load and now and then.
+
+    :param table: its name as in SQL, with schema and quotes where it needs them.
+    :param drift: fraction by which the mean length may have moved before weights are computed
+        anew, 0 or more.
+    :param progress: called with the phase and the blocks done.
+    :raises NotInstalled: the database has no schema ``sqlvec``.
+    :raises DeclarationError: no such table, or no BM25 column in it.
+
+    .. versionadded:: 0.2
+    """
+    with _connect(engine) as connection:
+        relation = _Relation.find(connection, table)
+        call = text("CALL sqlvec.analyze_bm25(CAST(:oid AS oid)::regclass, CAST(:drift AS real))")
+        _Job(engine, connection, progress).run(
+            lambda: connection.execute(call, {"oid": relation.oid, "drift": drift}),
+            _BACKFILL_PROGRESS,
+            {"oid": relation.oid, "target": None},
+        )
+
+
+def bm25_health(engine: Engine, table: str | None = None) -> list[TextHealth]:
+    """Return how fresh the statistics of BM25 columns are, as ``sqlvec.bm25_health`` shows them.
+
+    :param table: its name as in SQL; None is every table.
+    :raises NotInstalled: the database has no schema ``sqlvec``.
+    :raises DeclarationError: no such table.
+
+    .. versionadded:: 0.2
+    """
+    with _connect(engine) as connection:
+        if table is None:
+            _require_installed(connection)
+        oid = None if table is None else _Relation.find(connection, table).oid
+        return [TextHealth(*row) for row in connection.execute(_BM25_HEALTH, {"oid": oid})]
 
 
 def plan_index(
@@ -168,6 +246,8 @@ def create_index(
             return False
         if way.statement is None:
             raise DeclarationError(f"{way.name} of table {relation.name}: {way.note}")
+        if way.method != "hnsw" and not (m is ef_construction is None):
+            raise DeclarationError(f"m and ef_construction are settings of hnsw, not {way.method}")
         statement = _IndexStatement.parse(way.statement).with_settings(
             m=m, ef_construction=ef_construction
         )
@@ -188,10 +268,14 @@ class _Relation:
 
     @classmethod
     def find(cls, connection: Connection, table: str) -> Self:
-        if catalog.installed_version(connection) is None:
-            raise NotInstalled("sqlvec is not installed in this database; run sqlvec install")
+        _require_installed(connection)
         row = connection.execute(_FIND_RELATION, {"table": table}).one()
         return cls(row.oid, row.name, row.relkind == "p", row.owned)
+
+
+def _require_installed(connection: Connection) -> None:
+    if catalog.installed_version(connection) is None:
+        raise NotInstalled("sqlvec is not installed in this database; run sqlvec install")
 
 
 _QUALIFIED = "pg_catalog.format('%I.%I', n.nspname, c.relname)"
@@ -214,6 +298,14 @@ _INDEX_PROGRESS = text("""
     SELECT phase, blocks_done AS done, blocks_total AS total
     FROM pg_catalog.pg_stat_progress_create_index
     WHERE relid = CAST(:oid AS oid) AND pid = :pid
+""")
+
+_BM25_HEALTH = text("""
+    SELECT relation::text, target_column, tenant, documents, avgdl, terms, analyzed_at,
+           changes_since, stale, advice
+    FROM sqlvec.bm25_health
+    WHERE CAST(:oid AS oid) IS NULL OR relation = CAST(:oid AS oid)
+    ORDER BY relation::text, target_column, tenant
 """)
 
 _SOURCES = text("""
