@@ -13,19 +13,26 @@ import typer
 from rich.console import Console
 
 from sqlvec.cli.database import OptionalDsn, engine
-from sqlvec.demo.app import QUESTIONS, Demo
+from sqlvec.demo.app import Demo
 from sqlvec.demo.corpus import read_library
 from sqlvec.demo.models import MODELS
 from sqlvec.demo.tables import SCHEMA
+from sqlvec.demo.text import TextDemo
+from sqlvec.demo.tour import QUESTIONS, Tour
 from sqlvec.embedded import Server
+
+_MODES = ("vector", "text")
 
 
 def demo(
     questions: Annotated[
         list[str] | None, typer.Argument(metavar="[QUESTION]...", show_default=False)
     ] = None,
+    mode: Annotated[
+        str, typer.Option(metavar="|".join(_MODES), help="Search by meaning or by words.")
+    ] = "vector",
     model: Annotated[
-        str, typer.Option(metavar="|".join(MODELS), help="Text embedding model.")
+        str, typer.Option(metavar="|".join(MODELS), help="Text embedding model of mode vector.")
     ] = "wordllama",
     dsn: OptionalDsn = None,
     keep: Annotated[
@@ -36,14 +43,20 @@ def demo(
 
     Without questions it asks for them. With --dsn it works in schema sqlvec_demo of that database.
     """
+    if mode not in _MODES:
+        raise typer.BadParameter(f"{mode!r} is none of {', '.join(_MODES)}", param_hint="--mode")
     if model not in MODELS:
         raise typer.BadParameter(f"{model!r} is none of {', '.join(MODELS)}", param_hint="--model")
     if dsn and keep:
         raise typer.BadParameter("--keep goes with the private server, not with --dsn")
     console = Console()
-    text_model = MODELS[model]()
+    text_model = MODELS[model]() if mode == "vector" else None
     with _database(dsn, keep, console) as address:
-        tour = Demo(engine(address), text_model, console)
+        tour: Tour = (
+            TextDemo(engine(address), console)
+            if text_model is None
+            else Demo(engine(address), text_model, console)
+        )
         tour.prepare(read_library())
         if questions or not sys.stdin.isatty():
             for question in questions or QUESTIONS:

@@ -1,50 +1,34 @@
-"""The tour: load, backfill, index, ask."""
+"""The tour of vectors: load, backfill, index, ask."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
-from statistics import median
 from textwrap import shorten
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.syntax import Syntax
 from rich.table import Table
 from sqlalchemy import Engine, insert, text
 from sqlalchemy.orm import Session
-from sqlalchemy.schema import CreateSchema
 
 from sqlvec import manage
 from sqlvec.demo.corpus import Entry
 from sqlvec.demo.models import TextModel
 from sqlvec.demo.tables import SCHEMA, Tables
+from sqlvec.demo.tour import HITS, REPEATS, Tour, median_milliseconds
 from sqlvec.search import vector_search
-from sqlvec.terminal import progress_bar
-
-QUESTIONS = (
-    "how to wrap long lines of text",
-    "remove a directory tree",
-    "find the differences between two sequences",
-)
-"""Asked when nobody is there to ask."""
-
-HITS = 5
-"""Shown per question."""
 
 _TABLE = f"{SCHEMA}.entry"
 _CODE = "embedding_binary"
 _WAYS = {"code, rescored": _CODE, "float32 index": "source", "every row": "exact"}
 """Ways to answer, with the ``mode`` of ``vector_search`` that takes each."""
 
-_REPEATS = 15
 _SHORTEST_SUMMARY = 20
 
 
-class Demo:
+class Demo(Tour):
     """A database with the corpus in it, and answers from it.
 
     :param engine: the database; the tables of schema ``sqlvec_demo`` in it are made anew.
@@ -53,14 +37,13 @@ class Demo:
     """
 
     def __init__(self, engine: Engine, model: TextModel, console: Console) -> None:
-        self._engine = engine
+        super().__init__(engine, console)
         self._model = model
-        self._console = console
         self._tables = Tables(model.dimensions)
 
     def prepare(self, corpus: Sequence[Entry]) -> None:
         """Load the corpus, fill the quantized column, build both indexes."""
-        self._create_tables()
+        self._create_tables(self._tables.metadata)
         with self._step("embed and load") as report:
             self._load(corpus, report)
         with self._step("backfill") as report:
@@ -68,9 +51,7 @@ class Demo:
         for title, way in (("index the code", _CODE), ("index float32", "source")):
             with self._step(title) as report:
                 manage.create_index(self._engine, _TABLE, "embedding", way, progress=report)
-        # So that the planner knows the table at once.
-        with self._engine.begin() as connection:
-            connection.execute(text(f"ANALYZE {_TABLE}"))
+        self._analyze(_TABLE)
         self._show_sizes(len(corpus))
 
     def answer(self, question: str) -> None:
@@ -83,13 +64,7 @@ class Demo:
             self._console.print(f"\n[bold]{escape(question)}[/bold]")
             self._show_hits(hits)
             self._show_timings(session, saved.embedding, {entry.id for entry, _ in hits})
-            self._show_sql(saved.id)
-
-    def _create_tables(self) -> None:
-        with self._engine.begin() as connection:
-            self._tables.metadata.drop_all(connection)
-            connection.execute(CreateSchema(SCHEMA, if_not_exists=True))
-            self._tables.metadata.create_all(connection)
+            self._show_sql(_sql(saved.id))
 
     def _load(self, corpus: Sequence[Entry], report: manage.Report) -> None:
         with Session(self._engine) as session:
@@ -139,22 +114,11 @@ class Demo:
             def search(mode: str = mode, found: set[int] = found) -> None:
                 found |= {entry.id for entry, _ in self._search(session, query, mode)}
 
-            milliseconds = 1000 * _median_seconds(search)
             parts.append(
-                f"{title} {milliseconds:.1f} ms"
+                f"{title} {median_milliseconds(search):.1f} ms"
                 + ("" if found == best else f" ({len(found & best)} of {len(best)} the same)")
             )
-        self._console.print(f"[dim]median of {_REPEATS}: {' · '.join(parts)}[/dim]")
-
-    def _show_sql(self, question: int) -> None:
-        statement = (
-            "SELECT round((1 - distance)::numeric, 3) AS similarity, (hit).name\n"
-            f"FROM sqlvec.vector_search(NULL::{_TABLE}, 'embedding',\n"
-            f"    (SELECT embedding FROM {SCHEMA}.question WHERE id = {question}), k => {HITS});"
-        )
-        self._console.print(
-            Syntax(statement, "postgresql", theme="ansi_dark", background_color="default")
-        )
+        self._console.print(f"[dim]median of {REPEATS}: {' · '.join(parts)}[/dim]")
 
     def _show_sizes(self, entries: int) -> None:
         statement = text("""
@@ -176,16 +140,10 @@ class Demo:
             " python -m benchmarks quantized compares them on 100,000 rows.[/dim]"
         )
 
-    @contextmanager
-    def _step(self, title: str) -> Iterator[manage.Report]:
-        with progress_bar(self._console, f"{title:<16}") as report:
-            yield report
 
-
-def _median_seconds(search: Callable[[], None]) -> float:
-    seconds = []
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        search()
-        seconds.append(time.perf_counter() - start)
-    return median(seconds)
+def _sql(question: int) -> str:
+    return (
+        "SELECT round((1 - distance)::numeric, 3) AS similarity, (hit).name\n"
+        f"FROM sqlvec.vector_search(NULL::{_TABLE}, 'embedding',\n"
+        f"    (SELECT embedding FROM {SCHEMA}.question WHERE id = {question}), k => {HITS});"
+    )

@@ -9,7 +9,7 @@ from sqlalchemy import MetaData
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqlvec.encoders import Binary
-from sqlvec.schema import Quantized, attach
+from sqlvec.schema import BM25, Quantized, attach
 from sqlvec.types import VECTOR
 
 SCHEMA = "sqlvec_demo"
@@ -52,5 +52,33 @@ class Tables:
 
         self.entry = Entry
         self.question = Question
+        self.metadata = Base.metadata
+        attach(self.metadata, create_extension=True)
+
+
+class TextTables:
+    """The model for words."""
+
+    entry: type[Any]
+    """One documented object, with the words of its name and of its documentation."""
+
+    metadata: MetaData
+
+    def __init__(self) -> None:
+        class Base(DeclarativeBase):
+            metadata = MetaData(schema=SCHEMA)
+
+        class TextEntry(Base):
+            __tablename__ = "text_entry"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            name: Mapped[str] = mapped_column(unique=True)
+            kind: Mapped[str]
+            signature: Mapped[str]
+            body: Mapped[str]
+            words = BM25({"name": 2.0, "body": 1.0}, target="words")
+            __table_args__ = (words,)
+            __mapper_args__ = {"exclude_properties": words.columns}
+
+        self.entry = TextEntry
         self.metadata = Base.metadata
         attach(self.metadata, create_extension=True)

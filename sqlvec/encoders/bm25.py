@@ -86,12 +86,7 @@ class BM25:
             raise EncodingError(f"the average length of documents is above 0, not {avgdl!r}")
         length = 1 - self.b + self.b * tf.sum() / avgdl
         weights = tf * (self.k1 + 1) / (tf + self.k1 * length)
-        # The heaviest, then by lexeme as the server compares strings of bytes.
-        kept = sorted(
-            zip(frequencies, weights.tolist(), strict=True),
-            key=lambda term: (-term[1], term[0].encode()),
-        )[:MAX_TERMS]
-        return _merged(kept, cap=self.k1 + 1)
+        return _merged(zip(frequencies, weights.tolist(), strict=True), most=self.k1 + 1)
 
     def query(
         self, frequencies: Mapping[str, float], documents: int, holding: Mapping[str, int]
@@ -135,11 +130,16 @@ def _checked(frequencies: Mapping[str, float]) -> NDArray[np.float64]:
     return tf
 
 
-def _merged(terms: Iterable[tuple[str, float]], cap: float = np.inf) -> SparseCode:
+def _merged(terms: Iterable[tuple[str, float]], most: float = np.inf) -> SparseCode:
     """Add up the terms that share a dimension, at most to the bound of one term."""
     values: dict[int, float] = {}
+    lexemes: dict[int, bytes] = {}
     for lexeme, weight in terms:
         index = dimension(lexeme) - 1
-        values[index] = min(values.get(index, 0.0) + weight, cap)
+        values[index] = min(values.get(index, 0.0) + weight, most)
+        lexemes[index] = min(lexemes.get(index, lexeme.encode()), lexeme.encode())
+    if len(values) > MAX_TERMS:  # The heaviest stay; of equal ones the first, as bytes compare.
+        kept = sorted(values, key=lambda index: (-values[index], lexemes[index]))[:MAX_TERMS]
+        values = {index: values[index] for index in kept}
     indices = np.array(sorted(values), dtype=np.int32)
     return SparseCode(indices, np.array([values[i] for i in indices.tolist()], dtype=np.float32))

@@ -1,0 +1,83 @@
+"""What the tours share: tables made anew, steps with progress, questions, timings."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from statistics import median
+
+from rich.console import Console
+from rich.syntax import Syntax
+from sqlalchemy import Engine, MetaData, text
+from sqlalchemy.schema import CreateSchema
+
+from sqlvec import manage
+from sqlvec.demo.corpus import Entry
+from sqlvec.demo.tables import SCHEMA
+from sqlvec.terminal import progress_bar
+
+QUESTIONS = (
+    "how to wrap long lines of text",
+    "remove a directory tree",
+    "find the differences between two sequences",
+)
+"""Asked when nobody is there to ask."""
+
+HITS = 5
+"""Shown per question."""
+
+REPEATS = 15
+"""Runs that a timing is the median of."""
+
+
+class Tour(ABC):
+    """A database with the corpus in it, and answers from it.
+
+    :param engine: the database; the tables of schema ``sqlvec_demo`` in it are made anew.
+    :param console: where everything is shown.
+    """
+
+    def __init__(self, engine: Engine, console: Console) -> None:
+        self._engine = engine
+        self._console = console
+
+    @abstractmethod
+    def prepare(self, corpus: Sequence[Entry]) -> None:
+        """Load the corpus, fill what is derived from it, build the indexes."""
+
+    @abstractmethod
+    def answer(self, question: str) -> None:
+        """Search for a question; show the hits, the time each way takes, and the SQL."""
+
+    def _create_tables(self, metadata: MetaData) -> None:
+        with self._engine.begin() as connection:
+            metadata.drop_all(connection)
+            connection.execute(CreateSchema(SCHEMA, if_not_exists=True))
+            metadata.create_all(connection)
+
+    def _analyze(self, table: str) -> None:
+        """Let the planner know the table at once."""
+        with self._engine.begin() as connection:
+            connection.execute(text(f"ANALYZE {table}"))
+
+    @contextmanager
+    def _step(self, title: str) -> Iterator[manage.Report]:
+        with progress_bar(self._console, f"{title:<16}") as report:
+            yield report
+
+    def _show_sql(self, statement: str) -> None:
+        self._console.print(
+            Syntax(statement, "postgresql", theme="ansi_dark", background_color="default")
+        )
+
+
+def median_milliseconds(search: Callable[[], object]) -> float:
+    """Return the median time that a search takes."""
+    seconds = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        search()
+        seconds.append(time.perf_counter() - start)
+    return 1000 * median(seconds)
