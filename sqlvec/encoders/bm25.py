@@ -51,7 +51,7 @@ class BM25:
     codes depend on statistics of the whole corpus. Lexemes come from a text search configuration,
     which only the server has.
 
-    :param k1: how much a repeated term adds, 0 or more; 0 counts each term once.
+    :param k1: how much a repeated term adds, 0 to 100; 0 counts each term once.
     :param b: how much the length of a document counts, 0 to 1.
     :raises DeclarationError: a parameter is out of its range.
 
@@ -64,10 +64,11 @@ class BM25:
     b: float = 0.75
 
     def __post_init__(self) -> None:
-        for name, value, most in (("k1", self.k1, np.inf), ("b", self.b, 1)):
-            if not (isfinite(value) and 0 <= value <= most):
-                limits = "from 0 to 1" if most == 1 else "of 0 or more"
-                raise DeclarationError(f"{name} of BM25 is a number {limits}, not {value!r}")
+        for name, value, most in (("k1", self.k1, 100), ("b", self.b, 1)):
+            if not 0 <= value <= most:
+                raise DeclarationError(
+                    f"{name} of BM25 is a number from 0 to {most}, not {value!r}"
+                )
 
     def options(self) -> dict[str, Any]:
         """Return the parameters as ``sqlvec.add_bm25`` takes them."""

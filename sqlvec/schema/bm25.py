@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite
 from typing import Any
 
 from sqlalchemy import Column, Index, Table, event
@@ -59,11 +58,12 @@ class BM25(Derived):
         )
 
     :param source: name of the text or tsvector column, or the names of text columns with their
-        weights above 0, of which at most four differ; declared before this, in that order.
+        weights, 0.001 to 1000, of which at most four differ; declared before this, in that order.
     :param config: text search configuration, with its schema where it needs one.
-    :param k1: how much a repeated term adds, 0 or more; 0 counts each term once.
+    :param k1: how much a repeated term adds, 0 to 100; 0 counts each term once.
     :param b: how much the length of a document counts, 0 to 1.
-    :param fields: weights above 0 of the labels A, B, C and D of a tsvector column.
+    :param fields: weights, 0.001 to 1000, of the labels A, B, C and D of a tsvector column; one
+        that is not named has the weight 1.
     :param target: name of the column for the weights; None is ``<source>_bm25``, with the names of
         several joined by underscores.
     :param tenant: name of a column whose values have statistics of their own, so that every tenant
@@ -121,15 +121,18 @@ class BM25(Derived):
         E.g. ``text.index()`` renders ::
 
             CREATE INDEX ix_doc_body_bm25_tsv ON doc USING gin (body_bm25_tsv)
+                WITH (fastupdate = off)
 
         It is an ordinary ``Index`` and is built with the table. On a live table, backfill first.
+        Every search would read the pending entries of ``fastupdate``.
+
         A tsvector column that the application declares is indexed by the application.
 
         :param name: None follows the naming convention of the MetaData.
         :raises DeclarationError: on attaching, the source is a tsvector column.
         """
         words, _ = self.columns
-        index = Index(name, words, postgresql_using="gin")
+        index = Index(name, words, postgresql_using="gin", postgresql_with={"fastupdate": "off"})
         event.listen(index, "before_parent_attach", self._refuse_foreign_index)
         return index
 
@@ -203,8 +206,10 @@ def _checked_fields(fields: Mapping[str, float] | None) -> dict[str, float]:
         raise DeclarationError("BM25 needs at least one field")
     checked = {name: float(weight) for name, weight in fields.items()}
     for name, weight in checked.items():
-        if not (isfinite(weight) and weight > 0):
-            raise DeclarationError(f"the weight of field {name!r} is above 0, not {weight!r}")
+        if not 0.001 <= weight <= 1000:
+            raise DeclarationError(
+                f"the weight of field {name!r} is a number from 0.001 to 1000, not {weight!r}"
+            )
     if len(set(checked.values())) > len(_LABELS):
         raise DeclarationError(
             "fields have at most four different weights, one per label of a tsvector, "

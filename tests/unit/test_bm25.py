@@ -116,7 +116,7 @@ def test_the_heaviest_terms_are_kept():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k1": -0.1}, "k1 of BM25 is a number of 0 or more, not -0.1"),
+        ({"k1": -0.1}, "k1 of BM25 is a number from 0 to 100, not -0.1"),
         ({"k1": math.inf}, "k1 of BM25"),
         ({"b": 1.5}, "b of BM25 is a number from 0 to 1, not 1.5"),
         ({"b": math.nan}, "b of BM25"),
