@@ -48,15 +48,18 @@ class TextHealth:
 
     tenant: str | None
     documents: int | None
-    """None before the first :func:`analyze_bm25`, as are the next three."""
+    """None before the first :func:`analyze_bm25`, as are the next five."""
 
     avgdl: float | None
     """Mean length of a document, in weighted words."""
 
     terms: int | None
+    collisions: int | None
+    """Terms that share their dimension with another."""
+
     analyzed_at: datetime | None
     changes_since: int | None
-    """Rows written since then."""
+    """Rows written to the table since then."""
 
     stale: bool
     advice: str | None
@@ -301,8 +304,8 @@ _INDEX_PROGRESS = text("""
 """)
 
 _BM25_HEALTH = text("""
-    SELECT relation::text, target_column, tenant, documents, avgdl, terms, analyzed_at,
-           changes_since, stale, advice
+    SELECT relation::text, target_column, tenant, documents, avgdl, terms, collisions,
+           analyzed_at, changes_since, stale, advice
     FROM sqlvec.bm25_health
     WHERE CAST(:oid AS oid) IS NULL OR relation = CAST(:oid AS oid)
     ORDER BY relation::text, target_column, tenant

@@ -52,7 +52,7 @@ def health(
     shown = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("table", "column", "tenant"):
         shown.add_column(title)
-    for title in ("documents", "mean length", "terms", "analyzed", "changes since"):
+    for title in ("documents", "mean length", "terms", "collisions", "analyzed", "changes since"):
         shown.add_column(title, justify="right")
     shown.add_column("advice")
     for row in rows:
@@ -63,6 +63,7 @@ def health(
             _number(row.documents),
             "" if row.avgdl is None else f"{row.avgdl:,.1f}",
             _number(row.terms),
+            _number(row.collisions),
             "never" if row.analyzed_at is None else f"{row.analyzed_at:%Y-%m-%d %H:%M}",
             _number(row.changes_since),
             escape(row.advice or ""),

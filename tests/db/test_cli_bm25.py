@@ -1,0 +1,78 @@
+"""The commands ``sqlvec bm25``, and what the others do with a BM25 column."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psycopg
+import pytest
+from typer.testing import CliRunner
+
+from sqlvec.cli.app import app
+from sqlvec.errors import DeclarationError, NotInstalled
+
+
+@pytest.fixture
+def database(tmp_database: Callable[..., str]) -> str:
+    dsn = tmp_database()
+    with psycopg.connect(dsn) as connection:
+        connection.execute("CREATE TABLE doc (id int PRIMARY KEY, body text)")
+        connection.execute(
+            "INSERT INTO doc SELECT i, 'word' || i || ' tree' FROM generate_series(1, 50) AS i"
+        )
+        connection.execute("CALL sqlvec.add_bm25('doc', 'body')")
+    return dsn
+
+
+def sqlvec(dsn: str, *arguments: str) -> str:
+    environment = {"SQLVEC_DSN": dsn, "COLUMNS": "200"}
+    result = CliRunner().invoke(app, arguments, env=environment, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def found(dsn: str, query: str) -> list[int]:
+    statement = "SELECT (hit).id FROM sqlvec.bm25_search(NULL::doc, 'body', %s)"
+    with psycopg.connect(dsn) as connection:
+        return [row[0] for row in connection.execute(statement, [query])]
+
+
+def test_from_backfill_to_health(database: str) -> None:
+    sqlvec(database, "backfill", "doc", "--batch", "7")
+    assert "never" in sqlvec(database, "bm25", "health")
+    assert "CALL sqlvec.analyze_bm25" in sqlvec(database, "bm25", "health", "doc")
+    assert "100%" in sqlvec(database, "bm25", "analyze", "doc", "--drift", "0")
+    health = sqlvec(database, "bm25", "health", "public.doc")
+    row = health.splitlines()[1].split()
+    assert row[:4] == ["doc", "body_bm25", "50", "2.0"]
+    assert "CALL" not in health
+    assert found(database, "word7") == [7]
+
+
+def test_health_without_bm25_columns(tmp_database: Callable[..., str]) -> None:
+    assert sqlvec(tmp_database(), "bm25", "health") == "no BM25 columns\n"
+
+
+def test_health_without_sqlvec(tmp_database: Callable[..., str], bare_template: str) -> None:
+    with pytest.raises(NotInstalled, match="sqlvec install"):
+        sqlvec(tmp_database(bare_template), "bm25", "health")
+
+
+def test_the_index_is_built_apart_from_the_declaration(database: str) -> None:
+    with psycopg.connect(database) as connection:
+        connection.execute("DROP INDEX ix_doc_body_bm25_tsv")
+    planned = sqlvec(database, "index", "plan", "doc", "body_bm25")
+    assert "CREATE INDEX CONCURRENTLY ix_doc_body_bm25_tsv ON public.doc USING gin" in planned
+    assert "the index is built" in sqlvec(database, "index", "build", "doc", "body_bm25")
+    assert "there is such an index" in sqlvec(database, "index", "build", "doc", "body_bm25")
+    with pytest.raises(DeclarationError, match="settings of hnsw, not gin"):
+        sqlvec(database, "index", "build", "doc", "body_bm25", "--m", "8")
+
+
+def test_refusals(database: str) -> None:
+    with pytest.raises(DeclarationError, match="nosuch"):
+        sqlvec(database, "bm25", "analyze", "nosuch")
+    with psycopg.connect(database) as connection:
+        connection.execute("CREATE TABLE other (id int)")
+    with pytest.raises(DeclarationError, match="no BM25 column"):
+        sqlvec(database, "bm25", "analyze", "other")
