@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from sqlalchemy import REAL, Double, Integer, Table, Text, cast, literal, null
+from sqlalchemy import Double, Integer, Table, Text, cast, literal, null
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSQUERY
 from sqlalchemy.sql import coercions, roles
 from sqlalchemy.sql.elements import ColumnElement
@@ -141,8 +141,7 @@ class RowSearch(SqlvecFunction):
             where_sql=_value(where_sql, Text()),
             params=_value(params, ARRAY(Text())),
             candidates=_value(candidates, Integer()),
-            # Drivers send a float as double precision, which does not become real by itself.
-            oversample=None if oversample is None else cast(oversample, REAL()),
+            oversample=_value(oversample, Double()),
         )
 
 

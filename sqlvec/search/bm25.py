@@ -27,7 +27,8 @@ class TextSearchOptions(CommonOptions, total=False):
     """What a search by words can be told by keyword."""
 
     tenant: Tenant | None
-    """Value of the tenant column: only its rows are found, ranked by its own statistics."""
+    """Value of the tenant column: only its rows are found, ranked by its own statistics. Needed
+    where the column was declared with a tenant."""
 
     backend: Backend | None
     """What finds the rows: ``sqlvec``, or an extension that has an index on the column. None is

@@ -180,7 +180,7 @@ def expected(
 ) -> dict[int, float]:
     """Return brute-force scores of the best k, the best first."""
     counts = {i: Counter(body.split()) for i, body in enumerate(BODIES) if corpus(i)}
-    avgdl = sum(map(Counter.total, counts.values())) / len(counts)
+    avgdl = sum(len(body.split()) for body in BODIES) / N
     scores = {}
     for i, terms in counts.items():
         score = 0.0
