@@ -75,7 +75,7 @@ class AddBM25(ExecutableDDLElement):
     :param fields: weights of columns, or of the labels of a tsvector column.
     :param tenant: column whose values have statistics of their own.
 
-    .. versionadded:: 0.2
+    .. versionadded:: 0.1
     """
 
     target: Table

@@ -155,7 +155,7 @@ def analyze_bm25(
     :raises NotInstalled: the database has no schema ``sqlvec``.
     :raises DeclarationError: no such table, or no BM25 column in it.
 
-    .. versionadded:: 0.2
+    .. versionadded:: 0.1
     """
     with _connect(engine) as connection:
         relation = _Relation.find(connection, table)
@@ -174,7 +174,7 @@ def bm25_health(engine: Engine, table: str | None = None) -> list[TextHealth]:
     :raises NotInstalled: the database has no schema ``sqlvec``.
     :raises DeclarationError: no such table.
 
-    .. versionadded:: 0.2
+    .. versionadded:: 0.1
     """
     with _connect(engine) as connection:
         if table is None:

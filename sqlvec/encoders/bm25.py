@@ -55,7 +55,7 @@ class BM25:
     :param b: how much the length of a document counts, 0 to 1.
     :raises DeclarationError: a parameter is out of its range.
 
-    .. versionadded:: 0.2
+    .. versionadded:: 0.1
     """
 
     kind: ClassVar[str] = "bm25"

@@ -71,7 +71,7 @@ class BM25(Derived):
     :raises DeclarationError: the columns or the numbers do not go together.
 
     .. seealso:: :func:`sqlvec.search.bm25_search`
-    .. versionadded:: 0.2
+    .. versionadded:: 0.1
     """
 
     __visit_name__ = "sqlvec_bm25"

@@ -94,7 +94,7 @@ def bm25_search(
 
     .. seealso:: :class:`sqlvec.schema.BM25`, :func:`explain_bm25_search`
 
-    .. versionadded:: 0.2
+    .. versionadded:: 0.1
     """
     target = Target.of(entity)
     return _BM25_SEARCH.select(
@@ -115,7 +115,7 @@ def explain_bm25_search(
         for topic, detail in connection.execute(explain_bm25_search(Doc, "apple tree")):
             print(f"{topic}: {detail}")
 
-    .. versionadded:: 0.2
+    .. versionadded:: 0.1
     """
     target = Target.of(entity)
     arguments = _arguments(target, **options)

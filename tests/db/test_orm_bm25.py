@@ -400,7 +400,7 @@ def test_building_blocks(session):
         .order_by(score.desc(), table.c.id)
         .limit(10)
     )
-    assert same(dict(session.execute(statement).tuples().all()), expected("w3 w12"))
+    assert same({row[0]: row[1] for row in session.execute(statement)}, expected("w3 w12"))
 
 
 def test_a_search_is_complete_and_explained(session):

@@ -36,9 +36,13 @@ def test_sql(tmp_database: Callable[..., str]) -> None:
         planned = connection.execute(
             "SELECT note FROM sqlvec.plan_index('doc', 'embedding') WHERE name = 'embedding_binary'"
         ).fetchone()
-    hits, explained = answers
+    hits, explained, words = answers
     assert [row[:2] for row in hits] == [(2, "prune the apple tree"), (1, "sow carrots")]
     assert ("metric", "cosine") in explained
+    assert [(row[0], row[2]) for row in words] == [
+        (3, "bake an <b>apple</b> <b>pie</b>"),
+        (2, "prune the <b>apple</b> tree"),
+    ]
     assert planned == ("is there already",)
 
 

@@ -70,7 +70,7 @@ def search_words(session: Session) -> list[str]:
         assert_type(doc, Doc)
         assert_type(score, float)
     bm25_search(aliased(Doc), "apple", "body_bm25", where=[Doc.id == 1], oversample=2)
-    passage = functions.bm25_headline(Doc, "body", "apple", "MaxWords=9")
+    passage = functions.bm25_headline(Doc, "body", "apple", "MaxWords=20")
     for topic, detail in session.execute(explain_bm25_search(Doc, "apple", Doc.body)):
         print(topic, detail)
     return [row[2] for row in session.execute(statement.add_columns(passage))]
