@@ -72,7 +72,7 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class PlannedIndex:
-    """One way to index a vector column, as ``sqlvec.plan_index`` lists it."""
+    """One way to index a column, as ``sqlvec.plan_index`` lists it."""
 
     name: str
     """``source``, the name of a derived column, ``expression:…``, or ``unfinished``."""
@@ -186,10 +186,10 @@ def bm25_health(engine: Engine, table: str | None = None) -> list[TextHealth]:
 def plan_index(
     engine: Engine, table: str, column: str, *, metric: str | None = None
 ) -> list[PlannedIndex]:
-    """Return the ways to index a vector column, as ``sqlvec.plan_index`` lists them.
+    """Return the ways to index a column, as ``sqlvec.plan_index`` lists them.
 
     :param table: its name as in SQL.
-    :param column: the vector column.
+    :param column: the vector column, or one with BM25.
     :param metric: None is the one that the column's codes or indexes are made for.
     :raises NotInstalled: the database has no schema ``sqlvec``.
     :raises DeclarationError: no such table or column.
@@ -212,7 +212,7 @@ def create_index(
     maintenance_work_mem: str | None = None,
     progress: Report | None = None,
 ) -> bool:
-    """Build an HNSW index without blocking writes; return False when it is there already.
+    """Build an index without blocking writes; return False when it is there already.
 
     E.g.::
 
@@ -223,17 +223,19 @@ def create_index(
         CREATE INDEX CONCURRENTLY ix_doc_embedding_binary_hnsw ON public.doc
             USING hnsw (embedding_binary public.bit_hamming_ops) WITH (m = 16)
 
+    For BM25, ``create_index(engine, "doc", "body_bm25")`` builds the GIN index on the words.
+
     A build that fails or is interrupted leaves no invalid index behind, and one left by somebody
     else is replaced. On a partitioned table each partition is built by itself; started again, it
     goes on with the partitions that are missing.
 
     :param table: its name as in SQL, with schema and quotes where it needs them.
-    :param column: the vector column.
+    :param column: the vector column, or one with BM25.
     :param name: the way to index it, as :func:`plan_index` names it: a derived column, ``source``
         or an expression. None is the only derived column, or ``source`` where there is none.
     :param metric: None is the one that the column's codes or indexes are made for.
-    :param m: connections per node, 2 to 100; None is pgvector's default, 16.
-    :param ef_construction: candidates while building, 4 to 1,000; None is 64.
+    :param m: of HNSW: connections per node, 2 to 100; None is pgvector's default, 16.
+    :param ef_construction: of HNSW: candidates while building, 4 to 1,000; None is 64.
     :param maintenance_work_mem: memory for the build, e.g. ``"1GB"``; None is the server's setting.
     :param progress: called with the phase and the blocks done.
     :raises NotInstalled: the database has no schema ``sqlvec``.
@@ -245,12 +247,12 @@ def create_index(
     with _connect(engine) as connection:
         relation = _Relation.find(connection, table)
         way = _choose(_plan(connection, relation, column, metric), relation, column, name)
+        if way.method != "hnsw" and not (m is ef_construction is None):
+            raise DeclarationError(f"m and ef_construction are settings of hnsw, not {way.method}")
         if way.note == "is there already":
             return False
         if way.statement is None:
             raise DeclarationError(f"{way.name} of table {relation.name}: {way.note}")
-        if way.method != "hnsw" and not (m is ef_construction is None):
-            raise DeclarationError(f"m and ef_construction are settings of hnsw, not {way.method}")
         statement = _IndexStatement.parse(way.statement).with_settings(
             m=m, ef_construction=ef_construction
         )

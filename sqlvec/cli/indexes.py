@@ -11,10 +11,12 @@ from sqlvec import manage
 from sqlvec.cli.database import Dsn, engine
 from sqlvec.terminal import progress_bar
 
-app = typer.Typer(help="Plan and build indexes on vector columns.", no_args_is_help=True)
+app = typer.Typer(
+    help="Plan and build indexes on vectors and on the words of texts.", no_args_is_help=True
+)
 
 Table = Annotated[str, typer.Argument(help="As in SQL: doc, shop.doc, '\"Doc\"'.")]
-Column = Annotated[str, typer.Argument(help="The vector column.")]
+Column = Annotated[str, typer.Argument(help="The vector column, or the BM25 column.")]
 Metric = Annotated[
     str | None,
     typer.Option(help="l2, inner_product, cosine or l1.", show_default="that of the codes"),
@@ -44,13 +46,18 @@ def build(
         ),
     ] = None,
     metric: Metric = None,
-    m: Annotated[int | None, typer.Option("--m", help="Connections per node.")] = None,
-    ef_construction: Annotated[int | None, typer.Option(help="Candidates while building.")] = None,
+    m: Annotated[int | None, typer.Option("--m", help="HNSW: connections per node.")] = None,
+    ef_construction: Annotated[
+        int | None, typer.Option(help="HNSW: candidates while building.")
+    ] = None,
     maintenance_work_mem: Annotated[
         str | None, typer.Option(help="Memory for the build, such as 1GB.")
     ] = None,
 ) -> None:
-    """Build an HNSW index CONCURRENTLY. A failed or interrupted build leaves nothing behind."""
+    """Build an index CONCURRENTLY: HNSW, or GIN for BM25.
+
+    A failed or interrupted build leaves nothing behind.
+    """
     with progress_bar(Console(), "index") as report:
         built = manage.create_index(
             engine(dsn),

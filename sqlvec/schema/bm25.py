@@ -121,10 +121,10 @@ class BM25(Derived):
         E.g. ``text.index()`` renders ::
 
             CREATE INDEX ix_doc_body_bm25_tsv ON doc USING gin (body_bm25_tsv)
-                WITH (fastupdate = off)
+                WITH (gin_pending_list_limit = 512)
 
         It is an ordinary ``Index`` and is built with the table. On a live table, backfill first.
-        Every search would read the pending entries of ``fastupdate``.
+        Every search reads the pending entries, so that their list is kept short.
 
         A tsvector column that the application declares is indexed by the application.
 
@@ -132,7 +132,9 @@ class BM25(Derived):
         :raises DeclarationError: on attaching, the source is a tsvector column.
         """
         words, _ = self.columns
-        index = Index(name, words, postgresql_using="gin", postgresql_with={"fastupdate": "off"})
+        index = Index(
+            name, words, postgresql_using="gin", postgresql_with={"gin_pending_list_limit": 512}
+        )
         event.listen(index, "before_parent_attach", self._refuse_foreign_index)
         return index
 

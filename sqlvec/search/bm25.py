@@ -31,8 +31,8 @@ class TextSearchOptions(CommonOptions, total=False):
     where the column was declared with a tenant."""
 
     backend: Backend | None
-    """What finds the rows: ``sqlvec``, or an extension that has an index on the column. None is
-    ``auto``, the extension where there is one."""
+    """What finds candidates: ``sqlvec``, or an extension that has an index on the column. None is
+    ``auto``: pg_textsearch, where its index is made alike, else sqlvec."""
 
 
 @overload

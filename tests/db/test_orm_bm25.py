@@ -226,7 +226,7 @@ def test_create_all_declares_what_the_models_say(engine):
     ]
     assert index["name"] == "ix_doc_body_bm25_tsv"
     assert index["dialect_options"]["postgresql_using"] == "gin"
-    assert index["dialect_options"]["postgresql_with"] == {"fastupdate": "off"}
+    assert index["dialect_options"]["postgresql_with"] == {"gin_pending_list_limit": "512"}
 
 
 def statements(engine: Engine) -> list[str]:

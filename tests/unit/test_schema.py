@@ -313,7 +313,8 @@ def test_the_words_have_a_gin_index():
     doc = table(text, index)
     assert type(index) is Index
     assert rendered(CreateIndex(index)) == (
-        "CREATE INDEX ix_doc_body_bm25_tsv ON doc USING gin (body_bm25_tsv) WITH (fastupdate = off)"
+        "CREATE INDEX ix_doc_body_bm25_tsv ON doc USING gin (body_bm25_tsv) "
+        "WITH (gin_pending_list_limit = 512)"
     )
     copy = doc.to_metadata(MetaData(), schema="other")
     emitted: list[str] = []
