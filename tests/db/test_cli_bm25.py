@@ -76,3 +76,23 @@ def test_refusals(database: str) -> None:
         connection.execute("CREATE TABLE other (id int)")
     with pytest.raises(DeclarationError, match="no BM25 column"):
         sqlvec(database, "bm25", "analyze", "other")
+
+
+def test_partitions_are_indexed_one_by_one(tmp_database: Callable[..., str]) -> None:
+    dsn = tmp_database()
+    with psycopg.connect(dsn) as connection:
+        connection.execute(
+            "CREATE TABLE doc (id int, body text, PRIMARY KEY (id)) PARTITION BY RANGE (id)"
+        )
+        connection.execute("CREATE TABLE low PARTITION OF doc FOR VALUES FROM (0) TO (10)")
+        connection.execute("CREATE TABLE high PARTITION OF doc FOR VALUES FROM (10) TO (100)")
+        connection.execute("CALL sqlvec.add_bm25('doc', 'body')")
+        connection.execute("DROP INDEX ix_doc_body_bm25_tsv")
+        connection.execute(
+            "INSERT INTO doc SELECT i, 'tree ' || i FROM generate_series(1, 20) AS i"
+        )
+    assert "the index is built" in sqlvec(dsn, "index", "build", "doc", "body")
+    sqlvec(dsn, "bm25", "analyze", "doc")
+    assert "-- body_bm25_tsv: is there already" in sqlvec(dsn, "index", "plan", "doc", "body")
+    assert found(dsn, "17") == [17]
+    assert found(dsn, "tree")[:3] == [1, 2, 3]

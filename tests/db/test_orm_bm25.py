@@ -350,14 +350,12 @@ def test_fields_and_composite_keys(session):
     hits = session.execute(bm25_search(Part, "apple", k=4)).all()
     # A title counts three times, and shorter bodies come first.
     assert [(part.a, part.b) for part, _ in hits] == [(0, "b1"), (1, "b1"), (2, "b1"), (0, "b0")]
-    passage = functions.bm25_headline(Part, 'Od"d 100%', "tree", "StartSel=<, StopSel=>")
+    passage = functions.bm25_headline(Part, 'Od"d 100%', '"tree" apple', "StartSel=<, StopSel=>")
     score = functions.bm25_score(Part, "co%de", "apple")
     rows = session.execute(
         bm25_search(Part, "apple", where=Part.a == 0).add_columns(passage, score)
     ).all()
-    assert [row[2] for row in rows] == ["apple <tree> ", "apple <tree> "] or [
-        row[2].strip() for row in rows
-    ] == ["apple <tree>"] * 2
+    assert [row[2].strip() for row in rows] == ["<apple> <tree>"] * 2
     assert [row[3] for row in rows] == pytest.approx([row[1] for row in rows])
 
 
