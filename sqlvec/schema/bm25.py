@@ -43,8 +43,8 @@ class BM25(Derived):
     TSVECTOR only the weights are added; ``fields`` then gives its labels weights, e.g.
     ``BM25("words", fields={"A": 2.0, "D": 1.0})``.
 
-    Both columns are filled by a trigger: the ORM leaves them out of INSERT and UPDATE. They are as
-    large as the text, and a model seldom needs them. Leave them out of it::
+    Both columns are filled by a trigger: the ORM leaves them out of INSERT and UPDATE. They are
+    larger than the text, and a model seldom needs them. Leave them out of it::
 
         text = BM25("body")
         __table_args__ = (text, text.index())
