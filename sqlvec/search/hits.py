@@ -102,8 +102,9 @@ def complete(search: Select[*tuple[Any, ...]]) -> ColumnElement[bool]:
         for doc, distance, is_complete in session.execute(stmt.add_columns(complete(stmt))):
             ...
 
-    It is false only where an index named by ``mode`` ended before k rows were found. In mode
-    ``auto`` fewer than k rows mean that fewer match.
+    It is false only where an index named by ``mode``, or the index of an extension under
+    :func:`sqlvec.search.bm25_search`, ended before k rows were found. Otherwise fewer than k rows mean that
+    fewer match.
 
     :raises DeclarationError: the statement is not a search.
 
