@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Protocol
 
-from benchmarks import backfill, overhead, quantized
+from benchmarks import backfill, bm25, bm25_rls, overhead, quantized
 from benchmarks.report import Report, finish
 from benchmarks.server import Database, open_database
 
@@ -30,6 +30,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "quantized": quantized,
     "overhead": overhead,
     "backfill": backfill,
+    "bm25": bm25,
+    "bm25_rls": bm25_rls,
 }
 
 
