@@ -68,10 +68,10 @@ def _gain(grades: Sequence[int]) -> float:
     return sum(grade / math.log2(rank + 2) for rank, grade in enumerate(grades[:10]))
 
 
-@pytest.fixture(scope="module", params=COLLECTIONS or [None])
+@pytest.fixture(scope="module", params=COLLECTIONS or [""])
 def collection(request: pytest.FixtureRequest, db: psycopg.Connection[Any]) -> Collection:
     """Load a collection into a table doc with BM25."""
-    if request.param is None:
+    if not request.param:
         pytest.skip(f"no collections in {DATA}")
     collection = Collection.load(request.param)
     db.execute("DROP TABLE IF EXISTS doc")

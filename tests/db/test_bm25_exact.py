@@ -294,20 +294,20 @@ def test_fields(db: psycopg.Connection[Any]) -> None:
     )
     labels = {stored["appl"]: 2.0, stored["banana"]: 1.0}
     random = np.random.default_rng(8)
-    rows = [
-        (key, *(" ".join(random.choice(WORDS, random.integers(0, 9))) or None for _ in "tb"))
-        for key in range(1, 120)
-    ]
-    with db.cursor() as cursor:
-        cursor.executemany("INSERT INTO fields VALUES (%s, %s, %s)", rows)
+    texts: dict[int, list[str]] = {}
+    for key in range(1, 120):
+        texts[key] = [" ".join(random.choice(WORDS, random.integers(0, 9))) for _ in "tb"]
+        row = [key, *(part or None for part in texts[key])]
+        db.execute("INSERT INTO fields VALUES (%s, %s, %s)", row)
     db.execute("CALL sqlvec.analyze_bm25('fields', drift => 0)")
     column = "title_body_bm25_tsv"
     documents_ = documents.read(db, "fields", column, labels)
-    texts = {key: " ".join(part or "" for part in parts) for key, *parts in rows}
     analyzer = Analyzer(db, "english")
     for key, document in documents_.items():
         if key:
-            assert set(document.counts) == {lexeme for _, lexeme in analyzer.phrase(texts[key])}
+            assert set(document.counts) == {
+                lexeme for _, lexeme in analyzer.phrase(" ".join(texts[key]))
+            }
     statistics = Statistics.of(documents_.values())
     index = Index(documents_, statistics.avgdl)
     for number in range(40):
