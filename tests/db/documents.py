@@ -37,11 +37,12 @@ class Document:
 def read(
     connection: psycopg.Connection[Any],
     table: str,
-    column: str = "body_bm25_tsv",
+    terms: str = "body_bm25_tsv",
     labels: Mapping[str, float] | None = None,
 ) -> dict[int, Document]:
     """Return the documents of a table by id, without those whose tsvector is NULL.
 
+    :param terms: a column or expression, which may hold the marks of sqlvec beside the lexemes.
     :param labels: weights of the labels A to D; 1 for those not given.
     """
     weight = dict.fromkeys("ABCD", 1.0) | dict(labels or {})
@@ -49,13 +50,13 @@ def read(
     positions: dict[int, dict[str, frozenset[int]]] = {}
     statement = (
         f"SELECT t.id, e.lexeme, e.positions, e.weights FROM {table} AS t"
-        f" LEFT JOIN unnest(t.{column}) AS e ON true WHERE t.{column} IS NOT NULL"
+        f" LEFT JOIN unnest({terms}) AS e ON e.lexeme >= ' ' WHERE {terms} IS NOT NULL"
     )
     for key, lexeme, places, marks in connection.execute(statement):
-        mine = counts.setdefault(key, {})
+        mine, mine_at = counts.setdefault(key, {}), positions.setdefault(key, {})
         if lexeme is not None:
             mine[lexeme] = sum(weight[mark] for mark in marks) if places else weight["D"]
-        positions.setdefault(key, {})[lexeme] = frozenset(places or ())
+            mine_at[lexeme] = frozenset(places or ())
     return {key: Document(counts[key], positions[key]) for key in counts}
 
 
