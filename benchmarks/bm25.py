@@ -125,15 +125,15 @@ class Truth:
         normal = np.zeros(size)
         normal[lengths[:, 0]] = K1 * (1 - B + B * lengths[:, 1] / mean)
         terms = sorted({lexeme for query in self._queries for lexeme in query})
-        literal = ", ".join(f"('{lexeme}')" for lexeme in terms)
+        literal = ", ".join(f"('{lexeme}', {number})" for number, lexeme in enumerate(terms))
         postings = _copy_integers(
             connection,
-            "SELECT id, term.number::int, cardinality(entry.positions)"
+            "SELECT id, term.number, cardinality(entry.positions)"
             " FROM tsvector, unnest(lexemes) AS entry"
-            f" JOIN (VALUES {literal}) WITH ORDINALITY AS term (lexeme, number) USING (lexeme)",
+            f" JOIN (VALUES {literal}) AS term (lexeme, number) USING (lexeme)",
         )
         self._impacts: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
-        for number, lexeme in enumerate(terms, 1):
+        for number, lexeme in enumerate(terms):
             mine = postings[postings[:, 1] == number]
             ids, counts = mine[:, 0], mine[:, 2]
             idf = np.log1p((len(lengths) - len(ids) + 0.5) / (len(ids) + 0.5))

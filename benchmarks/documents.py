@@ -52,16 +52,20 @@ class Corpus:
                 yield number, " ".join(words)
 
     def queries(self, count: int = 100, shortest: int = 1, longest: int = 8) -> list[list[str]]:
-        """Return lists of different words, each list drawn from one of the first documents."""
+        """Return lists of different words, drawn from places of one document each.
+
+        A word that a document repeats is drawn more often; stop words are not.
+        """
         random = np.random.default_rng([self.seed, 1])
-        contents = [sorted({*words} - {*STOP_WORDS}) for words in self._batch(0)]
+        contents = [[word for word in words if word not in STOP_WORDS] for words in self._batch(0)]
         queries: list[list[str]] = []
         while len(queries) < count:
             words = contents[random.integers(len(contents))]
             # Lengths in turn: every length has its share, however few queries are asked.
             length = shortest + len(queries) % (longest - shortest + 1)
-            if len(words) >= length:
-                queries.append([str(word) for word in random.choice(words, length, replace=False)])
+            drawn = list(dict.fromkeys(words[place] for place in random.permutation(len(words))))
+            if len(drawn) >= length:
+                queries.append(drawn[:length])
         return queries
 
     @cached_property
