@@ -77,9 +77,9 @@ class Statistics:
         return cls(len(counted), sum(lengths) / len(lengths) if lengths else 0.0, frequencies)
 
     def idf(self, lexeme: str, index: Index) -> float:
-        """Return the weight of a lexeme; one that was not there is counted now."""
+        """Return the weight of a lexeme; what was not there is counted now."""
         df = self.frequencies.get(lexeme) or len(index.postings.get(lexeme, ()))
-        n = max(self.documents, df)
+        n = max(self.documents or len(index.documents), df)
         return math.log(1 + (n - df + 0.5) / (df + 0.5))
 
 
@@ -153,7 +153,7 @@ class Analyzer:
 
     connection: psycopg.Connection[Any]
     config: str
-    _known: dict[str, Phrase] = field(default_factory=dict)
+    _known: dict[str, Phrase] = field(default_factory=dict, repr=False)
 
     def phrase(self, text: str) -> Phrase:
         """Return the lexemes of a text with their distances."""

@@ -34,6 +34,11 @@ class Collection:
     queries: list[str]
     grades: list[dict[int, int]]
 
+    @property
+    def table(self) -> str:
+        """Name of a table for it."""
+        return self.name.replace("-", "_")
+
     @classmethod
     def load(cls, name: str) -> Collection:
         with gzip.open(DATA / name / "corpus.jsonl.gz", "rt", encoding="utf-8") as lines:
@@ -70,21 +75,23 @@ def _gain(grades: Sequence[int]) -> float:
 
 @pytest.fixture(scope="module", params=COLLECTIONS or [""])
 def collection(request: pytest.FixtureRequest, db: psycopg.Connection[Any]) -> Collection:
-    """Load a collection into a table doc with BM25."""
+    """Load a collection into a table with BM25."""
     if not request.param:
         pytest.skip(f"no collections in {DATA}")
     collection = Collection.load(request.param)
-    db.execute("DROP TABLE IF EXISTS doc")
-    db.execute("CREATE TABLE doc (id int PRIMARY KEY, body text)")
-    with db.cursor().copy("COPY doc FROM STDIN") as copy:
+    table = collection.table
+    db.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, body text)")
+    with db.cursor().copy(f"COPY {table} FROM STDIN") as copy:
         for row in enumerate(collection.texts, 1):
             copy.write_row(row)
-    db.execute("CALL sqlvec.add_bm25('doc', 'body')")
-    db.execute("CALL sqlvec.backfill('doc')")
-    for (statement,) in db.execute("SELECT statement FROM sqlvec.plan_index('doc', 'body_bm25')"):
+    db.execute(f"CALL sqlvec.add_bm25('{table}', 'body')")
+    db.execute(f"CALL sqlvec.backfill('{table}')")
+    for (statement,) in db.execute(
+        f"SELECT statement FROM sqlvec.plan_index('{table}', 'body_bm25')"
+    ):
         db.execute(statement)
-    db.execute("CALL sqlvec.analyze_bm25('doc', drift => 0)")
-    db.execute("VACUUM ANALYZE doc")
+    db.execute(f"CALL sqlvec.analyze_bm25('{table}', drift => 0)")
+    db.execute(f"VACUUM ANALYZE {table}")
     return collection
 
 
@@ -98,7 +105,8 @@ def db(dsn: str) -> Iterator[psycopg.Connection[Any]]:
 def rankings(collection: Collection, db: psycopg.Connection[Any]) -> list[list[tuple[int, float]]]:
     return [
         db.execute(
-            "SELECT (hit).id, score FROM sqlvec.bm25_search(NULL::doc, 'body', %s)", [query]
+            f"SELECT (hit).id, score FROM sqlvec.bm25_search(NULL::{collection.table}, 'body', %s)",
+            [query],
         ).fetchall()
         for query in collection.queries
     ]
@@ -109,7 +117,7 @@ def test_equal_to_brute_force(
     db: psycopg.Connection[Any],
     rankings: list[list[tuple[int, float]]],
 ) -> None:
-    stored = documents.read(db, "doc")
+    stored = documents.read(db, collection.table)
     statistics = Statistics.of(stored.values())
     index = Index(stored, statistics.avgdl)
     analyzer = Analyzer(db, "english")
@@ -123,7 +131,7 @@ def test_as_good_as_bm25s(
     rankings: list[list[tuple[int, float]]],
 ) -> None:
     """The same lexemes, ranked by another implementation."""
-    stored = documents.read(db, "doc")
+    stored = documents.read(db, collection.table)
     keys = list(stored)
     reference = bm25s.BM25(method="lucene", k1=documents.K1, b=documents.B)
     reference.index([_tokens(stored[key].counts) for key in keys], show_progress=False)
