@@ -325,7 +325,7 @@ def _insert(connection: Connection, corpus: Corpus, rows: int) -> dict[str, floa
         for side in list(tables) if number % 2 == 0 else list(reversed(tables)):
             statement = (
                 f"INSERT INTO {tables[side]} (id, tenant_id, body)"
-                " SELECT id, id % 100, body FROM unnest(%s::int[], %s::text[]) AS t (id, body)"
+                " SELECT id, id %% 100, body FROM unnest(%s::int[], %s::text[]) AS t (id, body)"
             )
             insert = partial(connection.execute, statement.encode(), (ids, some))
             taken[side].append(seconds(insert))

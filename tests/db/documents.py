@@ -76,11 +76,18 @@ class Statistics:
         frequencies = Counter(lexeme for document in counted for lexeme in document.counts)
         return cls(len(counted), sum(lengths) / len(lengths) if lengths else 0.0, frequencies)
 
-    def idf(self, lexeme: str, index: Index) -> float:
-        """Return the weight of a lexeme; what was not there is counted now."""
-        df = self.frequencies.get(lexeme) or len(index.postings.get(lexeme, ()))
-        n = max(self.documents or len(index.documents), df)
-        return math.log(1 + (n - df + 0.5) / (df + 0.5))
+    def weights(self, query: Query, index: Index) -> dict[str, float]:
+        """Return idf times occurrences of every word; what was not there is counted now."""
+        df = {
+            lexeme: self.frequencies.get(lexeme) or len(index.postings.get(lexeme, ()))
+            for lexeme in query.scored
+        }
+        # No word stands in more documents than there are, however old the count.
+        n = max(self.documents or len(index.documents), *df.values(), 0)
+        return {
+            lexeme: times * math.log(1 + (n - df[lexeme] + 0.5) / (df[lexeme] + 0.5))
+            for lexeme, times in query.scored.items()
+        }
 
 
 class Index:
@@ -109,10 +116,9 @@ class Index:
     ) -> dict[int, float]:
         """Return the scores of the documents that match and are kept, best first, then by id."""
         scores: dict[int, float] = {}
-        for lexeme, times in query.scored.items():
-            idf = statistics.idf(lexeme, self)
+        for lexeme, factor in statistics.weights(query, self).items():
             for key, weight in self.postings.get(lexeme, {}).items():
-                scores[key] = scores.get(key, 0.0) + times * idf * weight
+                scores[key] = scores.get(key, 0.0) + factor * weight
         found = [
             (score, key)
             for key, score in scores.items()

@@ -81,7 +81,7 @@ def collection(request: pytest.FixtureRequest, db: psycopg.Connection[Any]) -> C
     collection = Collection.load(request.param)
     table = collection.table
     db.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, body text)")
-    with db.cursor().copy(f"COPY {table} FROM STDIN") as copy:
+    with db.cursor().copy(f"COPY {table} (id, body) FROM STDIN") as copy:
         for row in enumerate(collection.texts, 1):
             copy.write_row(row)
     db.execute(f"CALL sqlvec.add_bm25('{table}', 'body')")

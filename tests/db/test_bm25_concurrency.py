@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
@@ -18,7 +19,7 @@ import numpy as np
 import psycopg
 
 from tests.db import documents
-from tests.db.documents import Analyzer, Index, Statistics
+from tests.db.documents import Analyzer, Index, Query, Statistics
 
 SECONDS = float(os.environ.get("SQLVEC_CONCURRENCY_SECONDS", "8"))
 SESSIONS = 16
@@ -67,7 +68,7 @@ class Session:
         rows = [(self._next + i, body(self._random)) for i in range(5)]
         self._next += 5
         with self._connection.cursor() as cursor:
-            cursor.executemany("INSERT INTO doc VALUES (%s, %s)", rows)
+            cursor.executemany("INSERT INTO doc (id, body) VALUES (%s, %s)", rows)
 
     def _update(self) -> None:
         text = None if self._random.random() < 0.05 else body(self._random)
@@ -84,7 +85,7 @@ class Session:
     def _delete(self) -> None:
         self._connection.execute("DELETE FROM doc WHERE id = %s", [self._any_key()])
         self._connection.execute(
-            "INSERT INTO doc VALUES (%s, %s) ON CONFLICT DO NOTHING",
+            "INSERT INTO doc (id, body) VALUES (%s, %s) ON CONFLICT DO NOTHING",
             [self._any_key(), body(self._random)],
         )
 
@@ -123,12 +124,21 @@ class Stored(Statistics):
         assert row is not None
         return cls(row[0], row[1], {}, connection)
 
-    def idf(self, lexeme: str, index: Index) -> float:
+    def weights(self, query: Query, index: Index) -> dict[str, float]:
         row = self.connection.execute(
-            "SELECT sqlvec.bm25_query(NULL::doc, 'body', %s)::text", [lexeme]
+            "SELECT sqlvec.bm25_query(NULL::doc, 'body', %s)::text", [query.text]
         ).fetchone()
         assert row is not None
-        return float(row[0].split(":")[1].split("}")[0])
+        elements = row[0].split("}")[0].removeprefix("{").split(",")
+        values = {
+            int(place): float(value) for place, _, value in (e.partition(":") for e in elements)
+        }
+        return {lexeme: values[dimension(lexeme)] for lexeme in query.scored}
+
+
+def dimension(lexeme: str) -> int:
+    """Return where a term stands in a sparsevec."""
+    return 1 + int(hashlib.md5(lexeme.encode()).hexdigest()[:15], 16) % 10**9
 
 
 def check(db: psycopg.Connection[Any], statistics: Statistics) -> None:
@@ -148,7 +158,7 @@ def test_sixteen_sessions(tmp_database: Any) -> None:
     with psycopg.connect(dsn, autocommit=True) as db:
         db.execute("CREATE TABLE doc (id int PRIMARY KEY, body text)")
         db.execute("CALL sqlvec.add_bm25('doc', 'body', config => 'simple')")
-        with db.cursor().copy("COPY doc FROM STDIN") as copy:
+        with db.cursor().copy("COPY doc (id, body) FROM STDIN") as copy:
             for key in range(1, ROWS + 1):
                 copy.write_row((key, body(random)))
         db.execute("CALL sqlvec.analyze_bm25('doc')")
