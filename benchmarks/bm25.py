@@ -239,8 +239,12 @@ def build(connection: Connection, name: str, options: str = "") -> dict[str, flo
         ("analyze", f"CALL sqlvec.analyze_bm25('{name}')"),
     ):
         taken[step] = seconds(partial(connection.execute, statement.encode()))
-    plan = f"SELECT statement FROM sqlvec.plan_index('{name}', 'body_bm25')"
-    statements = [cast(str, row[0]).encode() for row in connection.execute(plan.encode())]
+    rows = connection.execute(
+        "SELECT replace(statement, 'CONCURRENTLY ', '')"
+        f" FROM sqlvec.plan_index('{name}', 'body_bm25')"
+        " WHERE note IS DISTINCT FROM 'is there already'".encode()
+    ).fetchall()
+    statements = [cast(str, row[0]).encode() for row in rows]
 
     def index() -> None:
         for statement in statements:

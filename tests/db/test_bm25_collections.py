@@ -86,10 +86,6 @@ def collection(request: pytest.FixtureRequest, db: psycopg.Connection[Any]) -> C
             copy.write_row(row)
     db.execute(f"CALL sqlvec.add_bm25('{table}', 'body')")
     db.execute(f"CALL sqlvec.backfill('{table}')")
-    for (statement,) in db.execute(
-        f"SELECT statement FROM sqlvec.plan_index('{table}', 'body_bm25')"
-    ):
-        db.execute(statement)
     db.execute(f"CALL sqlvec.analyze_bm25('{table}', drift => 0)")
     db.execute(f"VACUUM ANALYZE {table}")
     return collection
