@@ -78,16 +78,13 @@ class Statistics:
 
     def weights(self, query: Query, index: Index) -> dict[str, float]:
         """Return idf times occurrences of every word; what was not there is counted now."""
-        df = {
-            lexeme: self.frequencies.get(lexeme) or len(index.postings.get(lexeme, ()))
-            for lexeme in query.scored
-        }
-        # No word stands in more documents than there are, however old the count.
-        n = max(self.documents or len(index.documents), *df.values(), 0)
-        return {
-            lexeme: times * math.log(1 + (n - df[lexeme] + 0.5) / (df[lexeme] + 0.5))
-            for lexeme, times in query.scored.items()
-        }
+        weights = {}
+        for lexeme, times in query.scored.items():
+            df = self.frequencies.get(lexeme) or len(index.postings.get(lexeme, ()))
+            # A word does not stand in more documents than there are, however old the count.
+            n = max(self.documents or len(index.documents), df)
+            weights[lexeme] = times * math.log(1 + (n - df + 0.5) / (df + 0.5))
+        return weights
 
 
 class Index:
