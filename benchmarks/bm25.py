@@ -236,7 +236,7 @@ def build(connection: Connection, name: str, options: str = "") -> dict[str, flo
     for step, statement in (
         ("add", f"CALL sqlvec.add_bm25('{name}', 'body'{options})"),
         ("backfill", f"CALL sqlvec.backfill('{name}')"),
-        # Weights of a sampled mean length would be off by a few per cent: encode them for the true one.
+        # Until here the mean length is that of a sample: encode weights for the true one.
         ("analyze", f"CALL sqlvec.analyze_bm25('{name}', drift => 0)"),
     ):
         taken[step] = seconds(partial(connection.execute, statement.encode()))
