@@ -252,12 +252,18 @@ def _tables(found: Sequence[dict[str, Any]]) -> list[Any]:
         table("Fastest under the policy", ("tenants, who", "layout", "search", "ms"), best)
     )
     for each in found:
-        rows = [(side, *row) for side, plan in each["plans"].items() for row in plan]
-        title = f"Plans: {each['tenants']} tenants, {each['layout']}"
-        plans = table(title, ("search", "topic", "detail"), rows)
-        for column in plans.columns:
-            column.justify = "left"
-            column.overflow = "fold"
+        # The JSON file has them whole.
+        rows = [
+            (side, detail[:120])
+            for side, plan in each["plans"].items()
+            for topic, detail in plan
+            if topic in ("plan", "explain") and "Cond: (body_bm25_tsv" not in detail
+        ]
+        title = f"Plans of one search: {each['tenants']} tenants, {each['layout']}"
+        plans = table(title, ("search", "plan"), rows)
+        plans.columns[1].justify = "left"
+        plans.columns[1].overflow = "crop"
+        plans.columns[1].no_wrap = True
         shown.append(plans)
     return shown
 
