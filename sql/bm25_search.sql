@@ -295,7 +295,7 @@ BEGIN
                    sqlvec._unfinished(v_derived.target_column, v_derived.source_columns, v_alias || '.'))
     INTO v_unfinished;
     vector := sqlvec._bm25_vector(q.lexemes, q.weights);
-    v_score := format('0 - (%s.%I OPERATOR(%I.<#>) $2)', v_alias, v_derived.target_column, sqlvec._vector_schema());
+    v_score := format('0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s.%I OPERATOR(%I.<#>) $2)', v_alias, v_derived.target_column, sqlvec._vector_schema());
     IF NOT v_derived.maintained OR q.collides THEN
         v_score := sqlvec._bm25_score_expression(v_derived.options, format('%s.%I', v_alias, v_terms));
     ELSIF v_unfinished THEN
@@ -334,7 +334,7 @@ BEGIN
                          'FROM "sqlvec found" AS c WHERE c.terms OPERATOR(pg_catalog.@@) $4 ORDER BY 1 DESC, 3, 2 LIMIT %s) AS h', candidate_count, k);
     END IF;
     answer := format('SELECT %s, h.score, $4::pg_catalog.bool FROM unnest($1, $2, $3) AS h (row_id, row_table, score) '
-                     'JOIN %s ON %3$s.ctid = h.row_id AND %3$s.tableoid = h.row_table ORDER BY h.score DESC, %s LIMIT %s',
+                     'JOIN %s ON %3$s.ctid OPERATOR(pg_catalog.=) h.row_id AND %3$s.tableoid OPERATOR(pg_catalog.=) h.row_table ORDER BY h.score DESC, %s LIMIT %s',
                      CASE WHEN key_type IS NULL THEN format('(%s.*)::%s', v_alias, sqlvec._qualified(rel))
                           ELSE format('%s.%I::%s', v_alias, v_keys[1], format_type(key_type, -1)) END,
                      v_from, v_alias, v_order, k);

@@ -36,14 +36,17 @@ LANGUAGE plpgsql STABLE COST 10000
 AS $body$
 DECLARE
     v_derived sqlvec._derived;
+    v_type oid;
     v_sees boolean;
 BEGIN
-    SELECT d.* INTO v_derived FROM sqlvec._derived AS d WHERE d.id = derived_id;
+    -- This guards a policy: nothing in it may follow the search_path of the role that it is about.
+    SELECT d.* INTO v_derived FROM sqlvec._derived AS d WHERE d.id OPERATOR(pg_catalog.=) derived_id;
     IF NOT pg_catalog.row_security_active(v_derived.relation) THEN
         RETURN true;
     END IF;
-    EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM %1$s AS t WHERE t.%2$I = $1::%3$s)', sqlvec._qualified(v_derived.relation), v_derived.tenant_column,
-                              (SELECT pg_catalog.format_type(c.type_oid, -1) FROM sqlvec._column(v_derived.relation, v_derived.tenant_column) AS c))
+    SELECT c.type_oid INTO v_type FROM sqlvec._column(v_derived.relation, v_derived.tenant_column) AS c;
+    EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM %s AS t WHERE t.%I %s $1::%s)', sqlvec._qualified(v_derived.relation), v_derived.tenant_column,
+                              sqlvec._btree_operator(v_type, 3), pg_catalog.format_type(v_type, -1))
     INTO v_sees USING tenant;
     RETURN v_sees;
 END
@@ -126,13 +129,12 @@ BEGIN
             USING ERRCODE = 'insufficient_privilege',
                   HINT = 'Count as the owner of the table or as a role with BYPASSRLS.';
     END IF;
-    PERFORM pg_advisory_xact_lock(hashtext('sqlvec.analyze_bm25'), derived.id);
     DELETE FROM sqlvec.bm25_frequency AS f USING sqlvec.bm25_corpus AS c WHERE c.id = f.corpus_id AND c.derived_id = derived.id;
     DELETE FROM sqlvec.bm25_corpus AS c WHERE c.derived_id = derived.id;
     EXECUTE format(
         'INSERT INTO sqlvec.bm25_corpus (derived_id, tenant, documents, average_length, terms, collisions, changes) '
-        'SELECT $1, %1$s, count(*), avg(sqlvec._bm25_length(t.%2$s, $2)), 0, 0, $3 FROM %3$s AS t WHERE t.%2$s IS NOT NULL GROUP BY 2',
-        v_tenant, v_terms, v_table)
+        'SELECT $1, %1$s, count(*), avg(sqlvec._bm25_length(t.%2$s, $2)), 0, 0, $3 FROM %3$s AS t WHERE t.%2$s IS NOT NULL%4$s GROUP BY 2',
+        v_tenant, v_terms, v_table, CASE WHEN derived.tenant_column IS NULL THEN '' ELSE format(' AND t.%I IS NOT NULL', derived.tenant_column) END)
     USING derived.id, v_weights, sqlvec._changes(derived.relation);
     IF derived.tenant_column IS NULL THEN
         -- ts_stat counts in one pass through C.
@@ -206,6 +208,21 @@ BEGIN
 END
 $body$;
 
+-- Comparisons of analyze_bm25, which has no search_path of its own: it commits.
+CREATE OR REPLACE FUNCTION sqlvec._check_drift(drift real) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    IF drift IS NULL OR NOT drift BETWEEN 0 AND 1000 THEN
+        RAISE EXCEPTION 'drift is a fraction, 0 or more, not %', drift USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION sqlvec._has_drifted(options jsonb, average_length float8, drift real) RETURNS boolean
+LANGUAGE sql IMMUTABLE
+RETURN abs(average_length / (options ->> 'average_length')::float8 - 1) > drift;
+
 CREATE OR REPLACE PROCEDURE sqlvec.analyze_bm25(rel regclass, drift real = 0.1) LANGUAGE plpgsql
 AS $body$
 DECLARE
@@ -214,9 +231,7 @@ DECLARE
     v_id int;
     v_length float8;
 BEGIN
-    IF drift IS NULL OR drift < 0 THEN
-        RAISE EXCEPTION 'drift is a fraction, 0 or more, not %', drift USING ERRCODE = 'invalid_parameter_value';
-    END IF;
+    PERFORM sqlvec._check_drift(drift);
     PERFORM sqlvec._require_owner(rel);
     v_ids := ARRAY(SELECT d.id FROM sqlvec._derived_of(rel) AS d
                    WHERE d.kind = 'bm25' AND d.source_column IS NOT NULL AND d.target_column IS NOT NULL ORDER BY d.id);
@@ -225,9 +240,11 @@ BEGIN
             USING ERRCODE = 'undefined_column', HINT = 'Declare one with CALL sqlvec.add_bm25(…).';
     END IF;
     FOREACH v_id IN ARRAY v_ids LOOP
+        -- Another session may be at it, and change the encoder meanwhile.
+        PERFORM pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('sqlvec.analyze_bm25'), v_id);
         SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
         v_length := sqlvec._count_bm25(v_derived);
-        IF pg_catalog.abs(v_length / (v_derived.options ->> 'average_length')::float8 - 1) > drift THEN
+        IF sqlvec._has_drifted(v_derived.options, v_length, drift) THEN
             PERFORM sqlvec._reencode_bm25(v_derived, v_length);
             CALL sqlvec.backfill(v_derived.relation, v_derived.target_column);
         END IF;
@@ -238,7 +255,7 @@ $body$;
 COMMENT ON PROCEDURE sqlvec.analyze_bm25(regclass, real) IS
     'Refresh the statistics of every BM25 column of a table: documents, their mean length, frequencies of terms. Where the mean length has moved by more than `drift` (a fraction), weights are encoded anew in committed batches, which cannot run inside a transaction block.';
 
-CREATE OR REPLACE VIEW sqlvec.bm25_health AS
+CREATE OR REPLACE VIEW sqlvec.bm25_health WITH (security_invoker = true) AS
 SELECT s.relation,
        s.target_column,
        s.tenant,
