@@ -240,7 +240,7 @@ BEGIN
     q := sqlvec._prepare_bm25(rel, column_name, query, filter, tenant);
     v_derived := q.derived;
     IF q.tenant IS NOT NULL THEN
-        filter := coalesce(filter, '{}') || jsonb_build_object(v_derived.tenant_column, q.tenant);
+        filter := jsonb_build_object('$and', jsonb_build_array(jsonb_build_object(v_derived.tenant_column, q.tenant), coalesce(filter, '{}')));
     END IF;
     bound := '{}';
     condition := 'true';
