@@ -68,14 +68,19 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN options -> 'weights' <> 'null'
             THEN (SELECT array_agg(w::real) FROM jsonb_array_elements_text(options -> 'weights') AS w) END;
 
+-- k1, b, mean length and weights as SQL constants. Rows of the catalog belong to whoever owns the table:
+-- whatever they say, this is four numbers.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_constants(options jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN format('%s, %s, %s, %s', (options ->> 'k1')::numeric, (options ->> 'b')::numeric, (options ->> 'average_length')::numeric,
+              coalesce(quote_literal(sqlvec._bm25_weights(options)::numeric[]::text), 'NULL'));
+
 CREATE OR REPLACE FUNCTION sqlvec._bm25_expression(options jsonb, arguments text[]) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT format(CASE WHEN (options ->> 'tsvector')::boolean THEN '(sqlvec._bm25_document(%s, %s, %s, %s, %s)).code'
-                       ELSE 'sqlvec._bm25_document(%s, %s, %s, %s, %s)' END,
-                  sqlvec._bm25_tsvector_expression(options, arguments),
-                  options ->> 'k1', options ->> 'b', options ->> 'average_length',
-                  coalesce(quote_literal(sqlvec._bm25_weights(options)::text), 'NULL'));
+    SELECT format(CASE WHEN (options ->> 'tsvector')::boolean THEN '(sqlvec._bm25_document(%s, %s)).code'
+                       ELSE 'sqlvec._bm25_document(%s, %s)' END,
+                  sqlvec._bm25_tsvector_expression(options, arguments), sqlvec._bm25_constants(options));
 END;
 
 -- Labels and weights of fields: equal weights share a label, the heaviest gets A. An error for fields

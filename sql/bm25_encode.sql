@@ -55,7 +55,7 @@ END;
 CREATE OR REPLACE FUNCTION sqlvec._bm25_document(
     plain tsvector, k1 float8, b float8, average_length float8, weights real[], OUT code sparsevec, OUT terms tsvector
 )
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET extra_float_digits = 1 -- weights are printed, in full
 BEGIN ATOMIC
     SELECT CASE WHEN r.regular THEN ('{' || coalesce(r.elements, '') || '}/1000000000')::sparsevec
                 ELSE sqlvec._bm25_irregular_code(plain, k1, b, average_length, weights) END,
@@ -66,7 +66,9 @@ BEGIN ATOMIC
                  || array_agg(chr(3) || w.lexeme) FILTER (WHERE w.weight >= 0.86 * (k1 + 1))
                  || array_agg(chr(4) || w.lexeme) FILTER (WHERE w.weight >= 0.93 * (k1 + 1)) AS tiers,
                  count(DISTINCT w.dimension) = count(*) AND count(*) <= 16000
-                 AND coalesce(max(octet_length(w.lexeme)), 0) <= 2000 AND pg_column_size(plain) <= 400000 AS regular
+                 -- With four tiers a tsvector has five times its size, and may have 1 MB. Concatenated,
+                 -- because a stored one may be compressed.
+                 AND coalesce(max(octet_length(w.lexeme)), 0) <= 2000 AND pg_column_size(plain || '') <= 200000 AS regular
           FROM (SELECT t.lexeme, sqlvec._bm25_dimension(t.lexeme) AS dimension,
                        t.frequency * (k1 + 1) / (t.frequency + k1 * (1 - b + b * sum(t.frequency) OVER () / average_length)) AS weight
                 FROM sqlvec._bm25_terms(plain, weights) AS t) AS w) AS r

@@ -86,7 +86,7 @@ BEGIN
                 NULL; -- a stop word asks for nothing, and to_tsquery would say so aloud
             ELSIF v_token[4] ~ '^[^*]*\w[^*]*\*+$' THEN
                 v_clause := to_tsquery(config, '''' || replace(replace(rtrim(v_text, '*'), '\', ' '), '''', ' ') || ''':*');
-                IF v_sign = '' THEN
+                IF v_sign <> '-' THEN
                     prefixes := coalesce(prefixes || v_clause, v_clause);
                 END IF;
             ELSE
@@ -272,7 +272,7 @@ $body$;
 
 -- The words with their weights as a vector: a score is 0 - (code <#> this).
 CREATE OR REPLACE FUNCTION sqlvec._bm25_vector(lexemes text[], weights float8[]) RETURNS sparsevec
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET extra_float_digits = 1
 BEGIN ATOMIC
     SELECT ('{' || coalesce(string_agg(d.dimension || ':' || d.weight, ','), '') || '}/1000000000')::sparsevec
     FROM (SELECT sqlvec._bm25_dimension(w.lexeme) AS dimension, sum(w.weight)::real AS weight
@@ -295,5 +295,4 @@ END;
 -- SQL of the score of row `alias` from its terms, with the words in $5 and their weights in $6.
 CREATE OR REPLACE FUNCTION sqlvec._bm25_score_expression(options jsonb, terms text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN format('sqlvec._bm25_score(%s, $5, $6, %s, %s, %s, %s)', terms, options ->> 'k1', options ->> 'b', options ->> 'average_length',
-              coalesce(quote_literal(sqlvec._bm25_weights(options)::text), 'NULL'));
+RETURN format('sqlvec._bm25_score(%s, $5, $6, %s)', terms, sqlvec._bm25_constants(options));
