@@ -803,7 +803,7 @@ END;
 CREATE OR REPLACE FUNCTION sqlvec._bm25_document(
     plain tsvector, k1 float8, b float8, average_length float8, weights real[], OUT code sparsevec, OUT terms tsvector
 )
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET extra_float_digits = 1 -- weights are printed, in full
 BEGIN ATOMIC
     SELECT CASE WHEN r.regular THEN ('{' || coalesce(r.elements, '') || '}/1000000000')::sparsevec
                 ELSE sqlvec._bm25_irregular_code(plain, k1, b, average_length, weights) END,
@@ -814,7 +814,9 @@ BEGIN ATOMIC
                  || array_agg(chr(3) || w.lexeme) FILTER (WHERE w.weight >= 0.86 * (k1 + 1))
                  || array_agg(chr(4) || w.lexeme) FILTER (WHERE w.weight >= 0.93 * (k1 + 1)) AS tiers,
                  count(DISTINCT w.dimension) = count(*) AND count(*) <= 16000
-                 AND coalesce(max(octet_length(w.lexeme)), 0) <= 2000 AND pg_column_size(plain) <= 400000 AS regular
+                 -- With four tiers a tsvector has five times its size, and may have 1 MB. Concatenated,
+                 -- because a stored one may be compressed.
+                 AND coalesce(max(octet_length(w.lexeme)), 0) <= 2000 AND pg_column_size(plain || '') <= 200000 AS regular
           FROM (SELECT t.lexeme, sqlvec._bm25_dimension(t.lexeme) AS dimension,
                        t.frequency * (k1 + 1) / (t.frequency + k1 * (1 - b + b * sum(t.frequency) OVER () / average_length)) AS weight
                 FROM sqlvec._bm25_terms(plain, weights) AS t) AS w) AS r
@@ -2028,14 +2030,17 @@ LANGUAGE plpgsql STABLE COST 10000
 AS $body$
 DECLARE
     v_derived sqlvec._derived;
+    v_type oid;
     v_sees boolean;
 BEGIN
-    SELECT d.* INTO v_derived FROM sqlvec._derived AS d WHERE d.id = derived_id;
+    -- This guards a policy: nothing in it may follow the search_path of the role that it is about.
+    SELECT d.* INTO v_derived FROM sqlvec._derived AS d WHERE d.id OPERATOR(pg_catalog.=) derived_id;
     IF NOT pg_catalog.row_security_active(v_derived.relation) THEN
         RETURN true;
     END IF;
-    EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM %1$s AS t WHERE t.%2$I = $1::%3$s)', sqlvec._qualified(v_derived.relation), v_derived.tenant_column,
-                              (SELECT pg_catalog.format_type(c.type_oid, -1) FROM sqlvec._column(v_derived.relation, v_derived.tenant_column) AS c))
+    SELECT c.type_oid INTO v_type FROM sqlvec._column(v_derived.relation, v_derived.tenant_column) AS c;
+    EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM %s AS t WHERE t.%I %s $1::%s)', sqlvec._qualified(v_derived.relation), v_derived.tenant_column,
+                              sqlvec._btree_operator(v_type, 3), pg_catalog.format_type(v_type, -1))
     INTO v_sees USING tenant;
     RETURN v_sees;
 END
@@ -2118,13 +2123,12 @@ BEGIN
             USING ERRCODE = 'insufficient_privilege',
                   HINT = 'Count as the owner of the table or as a role with BYPASSRLS.';
     END IF;
-    PERFORM pg_advisory_xact_lock(hashtext('sqlvec.analyze_bm25'), derived.id);
     DELETE FROM sqlvec.bm25_frequency AS f USING sqlvec.bm25_corpus AS c WHERE c.id = f.corpus_id AND c.derived_id = derived.id;
     DELETE FROM sqlvec.bm25_corpus AS c WHERE c.derived_id = derived.id;
     EXECUTE format(
         'INSERT INTO sqlvec.bm25_corpus (derived_id, tenant, documents, average_length, terms, collisions, changes) '
-        'SELECT $1, %1$s, count(*), avg(sqlvec._bm25_length(t.%2$s, $2)), 0, 0, $3 FROM %3$s AS t WHERE t.%2$s IS NOT NULL GROUP BY 2',
-        v_tenant, v_terms, v_table)
+        'SELECT $1, %1$s, count(*), avg(sqlvec._bm25_length(t.%2$s, $2)), 0, 0, $3 FROM %3$s AS t WHERE t.%2$s IS NOT NULL%4$s GROUP BY 2',
+        v_tenant, v_terms, v_table, CASE WHEN derived.tenant_column IS NULL THEN '' ELSE format(' AND t.%I IS NOT NULL', derived.tenant_column) END)
     USING derived.id, v_weights, sqlvec._changes(derived.relation);
     IF derived.tenant_column IS NULL THEN
         -- ts_stat counts in one pass through C.
@@ -2198,6 +2202,21 @@ BEGIN
 END
 $body$;
 
+-- Comparisons of analyze_bm25, which has no search_path of its own: it commits.
+CREATE OR REPLACE FUNCTION sqlvec._check_drift(drift real) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    IF drift IS NULL OR NOT drift BETWEEN 0 AND 1000 THEN
+        RAISE EXCEPTION 'drift is a fraction, 0 or more, not %', drift USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION sqlvec._has_drifted(options jsonb, average_length float8, drift real) RETURNS boolean
+LANGUAGE sql IMMUTABLE
+RETURN abs(average_length / (options ->> 'average_length')::float8 - 1) > drift;
+
 CREATE OR REPLACE PROCEDURE sqlvec.analyze_bm25(rel regclass, drift real = 0.1) LANGUAGE plpgsql
 AS $body$
 DECLARE
@@ -2206,9 +2225,7 @@ DECLARE
     v_id int;
     v_length float8;
 BEGIN
-    IF drift IS NULL OR drift < 0 THEN
-        RAISE EXCEPTION 'drift is a fraction, 0 or more, not %', drift USING ERRCODE = 'invalid_parameter_value';
-    END IF;
+    PERFORM sqlvec._check_drift(drift);
     PERFORM sqlvec._require_owner(rel);
     v_ids := ARRAY(SELECT d.id FROM sqlvec._derived_of(rel) AS d
                    WHERE d.kind = 'bm25' AND d.source_column IS NOT NULL AND d.target_column IS NOT NULL ORDER BY d.id);
@@ -2217,9 +2234,11 @@ BEGIN
             USING ERRCODE = 'undefined_column', HINT = 'Declare one with CALL sqlvec.add_bm25(…).';
     END IF;
     FOREACH v_id IN ARRAY v_ids LOOP
+        -- Another session may be at it, and change the encoder meanwhile.
+        PERFORM pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('sqlvec.analyze_bm25'), v_id);
         SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
         v_length := sqlvec._count_bm25(v_derived);
-        IF pg_catalog.abs(v_length / (v_derived.options ->> 'average_length')::float8 - 1) > drift THEN
+        IF sqlvec._has_drifted(v_derived.options, v_length, drift) THEN
             PERFORM sqlvec._reencode_bm25(v_derived, v_length);
             CALL sqlvec.backfill(v_derived.relation, v_derived.target_column);
         END IF;
@@ -2230,7 +2249,7 @@ $body$;
 COMMENT ON PROCEDURE sqlvec.analyze_bm25(regclass, real) IS
     'Refresh the statistics of every BM25 column of a table: documents, their mean length, frequencies of terms. Where the mean length has moved by more than `drift` (a fraction), weights are encoded anew in committed batches, which cannot run inside a transaction block.';
 
-CREATE OR REPLACE VIEW sqlvec.bm25_health AS
+CREATE OR REPLACE VIEW sqlvec.bm25_health WITH (security_invoker = true) AS
 SELECT s.relation,
        s.target_column,
        s.tenant,
@@ -2326,14 +2345,19 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN options -> 'weights' <> 'null'
             THEN (SELECT array_agg(w::real) FROM jsonb_array_elements_text(options -> 'weights') AS w) END;
 
+-- k1, b, mean length and weights as SQL constants. Rows of the catalog belong to whoever owns the table:
+-- whatever they say, this is four numbers.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_constants(options jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN format('%s, %s, %s, %s', (options ->> 'k1')::numeric, (options ->> 'b')::numeric, (options ->> 'average_length')::numeric,
+              coalesce(quote_literal(sqlvec._bm25_weights(options)::numeric[]::text), 'NULL'));
+
 CREATE OR REPLACE FUNCTION sqlvec._bm25_expression(options jsonb, arguments text[]) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT format(CASE WHEN (options ->> 'tsvector')::boolean THEN '(sqlvec._bm25_document(%s, %s, %s, %s, %s)).code'
-                       ELSE 'sqlvec._bm25_document(%s, %s, %s, %s, %s)' END,
-                  sqlvec._bm25_tsvector_expression(options, arguments),
-                  options ->> 'k1', options ->> 'b', options ->> 'average_length',
-                  coalesce(quote_literal(sqlvec._bm25_weights(options)::text), 'NULL'));
+    SELECT format(CASE WHEN (options ->> 'tsvector')::boolean THEN '(sqlvec._bm25_document(%s, %s)).code'
+                       ELSE 'sqlvec._bm25_document(%s, %s)' END,
+                  sqlvec._bm25_tsvector_expression(options, arguments), sqlvec._bm25_constants(options));
 END;
 
 -- Labels and weights of fields: equal weights share a label, the heaviest gets A. An error for fields
@@ -3472,7 +3496,7 @@ BEGIN
                 NULL; -- a stop word asks for nothing, and to_tsquery would say so aloud
             ELSIF v_token[4] ~ '^[^*]*\w[^*]*\*+$' THEN
                 v_clause := to_tsquery(config, '''' || replace(replace(rtrim(v_text, '*'), '\', ' '), '''', ' ') || ''':*');
-                IF v_sign = '' THEN
+                IF v_sign <> '-' THEN
                     prefixes := coalesce(prefixes || v_clause, v_clause);
                 END IF;
             ELSE
@@ -3658,7 +3682,7 @@ $body$;
 
 -- The words with their weights as a vector: a score is 0 - (code <#> this).
 CREATE OR REPLACE FUNCTION sqlvec._bm25_vector(lexemes text[], weights float8[]) RETURNS sparsevec
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET extra_float_digits = 1
 BEGIN ATOMIC
     SELECT ('{' || coalesce(string_agg(d.dimension || ':' || d.weight, ','), '') || '}/1000000000')::sparsevec
     FROM (SELECT sqlvec._bm25_dimension(w.lexeme) AS dimension, sum(w.weight)::real AS weight
@@ -3681,8 +3705,7 @@ END;
 -- SQL of the score of row `alias` from its terms, with the words in $5 and their weights in $6.
 CREATE OR REPLACE FUNCTION sqlvec._bm25_score_expression(options jsonb, terms text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN format('sqlvec._bm25_score(%s, $5, $6, %s, %s, %s, %s)', terms, options ->> 'k1', options ->> 'b', options ->> 'average_length',
-              coalesce(quote_literal(sqlvec._bm25_weights(options)::text), 'NULL'));
+RETURN format('sqlvec._bm25_score(%s, $5, $6, %s)', terms, sqlvec._bm25_constants(options));
 
 -- BM25 indexes of other extensions, as finders of candidates. Scores, and what a query means, stay
 -- sqlvec's own: what such an index finds is matched and scored like everything else.
@@ -4025,7 +4048,7 @@ BEGIN
     q := sqlvec._prepare_bm25(rel, column_name, query, filter, tenant);
     v_derived := q.derived;
     IF q.tenant IS NOT NULL THEN
-        filter := coalesce(filter, '{}') || jsonb_build_object(v_derived.tenant_column, q.tenant);
+        filter := jsonb_build_object('$and', jsonb_build_array(jsonb_build_object(v_derived.tenant_column, q.tenant), coalesce(filter, '{}')));
     END IF;
     bound := '{}';
     condition := 'true';
@@ -4080,7 +4103,7 @@ BEGIN
                    sqlvec._unfinished(v_derived.target_column, v_derived.source_columns, v_alias || '.'))
     INTO v_unfinished;
     vector := sqlvec._bm25_vector(q.lexemes, q.weights);
-    v_score := format('0 - (%s.%I OPERATOR(%I.<#>) $2)', v_alias, v_derived.target_column, sqlvec._vector_schema());
+    v_score := format('0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s.%I OPERATOR(%I.<#>) $2)', v_alias, v_derived.target_column, sqlvec._vector_schema());
     IF NOT v_derived.maintained OR q.collides THEN
         v_score := sqlvec._bm25_score_expression(v_derived.options, format('%s.%I', v_alias, v_terms));
     ELSIF v_unfinished THEN
@@ -4119,7 +4142,7 @@ BEGIN
                          'FROM "sqlvec found" AS c WHERE c.terms OPERATOR(pg_catalog.@@) $4 ORDER BY 1 DESC, 3, 2 LIMIT %s) AS h', candidate_count, k);
     END IF;
     answer := format('SELECT %s, h.score, $4::pg_catalog.bool FROM unnest($1, $2, $3) AS h (row_id, row_table, score) '
-                     'JOIN %s ON %3$s.ctid = h.row_id AND %3$s.tableoid = h.row_table ORDER BY h.score DESC, %s LIMIT %s',
+                     'JOIN %s ON %3$s.ctid OPERATOR(pg_catalog.=) h.row_id AND %3$s.tableoid OPERATOR(pg_catalog.=) h.row_table ORDER BY h.score DESC, %s LIMIT %s',
                      CASE WHEN key_type IS NULL THEN format('(%s.*)::%s', v_alias, sqlvec._qualified(rel))
                           ELSE format('%s.%I::%s', v_alias, v_keys[1], format_type(key_type, -1)) END,
                      v_from, v_alias, v_order, k);
