@@ -116,7 +116,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_row record;
-    v_way sqlvec._way;
+    v_metric text;
     v_ways sqlvec._way[] := '{}';
 BEGIN
     FOR v_row IN
@@ -126,31 +126,22 @@ BEGIN
         FULL JOIN sqlvec._ann_indexes(rel) AS i ON i.column_name = d.target_column
         ORDER BY d.target_column IS NULL, i.column_name IS NOT NULL, i.index_name
     LOOP
-        v_way := NULL;
-        v_way.index_name := v_row.index_name;
-        v_way.partial := v_row.partial;
-        v_way.column_used := coalesce(v_row.indexed_column, v_row.target_column);
         IF v_row.target_column IS NOT NULL THEN
-            v_way.way := v_row.target_column; v_way.kind := v_row.kind; v_way.rank := 1; v_way.metric := v_row.metric;
-            v_way.code_metric := CASE v_row.code_type WHEN 'bit' THEN 'hamming' ELSE v_row.metric END;
-            v_way.query_expression := sqlvec._encode_expression(v_row.encoder, '{$2}');
-            IF v_row.opclass <> sqlvec._opclass(v_row.code_type, v_way.code_metric) THEN
-                v_way.index_name := NULL;
-            END IF;
+            v_metric := CASE v_row.code_type WHEN 'bit' THEN 'hamming' ELSE v_row.metric END;
+            v_ways := v_ways || ROW(v_row.target_column, v_row.kind, 1, v_row.metric,
+                CASE WHEN v_row.opclass = sqlvec._opclass(v_row.code_type, v_metric) THEN v_row.index_name END,
+                v_row.partial, v_row.target_column, NULL, sqlvec._encode_expression(v_row.encoder, '{$2}'), v_metric)::sqlvec._way;
         ELSIF v_row.indexed_column = column_name THEN
-            v_way.code_metric := sqlvec._opclass_metric(v_row.opclass);
-            v_way.way := 'source'; v_way.kind := 'source'; v_way.rank := 3; v_way.metric := v_way.code_metric;
-        ELSE
-            CONTINUE WHEN v_row.indexed_column IS NOT NULL;
-            SELECT w.way, w.kind, 2, w.expression, w.query_expression
-            INTO v_way.way, v_way.kind, v_way.rank, v_way.expression, v_way.query_expression
-            FROM sqlvec._expression_ways(rel, column_name) AS w
-            WHERE w.expression = pg_get_indexdef(v_row.index_oid, 1, false);
-            CONTINUE WHEN NOT FOUND;
-            v_way.code_metric := sqlvec._opclass_metric(v_row.opclass);
-            v_way.metric := CASE WHEN v_way.kind <> 'binary' THEN v_way.code_metric END;
+            v_metric := sqlvec._opclass_metric(v_row.opclass);
+            v_ways := v_ways || ROW('source', 'source', 3, v_metric, v_row.index_name, v_row.partial, column_name, NULL, NULL, v_metric)::sqlvec._way;
+        ELSIF v_row.indexed_column IS NULL THEN
+            v_metric := sqlvec._opclass_metric(v_row.opclass);
+            v_ways := v_ways || ARRAY(
+                SELECT ROW(w.way, w.kind, 2, CASE WHEN w.kind <> 'binary' THEN v_metric END, v_row.index_name, v_row.partial,
+                           NULL, w.expression, w.query_expression, v_metric)::sqlvec._way
+                FROM sqlvec._expression_ways(rel, column_name) AS w
+                WHERE w.expression = pg_get_indexdef(v_row.index_oid, 1, false));
         END IF;
-        v_ways := v_ways || v_way;
     END LOOP;
     RETURN v_ways;
 END
