@@ -103,8 +103,8 @@ def complete(search: Select[*tuple[Any, ...]]) -> ColumnElement[bool]:
             ...
 
     It is false only where an index named by ``mode``, or the index of an extension under
-    :func:`sqlvec.search.bm25_search`, ended before k rows were found. Otherwise fewer than k rows mean that
-    fewer match.
+    :func:`sqlvec.search.bm25_search`, ended before k rows were found. Otherwise fewer than k rows
+    mean that fewer match.
 
     :raises DeclarationError: the statement is not a search.
 
