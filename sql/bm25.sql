@@ -169,6 +169,7 @@ CREATE OR REPLACE PROCEDURE sqlvec.add_bm25(
 AS $body$
 DECLARE
     v_column record;
+    v_column_type oid;
     v_sources text[];
     v_targets text[];
     v_labels record;
@@ -212,7 +213,11 @@ BEGIN
             HINT = 'A tsvector column takes both: its fields are the weights of its labels.';
     END IF;
     IF tenant IS NOT NULL THEN
-        PERFORM sqlvec._column(rel, tenant);
+        v_column_type := (sqlvec._column(rel, tenant)).type_oid;
+        IF sqlvec._btree_operator(v_column_type, 3) IS NULL THEN
+            RAISE EXCEPTION 'column "%" of table % is of type %, whose values cannot be compared', tenant, rel, format_type(v_column_type, NULL)
+                USING ERRCODE = 'datatype_mismatch';
+        END IF;
     END IF;
 
     v_options := jsonb_build_object(

@@ -69,6 +69,7 @@ DECLARE
     v_or boolean := false;           -- the last token was OR
     v_last tsquery;                  -- the clause before, to be joined by OR
     v_last_required boolean := false;
+    v_completed int := 0;            -- prefixes so far
 BEGIN
     query := left(query, 10000);
     IF query !~* '["+*-]|\yor\y' THEN
@@ -84,7 +85,9 @@ BEGIN
             v_clause := NULL;
             IF to_tsvector(config, v_text) = '' THEN
                 NULL; -- a stop word asks for nothing, and to_tsquery would say so aloud
-            ELSIF v_token[4] ~ '^[^*]*\w[^*]*\*+$' THEN
+            ELSIF v_token[4] ~ '^[^*]*\w[^*]*\*+$' AND v_completed < 20 THEN
+                -- Each asks the index for all its completions: those after the twentieth are words.
+                v_completed := v_completed + 1;
                 v_clause := to_tsquery(config, '''' || replace(replace(rtrim(v_text, '*'), '\', ' '), '''', ' ') || ''':*');
                 IF v_sign <> '-' THEN
                     prefixes := coalesce(prefixes || v_clause, v_clause);
@@ -102,10 +105,10 @@ BEGIN
                 CONTINUE;
             END IF;
             v_is_required := v_sign = '+' OR v_token[2] IS NOT NULL;
-            IF v_or AND (v_is_required OR v_last_required) THEN
+            IF v_or THEN
                 -- Put the alternatives in the place of the one before.
                 v_clause := v_last || v_clause;
-                v_is_required := true;
+                v_is_required := v_is_required OR v_last_required;
             ELSIF v_last_required THEN
                 required := coalesce(required && v_last, v_last);
             END IF;
@@ -238,7 +241,7 @@ BEGIN
                 SELECT f.lexeme FROM sqlvec.bm25_frequency AS f
                 WHERE f.corpus_id = v_corpus.id AND f.lexeme >= v_prefix[1] COLLATE "C" AND f.lexeme < (v_prefix[1] || chr(1114111)) COLLATE "C"
                       AND f.lexeme <> ALL (q.lexemes)
-                ORDER BY f.documents DESC, f.lexeme LIMIT 64);
+                ORDER BY f.documents DESC, f.lexeme LIMIT greatest(0, least(64, 1000 - cardinality(q.lexemes))));
         END LOOP;
     END IF;
     SELECT array_agg(coalesce(f.documents, -1) ORDER BY w.n), coalesce(bool_or(f.collides), false),
