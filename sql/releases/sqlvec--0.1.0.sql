@@ -2446,6 +2446,7 @@ CREATE OR REPLACE PROCEDURE sqlvec.add_bm25(
 AS $body$
 DECLARE
     v_column record;
+    v_column_type oid;
     v_sources text[];
     v_targets text[];
     v_labels record;
@@ -2489,7 +2490,11 @@ BEGIN
             HINT = 'A tsvector column takes both: its fields are the weights of its labels.';
     END IF;
     IF tenant IS NOT NULL THEN
-        PERFORM sqlvec._column(rel, tenant);
+        v_column_type := (sqlvec._column(rel, tenant)).type_oid;
+        IF sqlvec._btree_operator(v_column_type, 3) IS NULL THEN
+            RAISE EXCEPTION 'column "%" of table % is of type %, whose values cannot be compared', tenant, rel, format_type(v_column_type, NULL)
+                USING ERRCODE = 'datatype_mismatch';
+        END IF;
     END IF;
 
     v_options := jsonb_build_object(
@@ -2649,7 +2654,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_row record;
-    v_way sqlvec._way;
+    v_metric text;
     v_ways sqlvec._way[] := '{}';
 BEGIN
     FOR v_row IN
@@ -2659,31 +2664,22 @@ BEGIN
         FULL JOIN sqlvec._ann_indexes(rel) AS i ON i.column_name = d.target_column
         ORDER BY d.target_column IS NULL, i.column_name IS NOT NULL, i.index_name
     LOOP
-        v_way := NULL;
-        v_way.index_name := v_row.index_name;
-        v_way.partial := v_row.partial;
-        v_way.column_used := coalesce(v_row.indexed_column, v_row.target_column);
         IF v_row.target_column IS NOT NULL THEN
-            v_way.way := v_row.target_column; v_way.kind := v_row.kind; v_way.rank := 1; v_way.metric := v_row.metric;
-            v_way.code_metric := CASE v_row.code_type WHEN 'bit' THEN 'hamming' ELSE v_row.metric END;
-            v_way.query_expression := sqlvec._encode_expression(v_row.encoder, '{$2}');
-            IF v_row.opclass <> sqlvec._opclass(v_row.code_type, v_way.code_metric) THEN
-                v_way.index_name := NULL;
-            END IF;
+            v_metric := CASE v_row.code_type WHEN 'bit' THEN 'hamming' ELSE v_row.metric END;
+            v_ways := v_ways || ROW(v_row.target_column, v_row.kind, 1, v_row.metric,
+                CASE WHEN v_row.opclass = sqlvec._opclass(v_row.code_type, v_metric) THEN v_row.index_name END,
+                v_row.partial, v_row.target_column, NULL, sqlvec._encode_expression(v_row.encoder, '{$2}'), v_metric)::sqlvec._way;
         ELSIF v_row.indexed_column = column_name THEN
-            v_way.code_metric := sqlvec._opclass_metric(v_row.opclass);
-            v_way.way := 'source'; v_way.kind := 'source'; v_way.rank := 3; v_way.metric := v_way.code_metric;
-        ELSE
-            CONTINUE WHEN v_row.indexed_column IS NOT NULL;
-            SELECT w.way, w.kind, 2, w.expression, w.query_expression
-            INTO v_way.way, v_way.kind, v_way.rank, v_way.expression, v_way.query_expression
-            FROM sqlvec._expression_ways(rel, column_name) AS w
-            WHERE w.expression = pg_get_indexdef(v_row.index_oid, 1, false);
-            CONTINUE WHEN NOT FOUND;
-            v_way.code_metric := sqlvec._opclass_metric(v_row.opclass);
-            v_way.metric := CASE WHEN v_way.kind <> 'binary' THEN v_way.code_metric END;
+            v_metric := sqlvec._opclass_metric(v_row.opclass);
+            v_ways := v_ways || ROW('source', 'source', 3, v_metric, v_row.index_name, v_row.partial, column_name, NULL, NULL, v_metric)::sqlvec._way;
+        ELSIF v_row.indexed_column IS NULL THEN
+            v_metric := sqlvec._opclass_metric(v_row.opclass);
+            v_ways := v_ways || ARRAY(
+                SELECT ROW(w.way, w.kind, 2, CASE WHEN w.kind <> 'binary' THEN v_metric END, v_row.index_name, v_row.partial,
+                           NULL, w.expression, w.query_expression, v_metric)::sqlvec._way
+                FROM sqlvec._expression_ways(rel, column_name) AS w
+                WHERE w.expression = pg_get_indexdef(v_row.index_oid, 1, false));
         END IF;
-        v_ways := v_ways || v_way;
     END LOOP;
     RETURN v_ways;
 END
@@ -3479,6 +3475,7 @@ DECLARE
     v_or boolean := false;           -- the last token was OR
     v_last tsquery;                  -- the clause before, to be joined by OR
     v_last_required boolean := false;
+    v_completed int := 0;            -- prefixes so far
 BEGIN
     query := left(query, 10000);
     IF query !~* '["+*-]|\yor\y' THEN
@@ -3494,7 +3491,9 @@ BEGIN
             v_clause := NULL;
             IF to_tsvector(config, v_text) = '' THEN
                 NULL; -- a stop word asks for nothing, and to_tsquery would say so aloud
-            ELSIF v_token[4] ~ '^[^*]*\w[^*]*\*+$' THEN
+            ELSIF v_token[4] ~ '^[^*]*\w[^*]*\*+$' AND v_completed < 20 THEN
+                -- Each asks the index for all its completions: those after the twentieth are words.
+                v_completed := v_completed + 1;
                 v_clause := to_tsquery(config, '''' || replace(replace(rtrim(v_text, '*'), '\', ' '), '''', ' ') || ''':*');
                 IF v_sign <> '-' THEN
                     prefixes := coalesce(prefixes || v_clause, v_clause);
@@ -3512,10 +3511,10 @@ BEGIN
                 CONTINUE;
             END IF;
             v_is_required := v_sign = '+' OR v_token[2] IS NOT NULL;
-            IF v_or AND (v_is_required OR v_last_required) THEN
+            IF v_or THEN
                 -- Put the alternatives in the place of the one before.
                 v_clause := v_last || v_clause;
-                v_is_required := true;
+                v_is_required := v_is_required OR v_last_required;
             ELSIF v_last_required THEN
                 required := coalesce(required && v_last, v_last);
             END IF;
@@ -3648,7 +3647,7 @@ BEGIN
                 SELECT f.lexeme FROM sqlvec.bm25_frequency AS f
                 WHERE f.corpus_id = v_corpus.id AND f.lexeme >= v_prefix[1] COLLATE "C" AND f.lexeme < (v_prefix[1] || chr(1114111)) COLLATE "C"
                       AND f.lexeme <> ALL (q.lexemes)
-                ORDER BY f.documents DESC, f.lexeme LIMIT 64);
+                ORDER BY f.documents DESC, f.lexeme LIMIT greatest(0, least(64, 1000 - cardinality(q.lexemes))));
         END LOOP;
     END IF;
     SELECT array_agg(coalesce(f.documents, -1) ORDER BY w.n), coalesce(bool_or(f.collides), false),
