@@ -166,17 +166,13 @@ CREATE OR REPLACE FUNCTION sqlvec._lexeme_query(lexeme text) RETURNS tsquery
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN sqlvec._quote_lexeme(lexeme)::tsquery;
 
--- Rows that match, but at most 10,000: for terms that the statistics do not know. Under row security
--- that would read the table, so the term counts as rare. No SET: policies run inside.
+-- Rows that match, but at most 10,000.
 CREATE OR REPLACE FUNCTION sqlvec._count_documents(rel oid, condition text, word tsquery, bound text[]) RETURNS int
 LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
     v_count int;
 BEGIN
-    IF pg_catalog.row_security_active(rel) THEN
-        RETURN 1;
-    END IF;
     EXECUTE 'SELECT pg_catalog.count(*) FROM (SELECT FROM ' || sqlvec._qualified(rel) || ' AS t WHERE ' || condition || ' LIMIT 10000) AS c'
     INTO v_count USING word, bound;
     RETURN v_count;
@@ -196,6 +192,7 @@ DECLARE
     v_tenant text := '';
     v_bound text[];
     v_found int;
+    v_countable boolean;
 BEGIN
     IF query IS NULL THEN
         RAISE EXCEPTION 'the query is NULL' USING ERRCODE = 'null_value_not_allowed';
@@ -253,16 +250,21 @@ BEGIN
     q.tiers := ('{' || v_terms || '}')::int[];
 
     q.documents := v_corpus.documents;
-    v_terms := format('t.%I', coalesce((q.derived).target_columns[2], (q.derived).source_columns[1]));
+    v_terms := coalesce((q.derived).target_columns[2], (q.derived).source_columns[1]);
+    v_countable := NOT row_security_active(rel) AND has_column_privilege(rel, v_terms, 'SELECT');
+    v_terms := format('t.%I', v_terms);
     IF NOT q.counted THEN
-        q.documents := sqlvec._count_documents(rel, v_terms || ' IS NOT NULL' || v_tenant, NULL, v_bound);
+        q.documents := CASE WHEN v_countable THEN sqlvec._count_documents(rel, v_terms || ' IS NOT NULL' || v_tenant, NULL, v_bound) ELSE 10000 END;
         IF q.documents = 10000 AND v_tenant = '' THEN
             q.documents := greatest(q.documents, (SELECT sum(c.reltuples) FROM sqlvec._leaves(rel) AS t JOIN pg_class AS c ON c.oid = t.leaf));
         END IF;
     END IF;
+    -- Words that the statistics do not know. Under row security counting one would read the table, so it
+    -- counts as rare.
     FOR n IN 1 .. cardinality(q.lexemes) LOOP
         IF q.documents_with[n] = -1 THEN
-            v_found := sqlvec._count_documents(rel, v_terms || ' OPERATOR(pg_catalog.@@) $1' || v_tenant, sqlvec._lexeme_query(q.lexemes[n]), v_bound);
+            v_found := CASE WHEN v_countable THEN sqlvec._count_documents(rel, v_terms || ' OPERATOR(pg_catalog.@@) $1' || v_tenant,
+                                                                          sqlvec._lexeme_query(q.lexemes[n]), v_bound) ELSE 1 END;
             q.documents_with[n] := v_found;
         END IF;
     END LOOP;

@@ -52,20 +52,22 @@ BEGIN
 END
 $body$;
 
--- May the current role read the codes of a derived column? Where name and oid of the table agree, as
+-- May the current role read the codes of a derived column, or what they are made from? Where name and oid of the table agree, as
 -- they do unless it was renamed or restored, that takes three look-ups by key.
 CREATE OR REPLACE FUNCTION sqlvec._reads_code(derived_id int) RETURNS boolean
 LANGUAGE sql STABLE COST 10000
 BEGIN ATOMIC
     SELECT coalesce(
         (SELECT pg_catalog.has_column_privilege(r.oid, d.target_attnums[1], 'SELECT')
+                OR (SELECT bool_and(pg_catalog.has_column_privilege(r.oid, n, 'SELECT')) FROM unnest(d.source_attnums) AS n)
          FROM sqlvec.derived AS d
          JOIN sqlvec.relation AS r ON r.id = d.relation_id
          JOIN pg_catalog.pg_class AS c ON c.oid = r.oid AND c.relname = r.table_name
          JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = d.target_attnums[1] AND a.attname = d.target_columns[1]
          WHERE d.id = derived_id),
         (SELECT pg_catalog.has_column_privilege(d.relation, d.target_columns[1]::text, 'SELECT')
-         FROM sqlvec._derived AS d WHERE d.id = derived_id AND d.target_column IS NOT NULL),
+                OR (SELECT bool_and(pg_catalog.has_column_privilege(d.relation, s::text, 'SELECT')) FROM unnest(d.source_columns) AS s)
+         FROM sqlvec._derived AS d WHERE d.id = derived_id AND d.source_column IS NOT NULL AND d.target_column IS NOT NULL),
         false);
 END;
 

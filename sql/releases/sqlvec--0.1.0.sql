@@ -2046,20 +2046,22 @@ BEGIN
 END
 $body$;
 
--- May the current role read the codes of a derived column? Where name and oid of the table agree, as
+-- May the current role read the codes of a derived column, or what they are made from? Where name and oid of the table agree, as
 -- they do unless it was renamed or restored, that takes three look-ups by key.
 CREATE OR REPLACE FUNCTION sqlvec._reads_code(derived_id int) RETURNS boolean
 LANGUAGE sql STABLE COST 10000
 BEGIN ATOMIC
     SELECT coalesce(
         (SELECT pg_catalog.has_column_privilege(r.oid, d.target_attnums[1], 'SELECT')
+                OR (SELECT bool_and(pg_catalog.has_column_privilege(r.oid, n, 'SELECT')) FROM unnest(d.source_attnums) AS n)
          FROM sqlvec.derived AS d
          JOIN sqlvec.relation AS r ON r.id = d.relation_id
          JOIN pg_catalog.pg_class AS c ON c.oid = r.oid AND c.relname = r.table_name
          JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = d.target_attnums[1] AND a.attname = d.target_columns[1]
          WHERE d.id = derived_id),
         (SELECT pg_catalog.has_column_privilege(d.relation, d.target_columns[1]::text, 'SELECT')
-         FROM sqlvec._derived AS d WHERE d.id = derived_id AND d.target_column IS NOT NULL),
+                OR (SELECT bool_and(pg_catalog.has_column_privilege(d.relation, s::text, 'SELECT')) FROM unnest(d.source_columns) AS s)
+         FROM sqlvec._derived AS d WHERE d.id = derived_id AND d.source_column IS NOT NULL AND d.target_column IS NOT NULL),
         false);
 END;
 
@@ -3572,17 +3574,13 @@ CREATE OR REPLACE FUNCTION sqlvec._lexeme_query(lexeme text) RETURNS tsquery
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN sqlvec._quote_lexeme(lexeme)::tsquery;
 
--- Rows that match, but at most 10,000: for terms that the statistics do not know. Under row security
--- that would read the table, so the term counts as rare. No SET: policies run inside.
+-- Rows that match, but at most 10,000.
 CREATE OR REPLACE FUNCTION sqlvec._count_documents(rel oid, condition text, word tsquery, bound text[]) RETURNS int
 LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
     v_count int;
 BEGIN
-    IF pg_catalog.row_security_active(rel) THEN
-        RETURN 1;
-    END IF;
     EXECUTE 'SELECT pg_catalog.count(*) FROM (SELECT FROM ' || sqlvec._qualified(rel) || ' AS t WHERE ' || condition || ' LIMIT 10000) AS c'
     INTO v_count USING word, bound;
     RETURN v_count;
@@ -3602,6 +3600,7 @@ DECLARE
     v_tenant text := '';
     v_bound text[];
     v_found int;
+    v_countable boolean;
 BEGIN
     IF query IS NULL THEN
         RAISE EXCEPTION 'the query is NULL' USING ERRCODE = 'null_value_not_allowed';
@@ -3659,16 +3658,21 @@ BEGIN
     q.tiers := ('{' || v_terms || '}')::int[];
 
     q.documents := v_corpus.documents;
-    v_terms := format('t.%I', coalesce((q.derived).target_columns[2], (q.derived).source_columns[1]));
+    v_terms := coalesce((q.derived).target_columns[2], (q.derived).source_columns[1]);
+    v_countable := NOT row_security_active(rel) AND has_column_privilege(rel, v_terms, 'SELECT');
+    v_terms := format('t.%I', v_terms);
     IF NOT q.counted THEN
-        q.documents := sqlvec._count_documents(rel, v_terms || ' IS NOT NULL' || v_tenant, NULL, v_bound);
+        q.documents := CASE WHEN v_countable THEN sqlvec._count_documents(rel, v_terms || ' IS NOT NULL' || v_tenant, NULL, v_bound) ELSE 10000 END;
         IF q.documents = 10000 AND v_tenant = '' THEN
             q.documents := greatest(q.documents, (SELECT sum(c.reltuples) FROM sqlvec._leaves(rel) AS t JOIN pg_class AS c ON c.oid = t.leaf));
         END IF;
     END IF;
+    -- Words that the statistics do not know. Under row security counting one would read the table, so it
+    -- counts as rare.
     FOR n IN 1 .. cardinality(q.lexemes) LOOP
         IF q.documents_with[n] = -1 THEN
-            v_found := sqlvec._count_documents(rel, v_terms || ' OPERATOR(pg_catalog.@@) $1' || v_tenant, sqlvec._lexeme_query(q.lexemes[n]), v_bound);
+            v_found := CASE WHEN v_countable THEN sqlvec._count_documents(rel, v_terms || ' OPERATOR(pg_catalog.@@) $1' || v_tenant,
+                                                                          sqlvec._lexeme_query(q.lexemes[n]), v_bound) ELSE 1 END;
             q.documents_with[n] := v_found;
         END IF;
     END LOOP;
@@ -3877,7 +3881,7 @@ BEGIN
             step     tsquery,  -- what to read now; NULL when all is done
             finished boolean,  -- nothing comes after this step
             scores   float8[], -- of the best found so far, with where they are
-            row_ids  tid[],
+            row_ids  text[],   -- address, or key where keys are asked for
             row_tables oid[]
         );
     END IF;
@@ -4040,6 +4044,10 @@ DECLARE
     v_between text;
     v_after text;
     v_unfinished boolean;
+    v_reads_codes boolean;
+    v_reads_text boolean;
+    v_text text;
+    v_place text;
     v_word_order int[];
     v_native record;
 BEGIN
@@ -4059,8 +4067,10 @@ BEGIN
     END IF;
 
     v_terms := coalesce(v_derived.target_columns[2], v_derived.source_columns[1]);
-    IF NOT has_column_privilege(rel, v_terms, 'SELECT') OR NOT has_column_privilege(rel, v_derived.target_column::text, 'SELECT') THEN
-        RAISE EXCEPTION 'role "%" may not read columns "%" and "%" of table %, which BM25 searches', current_user, v_derived.target_column, v_terms, sqlvec._qualified(rel)
+    v_reads_codes := has_column_privilege(rel, v_terms, 'SELECT') AND has_column_privilege(rel, v_derived.target_column::text, 'SELECT');
+    v_reads_text := (SELECT bool_and(has_column_privilege(rel, c::text, 'SELECT')) FROM unnest(v_derived.source_columns) AS c);
+    IF NOT v_reads_codes AND NOT v_reads_text THEN
+        RAISE EXCEPTION 'role "%" may read neither the text nor the BM25 columns of table %', current_user, sqlvec._qualified(rel)
             USING ERRCODE = 'insufficient_privilege',
                   HINT = format('GRANT SELECT (%I, %I) ON %s TO %I;', v_derived.target_column, v_terms, sqlvec._qualified(rel), current_user);
     END IF;
@@ -4083,7 +4093,9 @@ BEGIN
 
     once := true;
     seqscan := current_setting('enable_seqscan');
-    IF row_security_active(rel) THEN
+    IF NOT v_reads_codes THEN
+        reason := format('one pass over the text: role "%s" may not read columns %I and %I', current_user, v_derived.target_column, v_terms);
+    ELSIF row_security_active(rel) THEN
         reason := 'one pass: under row security Postgres reads the rows that the policy allows before it looks at words';
     ELSIF NOT sqlvec._has_gin(rel, v_terms) THEN
         reason := format('one pass: no GIN index on column %I', v_terms);
@@ -4098,9 +4110,14 @@ BEGIN
                        ELSE 'bounds of whole words: weights are being encoded anew' END;
     END IF;
 
-    EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %s)', v_from,
-                   sqlvec._unfinished(v_derived.target_column, v_derived.source_columns, v_alias || '.'))
-    INTO v_unfinished;
+    v_unfinished := false;
+    IF v_reads_codes AND v_reads_text THEN
+        EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %s)', v_from,
+                       sqlvec._unfinished(v_derived.target_column, v_derived.source_columns, v_alias || '.'))
+        INTO v_unfinished;
+    END IF;
+    v_text := sqlvec._bm25_tsvector_expression(
+        v_derived.options, ARRAY(SELECT format('%s.%I', v_alias, c) FROM unnest(v_derived.source_columns) AS c));
     vector := sqlvec._bm25_vector(q.lexemes, q.weights);
     v_score := format('0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s.%I OPERATOR(%I.<#>) $2)', v_alias, v_derived.target_column, sqlvec._vector_schema());
     IF NOT v_derived.maintained OR q.collides THEN
@@ -4120,37 +4137,48 @@ BEGIN
     v_arrays := 'SELECT pg_catalog.array_agg(h.score) AS scores, pg_catalog.array_agg(h.row_id) AS row_ids, '
                 'pg_catalog.array_agg(h.row_table) AS row_tables';
     v_before := v_arrays || ' FROM (SELECT ';
-    v_between := format(' AS score, %1$s.ctid AS row_id, %1$s.tableoid AS row_table FROM %2$s WHERE %3$s AND ', v_alias, v_from, condition);
+    v_place := CASE WHEN key_type IS NULL THEN format('%1$s.ctid::pg_catalog.text AS row_id, %1$s.tableoid AS row_table', v_alias)
+                    ELSE format('%s.%I::pg_catalog.text AS row_id, 0::pg_catalog.oid AS row_table', v_alias, v_keys[1]) END;
+    v_between := format(' AS score, %s FROM %s WHERE %s AND ', v_place, v_from, condition);
     v_after := format(' ORDER BY 1 DESC, %s LIMIT %s) AS h', v_order, k);
-    step := v_before || v_score || v_between || format('%s.%I OPERATOR(pg_catalog.@@) $4', v_alias, v_terms) || v_after;
-    IF v_unfinished AND cardinality(v_derived.target_columns) = 2 THEN
-        v_terms := sqlvec._bm25_tsvector_expression(
-            v_derived.options, ARRAY(SELECT format('%s.%I', v_alias, c) FROM unnest(v_derived.source_columns) AS c));
-        waiting := v_before || sqlvec._bm25_score_expression(v_derived.options, v_terms) || v_between
-                   || format('%s.%I IS NULL AND %s OPERATOR(pg_catalog.@@) $4', v_alias, v_derived.target_columns[2], v_terms) || v_after;
+    IF v_reads_codes THEN
+        step := v_before || v_score || v_between || format('%s.%I OPERATOR(pg_catalog.@@) $4', v_alias, v_terms) || v_after;
+    END IF;
+    IF NOT v_reads_codes OR v_unfinished AND cardinality(v_derived.target_columns) = 2 THEN
+        waiting := v_before || sqlvec._bm25_score_expression(v_derived.options, v_text) || v_between
+                   || CASE WHEN v_reads_codes THEN format('%s.%I IS NULL AND ', v_alias, v_derived.target_columns[2]) ELSE '' END
+                   || v_text || ' OPERATOR(pg_catalog.@@) $4' || v_after;
+    END IF;
+    IF NOT v_reads_codes THEN
+        step := waiting;
+        waiting := NULL;
     END IF;
     v_native := sqlvec._bm25_native(rel, v_derived, backend, q.required IS NULL AND q.excluded IS NULL AND q.prefixes IS NULL, v_alias);
     IF v_native.name IS NOT NULL THEN
         reason := format('candidates from an index of %s', v_native.name);
         candidate_count := coalesce(candidates, ceil(k * oversample)::int, greatest(4 * k, 100));
         native := 'WITH "sqlvec found" AS MATERIALIZED (SELECT ' || v_score
-                  || format(' AS score, %1$s.ctid AS row_id, %1$s.tableoid AS row_table, %1$s.%2$I AS terms FROM %3$s WHERE %4$s AND %5$s ORDER BY %6$s LIMIT %7$s) ',
-                            v_alias, v_terms, v_from, condition, v_native.condition, v_native.ordering, candidate_count)
+                  || format(' AS score, %8$s, %1$s.%2$I AS terms FROM %3$s WHERE %4$s AND %5$s ORDER BY %6$s LIMIT %7$s) ',
+                            v_alias, v_terms, v_from, condition, v_native.condition, v_native.ordering, candidate_count, v_place)
                   || v_arrays || format(
                          ', (SELECT pg_catalog.count(*) FROM "sqlvec found") OPERATOR(pg_catalog.<) %s AS whole FROM (SELECT c.score, c.row_id, c.row_table '
                          'FROM "sqlvec found" AS c WHERE c.terms OPERATOR(pg_catalog.@@) $4 ORDER BY 1 DESC, 3, 2 LIMIT %s) AS h', candidate_count, k);
     END IF;
-    answer := format('SELECT %s, h.score, $4::pg_catalog.bool FROM unnest($1, $2, $3) AS h (row_id, row_table, score) '
-                     'JOIN %s ON %3$s.ctid OPERATOR(pg_catalog.=) h.row_id AND %3$s.tableoid OPERATOR(pg_catalog.=) h.row_table ORDER BY h.score DESC, %s LIMIT %s',
-                     CASE WHEN key_type IS NULL THEN format('(%s.*)::%s', v_alias, sqlvec._qualified(rel))
-                          ELSE format('%s.%I::%s', v_alias, v_keys[1], format_type(key_type, -1)) END,
-                     v_from, v_alias, v_order, k);
+    IF key_type IS NULL THEN
+        answer := format('SELECT (%1$s.*)::%2$s, h.score, $4::pg_catalog.bool FROM unnest($1, $2, $3) AS h (row_id, row_table, score) '
+                         'JOIN %3$s ON %1$s.ctid OPERATOR(pg_catalog.=) h.row_id::pg_catalog.tid AND %1$s.tableoid OPERATOR(pg_catalog.=) h.row_table '
+                         'ORDER BY h.score DESC, %4$s LIMIT %5$s', v_alias, sqlvec._qualified(rel), v_from, v_order, k);
+    ELSE
+        answer := format('SELECT h.row_id::%1$s::%2$s, h.score, $4::pg_catalog.bool FROM unnest($1, $2, $3) AS h (row_id, row_table, score) '
+                         'ORDER BY h.score DESC, h.row_id::%1$s LIMIT %3$s',
+                         (SELECT format_type(c.type_oid, -1) FROM sqlvec._column(rel, v_keys[1]) AS c), format_type(key_type, -1), k);
+    END IF;
 END
 $body$;
 
 -- The best k of two lists, and the ties of the last.
 CREATE OR REPLACE FUNCTION sqlvec._bm25_merge(
-    state sqlvec._bm25_state, scores float8[], row_ids tid[], row_tables oid[], k int
+    state sqlvec._bm25_state, scores float8[], row_ids text[], row_tables oid[], k int
 ) RETURNS sqlvec._bm25_state
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $body$
