@@ -50,16 +50,19 @@ BEGIN
 END
 $body$;
 
--- The tsvector expression of an encoder over the expressions of its sources.
+-- The tsvector expression of an encoder over the expressions of its sources. Without its configuration
+-- there are no codes, but writes go on.
 CREATE OR REPLACE FUNCTION sqlvec._bm25_tsvector_expression(options jsonb, arguments text[]) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT CASE WHEN (options ->> 'tsvector')::boolean THEN arguments[1]
+                WHEN c.name IS NULL THEN 'NULL::pg_catalog.tsvector'
                 WHEN options -> 'labels' = 'null'
-                THEN format('sqlvec._bm25_tsvector(%L::pg_catalog.regconfig, (%s)::pg_catalog.text)', options ->> 'config', arguments[1])
-                ELSE format('sqlvec._bm25_fields(%L::pg_catalog.regconfig, %L, ARRAY[%s])', options ->> 'config',
+                THEN format('sqlvec._bm25_tsvector(%L::pg_catalog.regconfig, (%s)::pg_catalog.text)', c.name, arguments[1])
+                ELSE format('sqlvec._bm25_fields(%L::pg_catalog.regconfig, %L, ARRAY[%s])', c.name,
                             (SELECT array_agg(l) FROM jsonb_array_elements_text(options -> 'labels') AS l),
-                            (SELECT string_agg(format('(%s)::pg_catalog.text', a), ', ') FROM unnest(arguments) AS a)) END;
+                            (SELECT string_agg(format('(%s)::pg_catalog.text', a), ', ') FROM unnest(arguments) AS a)) END
+    FROM (SELECT sqlvec._bm25_config(options, true) AS name) AS c;
 END;
 
 -- Weights of the labels D, C, B, A as an SQL constant.
@@ -223,7 +226,7 @@ BEGIN
     v_options := jsonb_build_object(
         'config', (SELECT format('%I.%I', n.nspname, c.cfgname) FROM pg_ts_config AS c JOIN pg_namespace AS n ON n.oid = c.cfgnamespace
                    WHERE c.oid = config),
-        'k1', k1, 'b', b, 'tsvector', v_column.type_name = 'tsvector', 'labels', NULL, 'weights', NULL);
+        'config_oid', config::oid, 'k1', k1, 'b', b, 'tsvector', v_column.type_name = 'tsvector', 'labels', NULL, 'weights', NULL);
     IF v_options ->> 'config' IS NULL THEN
         RAISE EXCEPTION 'text search configuration % does not exist', config USING ERRCODE = 'undefined_object';
     END IF;

@@ -68,7 +68,7 @@ BEGIN
     v_options := (SELECT coalesce(jsonb_object_agg(split_part(o, '=', 1), substr(o, strpos(o, '=') + 1)), '{}') FROM unnest(v_index.options) AS o);
     IF backend = 'auto' THEN
         IF v_index.index_oid IS NULL OR cardinality(derived.source_columns) > 1
-           OR (v_options ->> 'text_config')::regconfig IS DISTINCT FROM (derived.options ->> 'config')::regconfig
+           OR (v_options ->> 'text_config')::regconfig IS DISTINCT FROM sqlvec._bm25_config(derived.options)::regconfig
            OR coalesce((v_options ->> 'k1')::float8, 1.2) <> (derived.options ->> 'k1')::float8
            OR coalesce((v_options ->> 'b')::float8, 0.75) <> (derived.options ->> 'b')::float8 THEN
             RETURN;

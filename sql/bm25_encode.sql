@@ -12,6 +12,24 @@ CREATE OR REPLACE FUNCTION sqlvec._bm25_dimension(lexeme text) RETURNS bigint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN 1 + ('x' || left(md5(lexeme), 15))::bit(60)::bigint % 1000000000;
 
+-- The present name of an encoder's text search configuration: the one of that name, else the one with
+-- its oid, which was renamed. Where both are gone an error, or NULL for the lenient.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_config(options jsonb, lenient boolean = false) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_name text := (
+        SELECT format('%I.%I', n.nspname, c.cfgname) FROM pg_ts_config AS c JOIN pg_namespace AS n ON n.oid = c.cfgnamespace
+        WHERE format('%I.%I', n.nspname, c.cfgname) = options ->> 'config' OR c.oid = (options ->> 'config_oid')::oid
+        ORDER BY format('%I.%I', n.nspname, c.cfgname) = options ->> 'config' DESC LIMIT 1);
+BEGIN
+    IF v_name IS NULL AND NOT lenient THEN
+        RAISE EXCEPTION 'text search configuration % is gone', options ->> 'config' USING ERRCODE = 'undefined_object';
+    END IF;
+    RETURN v_name;
+END
+$body$;
+
 -- Lower limits of the tiers, as fractions of the largest possible weight, k1 + 1.
 CREATE OR REPLACE FUNCTION sqlvec._bm25_tiers() RETURNS float8[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE

@@ -220,7 +220,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Use filter.';
     END IF;
 
-    v_parsed := sqlvec._parse_bm25(((q.derived).options ->> 'config')::regconfig, query);
+    v_parsed := sqlvec._parse_bm25(sqlvec._bm25_config((q.derived).options)::regconfig, query);
     q.lexemes := v_parsed.lexemes; q.required := v_parsed.required; q.excluded := v_parsed.excluded; q.prefixes := v_parsed.prefixes;
     q.condition := sqlvec._bm25_condition(v_parsed.lexemes, v_parsed.required, v_parsed.excluded, v_parsed.prefixes);
     IF q.condition IS NULL THEN

@@ -480,7 +480,7 @@ DECLARE
     v_derived sqlvec._derived := sqlvec._bm25_column(sqlvec._relation_of(pg_typeof(rel)), column_name);
     v_parsed record;
 BEGIN
-    v_parsed := sqlvec._parse_bm25((v_derived.options ->> 'config')::regconfig, query);
+    v_parsed := sqlvec._parse_bm25(sqlvec._bm25_config(v_derived.options)::regconfig, query);
     RETURN sqlvec._bm25_condition(v_parsed.lexemes, v_parsed.required, v_parsed.excluded, v_parsed.prefixes);
 END
 $body$;
@@ -544,13 +544,13 @@ BEGIN
             USING ERRCODE = 'datatype_mismatch',
                   HINT = 'Name the text column, or use ts_headline with sqlvec.bm25_tsquery.';
     END IF;
-    v_parsed := sqlvec._parse_bm25((v_derived.options ->> 'config')::regconfig, query);
+    v_parsed := sqlvec._parse_bm25(sqlvec._bm25_config(v_derived.options)::regconfig, query);
     EXECUTE format('SELECT ($1).%I::text', column_name) INTO v_text USING hit;
     -- Whatever scored, and phrases where they stand.
     v_condition := sqlvec._bm25_condition(v_parsed.lexemes, NULL, NULL, v_parsed.prefixes);
     v_condition := coalesce(v_condition || v_parsed.required, v_condition, v_parsed.required);
     RETURN CASE WHEN v_condition IS NULL THEN v_text
-                ELSE ts_headline((v_derived.options ->> 'config')::regconfig, v_text, v_condition, options) END;
+                ELSE ts_headline(sqlvec._bm25_config(v_derived.options)::regconfig, v_text, v_condition, options) END;
 END
 $body$;
 

@@ -29,6 +29,7 @@ BEGIN
     FOR v_derived IN
         SELECT d.*, d AS derived, greatest(c.reltuples, 1) AS rows FROM sqlvec._derived AS d JOIN pg_class AS c ON c.oid = d.relation
         WHERE d.maintained AND d.target_column IS NOT NULL AND has_table_privilege(d.relation, 'SELECT')
+              AND NOT EXISTS (SELECT FROM sqlvec.derived_column AS c WHERE c.relation = d.relation AND c.target_column = d.target_column AND c.problem IS NOT NULL)
     LOOP
         EXECUTE format('SELECT count(*) FROM (SELECT t.* FROM %s AS t TABLESAMPLE SYSTEM (%s) LIMIT 1000) AS t WHERE t.%I IS NOT NULL AND %s',
                        sqlvec._qualified(v_derived.relation), least(100, 1000000 / v_derived.rows), v_derived.target_column,

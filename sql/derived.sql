@@ -83,6 +83,9 @@ SELECT d.relation::regclass AS relation,
            WHEN d.tenant_column IS NULL AND d.known_tenant IS NOT NULL
                THEN format('column "%s", which tells tenants apart, is gone; CALL sqlvec.drop_derived(%L, %L);',
                            d.known_tenant, d.relation::regclass, d.known_target)
+           WHEN d.kind = 'bm25' AND sqlvec._bm25_config(d.options, true) IS NULL
+               THEN format('text search configuration %s is gone; CALL sqlvec.drop_derived(%L, %L);',
+                           d.options ->> 'config', d.relation::regclass, d.known_target)
            WHEN d.trigger_name IS NULL
                THEN format('the trigger is gone; CALL sqlvec.repair(%L);', d.relation::regclass)
            WHEN NOT d.triggered

@@ -62,7 +62,7 @@ BEGIN
         RETURN NEW;
     END IF;%s
     RETURN NEW;
-EXCEPTION WHEN undefined_column THEN
+EXCEPTION WHEN undefined_column OR undefined_object THEN
     RETURN pg_catalog.jsonb_populate_record(
         NEW, sqlvec._derive_row(TG_RELID, TG_OP, pg_catalog.to_jsonb(NEW), pg_catalog.to_jsonb(OLD), %L));
 END

@@ -760,6 +760,24 @@ CREATE OR REPLACE FUNCTION sqlvec._bm25_dimension(lexeme text) RETURNS bigint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN 1 + ('x' || left(md5(lexeme), 15))::bit(60)::bigint % 1000000000;
 
+-- The present name of an encoder's text search configuration: the one of that name, else the one with
+-- its oid, which was renamed. Where both are gone an error, or NULL for the lenient.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_config(options jsonb, lenient boolean = false) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_name text := (
+        SELECT format('%I.%I', n.nspname, c.cfgname) FROM pg_ts_config AS c JOIN pg_namespace AS n ON n.oid = c.cfgnamespace
+        WHERE format('%I.%I', n.nspname, c.cfgname) = options ->> 'config' OR c.oid = (options ->> 'config_oid')::oid
+        ORDER BY format('%I.%I', n.nspname, c.cfgname) = options ->> 'config' DESC LIMIT 1);
+BEGIN
+    IF v_name IS NULL AND NOT lenient THEN
+        RAISE EXCEPTION 'text search configuration % is gone', options ->> 'config' USING ERRCODE = 'undefined_object';
+    END IF;
+    RETURN v_name;
+END
+$body$;
+
 -- Lower limits of the tiers, as fractions of the largest possible weight, k1 + 1.
 CREATE OR REPLACE FUNCTION sqlvec._bm25_tiers() RETURNS float8[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -908,6 +926,9 @@ SELECT d.relation::regclass AS relation,
            WHEN d.tenant_column IS NULL AND d.known_tenant IS NOT NULL
                THEN format('column "%s", which tells tenants apart, is gone; CALL sqlvec.drop_derived(%L, %L);',
                            d.known_tenant, d.relation::regclass, d.known_target)
+           WHEN d.kind = 'bm25' AND sqlvec._bm25_config(d.options, true) IS NULL
+               THEN format('text search configuration %s is gone; CALL sqlvec.drop_derived(%L, %L);',
+                           d.options ->> 'config', d.relation::regclass, d.known_target)
            WHEN d.trigger_name IS NULL
                THEN format('the trigger is gone; CALL sqlvec.repair(%L);', d.relation::regclass)
            WHEN NOT d.triggered
@@ -1030,7 +1051,7 @@ BEGIN
         RETURN NEW;
     END IF;%s
     RETURN NEW;
-EXCEPTION WHEN undefined_column THEN
+EXCEPTION WHEN undefined_column OR undefined_object THEN
     RETURN pg_catalog.jsonb_populate_record(
         NEW, sqlvec._derive_row(TG_RELID, TG_OP, pg_catalog.to_jsonb(NEW), pg_catalog.to_jsonb(OLD), %L));
 END
@@ -2329,16 +2350,19 @@ BEGIN
 END
 $body$;
 
--- The tsvector expression of an encoder over the expressions of its sources.
+-- The tsvector expression of an encoder over the expressions of its sources. Without its configuration
+-- there are no codes, but writes go on.
 CREATE OR REPLACE FUNCTION sqlvec._bm25_tsvector_expression(options jsonb, arguments text[]) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT CASE WHEN (options ->> 'tsvector')::boolean THEN arguments[1]
+                WHEN c.name IS NULL THEN 'NULL::pg_catalog.tsvector'
                 WHEN options -> 'labels' = 'null'
-                THEN format('sqlvec._bm25_tsvector(%L::pg_catalog.regconfig, (%s)::pg_catalog.text)', options ->> 'config', arguments[1])
-                ELSE format('sqlvec._bm25_fields(%L::pg_catalog.regconfig, %L, ARRAY[%s])', options ->> 'config',
+                THEN format('sqlvec._bm25_tsvector(%L::pg_catalog.regconfig, (%s)::pg_catalog.text)', c.name, arguments[1])
+                ELSE format('sqlvec._bm25_fields(%L::pg_catalog.regconfig, %L, ARRAY[%s])', c.name,
                             (SELECT array_agg(l) FROM jsonb_array_elements_text(options -> 'labels') AS l),
-                            (SELECT string_agg(format('(%s)::pg_catalog.text', a), ', ') FROM unnest(arguments) AS a)) END;
+                            (SELECT string_agg(format('(%s)::pg_catalog.text', a), ', ') FROM unnest(arguments) AS a)) END
+    FROM (SELECT sqlvec._bm25_config(options, true) AS name) AS c;
 END;
 
 -- Weights of the labels D, C, B, A as an SQL constant.
@@ -2502,7 +2526,7 @@ BEGIN
     v_options := jsonb_build_object(
         'config', (SELECT format('%I.%I', n.nspname, c.cfgname) FROM pg_ts_config AS c JOIN pg_namespace AS n ON n.oid = c.cfgnamespace
                    WHERE c.oid = config),
-        'k1', k1, 'b', b, 'tsvector', v_column.type_name = 'tsvector', 'labels', NULL, 'weights', NULL);
+        'config_oid', config::oid, 'k1', k1, 'b', b, 'tsvector', v_column.type_name = 'tsvector', 'labels', NULL, 'weights', NULL);
     IF v_options ->> 'config' IS NULL THEN
         RAISE EXCEPTION 'text search configuration % does not exist', config USING ERRCODE = 'undefined_object';
     END IF;
@@ -3628,7 +3652,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Use filter.';
     END IF;
 
-    v_parsed := sqlvec._parse_bm25(((q.derived).options ->> 'config')::regconfig, query);
+    v_parsed := sqlvec._parse_bm25(sqlvec._bm25_config((q.derived).options)::regconfig, query);
     q.lexemes := v_parsed.lexemes; q.required := v_parsed.required; q.excluded := v_parsed.excluded; q.prefixes := v_parsed.prefixes;
     q.condition := sqlvec._bm25_condition(v_parsed.lexemes, v_parsed.required, v_parsed.excluded, v_parsed.prefixes);
     IF q.condition IS NULL THEN
@@ -3780,7 +3804,7 @@ BEGIN
     v_options := (SELECT coalesce(jsonb_object_agg(split_part(o, '=', 1), substr(o, strpos(o, '=') + 1)), '{}') FROM unnest(v_index.options) AS o);
     IF backend = 'auto' THEN
         IF v_index.index_oid IS NULL OR cardinality(derived.source_columns) > 1
-           OR (v_options ->> 'text_config')::regconfig IS DISTINCT FROM (derived.options ->> 'config')::regconfig
+           OR (v_options ->> 'text_config')::regconfig IS DISTINCT FROM sqlvec._bm25_config(derived.options)::regconfig
            OR coalesce((v_options ->> 'k1')::float8, 1.2) <> (derived.options ->> 'k1')::float8
            OR coalesce((v_options ->> 'b')::float8, 0.75) <> (derived.options ->> 'b')::float8 THEN
             RETURN;
@@ -4291,7 +4315,7 @@ DECLARE
     v_derived sqlvec._derived := sqlvec._bm25_column(sqlvec._relation_of(pg_typeof(rel)), column_name);
     v_parsed record;
 BEGIN
-    v_parsed := sqlvec._parse_bm25((v_derived.options ->> 'config')::regconfig, query);
+    v_parsed := sqlvec._parse_bm25(sqlvec._bm25_config(v_derived.options)::regconfig, query);
     RETURN sqlvec._bm25_condition(v_parsed.lexemes, v_parsed.required, v_parsed.excluded, v_parsed.prefixes);
 END
 $body$;
@@ -4355,13 +4379,13 @@ BEGIN
             USING ERRCODE = 'datatype_mismatch',
                   HINT = 'Name the text column, or use ts_headline with sqlvec.bm25_tsquery.';
     END IF;
-    v_parsed := sqlvec._parse_bm25((v_derived.options ->> 'config')::regconfig, query);
+    v_parsed := sqlvec._parse_bm25(sqlvec._bm25_config(v_derived.options)::regconfig, query);
     EXECUTE format('SELECT ($1).%I::text', column_name) INTO v_text USING hit;
     -- Whatever scored, and phrases where they stand.
     v_condition := sqlvec._bm25_condition(v_parsed.lexemes, NULL, NULL, v_parsed.prefixes);
     v_condition := coalesce(v_condition || v_parsed.required, v_condition, v_parsed.required);
     RETURN CASE WHEN v_condition IS NULL THEN v_text
-                ELSE ts_headline((v_derived.options ->> 'config')::regconfig, v_text, v_condition, options) END;
+                ELSE ts_headline(sqlvec._bm25_config(v_derived.options)::regconfig, v_text, v_condition, options) END;
 END
 $body$;
 
@@ -4569,6 +4593,7 @@ BEGIN
     FOR v_derived IN
         SELECT d.*, d AS derived, greatest(c.reltuples, 1) AS rows FROM sqlvec._derived AS d JOIN pg_class AS c ON c.oid = d.relation
         WHERE d.maintained AND d.target_column IS NOT NULL AND has_table_privilege(d.relation, 'SELECT')
+              AND NOT EXISTS (SELECT FROM sqlvec.derived_column AS c WHERE c.relation = d.relation AND c.target_column = d.target_column AND c.problem IS NOT NULL)
     LOOP
         EXECUTE format('SELECT count(*) FROM (SELECT t.* FROM %s AS t TABLESAMPLE SYSTEM (%s) LIMIT 1000) AS t WHERE t.%I IS NOT NULL AND %s',
                        sqlvec._qualified(v_derived.relation), least(100, 1000000 / v_derived.rows), v_derived.target_column,
