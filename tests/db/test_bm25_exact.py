@@ -91,6 +91,9 @@ class Searched:
         # Documents of the same lexemes have the same score to the last bit: the key decides.
         order = [(-row[1], row[0]) for row in found]
         assert order == sorted(order)
+        assert (
+            search_keys(self.db, self.table.name, query.text, k=k, **condition.arguments) == found
+        )
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,16 @@ def search(
     return db.execute(
         f"SELECT (hit).id, score, complete FROM sqlvec.bm25_search(NULL::{table}, %(column)s, %(text)s{named})",
         {"column": column, "text": text, **arguments},
+    ).fetchall()
+
+
+def search_keys(
+    db: psycopg.Connection[Any], table: str, text: str, **arguments: Any
+) -> list[tuple[int, float, bool]]:
+    named = "".join(f", {name} => %({name})s" for name in arguments)
+    return db.execute(
+        f"SELECT key, score, complete FROM sqlvec.bm25_search_keys(NULL::{table}, 'body', %(text)s, key => NULL::int, key_column => 'id'{named})",
+        {"text": text, **arguments},
     ).fetchall()
 
 
@@ -376,6 +389,46 @@ def test_statistics_by_tenant(db: psycopg.Connection[Any]) -> None:
             )
             scores = index.scores(query, statistics, mine.__contains__)
             documents.check([row[:2] for row in found], scores, 10)
+
+
+def test_partitions(db: psycopg.Connection[Any]) -> None:
+    """Partitions share the statistics of the whole table, searched together or alone."""
+    db.execute(
+        "CREATE TABLE parted (id int, tenant int, tag text, body text, PRIMARY KEY (id, tenant)) PARTITION BY LIST (tenant)"
+    )
+    for one in range(3):
+        db.execute(f"CREATE TABLE parted_{one} PARTITION OF parted FOR VALUES IN ({one})")
+    db.execute("CALL sqlvec.add_bm25('parted', 'body', config => 'simple')")
+    searched = Searched(db, Table("parted", "simple"))
+    texts = texts_by_frequency(900, seed=11)
+    searched.fill(texts)
+    searched.analyze()
+    db.execute("VACUUM ANALYZE parted")
+    index = searched.index()
+    for number, text in enumerate(texts[:60]):
+        query = searched.analyzer.words(" ".join((text or "").split()[: 1 + number % 6]))
+        searched.check(index, query, 12, CONDITIONS[number % len(CONDITIONS)])
+        found = search(db, "parted_1", query.text, k=12)
+        scores = index.scores(query, searched.statistics, lambda key: tenant(key) == 1)
+        documents.check([row[:2] for row in found], scores, 12)
+
+
+def test_prefix_scores_what_completes_it(db: psycopg.Connection[Any]) -> None:
+    db.execute("CREATE TABLE prefixed (id int PRIMARY KEY, tenant int, tag text, body text)")
+    db.execute("CALL sqlvec.add_bm25('prefixed', 'body', config => 'simple')")
+    searched = Searched(db, Table("prefixed", "simple"))
+    searched.fill(texts_by_frequency(600, seed=12))
+    searched.analyze()
+    index = searched.index()
+    for prefix, word in (("w19", ""), ("w15", "w2"), ("w7", "w7"), ("w11", "w3 w3")):
+        completions = {
+            lexeme for lexeme in searched.statistics.frequencies if lexeme.startswith(prefix)
+        }
+        assert 1 < len(completions) <= 64
+        words = searched.analyzer.words(word)
+        scored = {lexeme: 1 for lexeme in completions} | dict(words.scored)
+        query = Query(f"{word} {prefix}*", scored, frozenset(scored))
+        searched.check(index, query, 20)
 
 
 def test_small_drift_leaves_the_weights(db: psycopg.Connection[Any]) -> None:
