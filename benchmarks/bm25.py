@@ -227,17 +227,20 @@ def _create_others(connection: Connection) -> None:
         connection.execute(f"VACUUM ANALYZE {name}")
 
 
-def build(connection: Connection, name: str, options: str = "") -> dict[str, float]:
+def build(
+    connection: Connection, name: str, options: str = "", drift: float = 0.0
+) -> dict[str, float]:
     """Declare BM25 of ``body``, fill, count and index it; return how many seconds each step took.
 
     :param options: further arguments of sqlvec.add_bm25.
+    :param drift: weights are first made for the mean length of a sample; 0 makes them again for the
+        true one, more leaves them within that fraction.
     """
     taken = {}
     for step, statement in (
         ("add", f"CALL sqlvec.add_bm25('{name}', 'body'{options})"),
         ("backfill", f"CALL sqlvec.backfill('{name}')"),
-        # Until here the mean length is that of a sample: encode weights for the true one.
-        ("analyze", f"CALL sqlvec.analyze_bm25('{name}', drift => 0)"),
+        ("analyze", f"CALL sqlvec.analyze_bm25('{name}', drift => {drift})"),
     ):
         taken[step] = seconds(partial(connection.execute, statement.encode()))
     rows = connection.execute(

@@ -180,7 +180,7 @@ def _create(connection: Connection, layout: Layout) -> None:
     connection.execute(
         f"INSERT INTO {name} SELECT id, tenant_id %% %s, body FROM base".encode(), [layout.tenants]
     )
-    build(connection, name, ", tenant => 'tenant_id'" if layout.statistics else "")
+    build(connection, name, ", tenant => 'tenant_id'" if layout.statistics else "", drift=0.1)
     if layout.index:
         connection.execute(f"CREATE INDEX ON {name} (tenant_id)")
     connection.execute(f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY")
