@@ -179,6 +179,7 @@ DECLARE
     v_options jsonb;
     v_encoder text;
     v_terms text;
+    v_filled boolean;
 BEGIN
     IF rel IS NULL OR config IS NULL OR k1 IS NULL OR b IS NULL THEN
         RAISE EXCEPTION 'add_bm25 needs a table, a text search configuration, k1 and b' USING ERRCODE = 'null_value_not_allowed';
@@ -245,11 +246,11 @@ BEGIN
     INSERT INTO sqlvec.encoder (name, kind, dimensions, code_type, code_dimensions, options, owner)
     VALUES (v_encoder, 'bm25', NULL, 'sparsevec', 1000000000, v_options, sqlvec._owner(rel));
 
-    PERFORM sqlvec._add_target(rel, target, v_encoder, 'sparsevec', 1000000000);
+    v_filled := sqlvec._add_target(rel, target, v_encoder, 'sparsevec', 1000000000);
     IF cardinality(v_targets) = 2 THEN
-        PERFORM sqlvec._add_target(rel, v_targets[2], v_encoder, 'tsvector', NULL);
+        v_filled := sqlvec._add_target(rel, v_targets[2], v_encoder, 'tsvector', NULL) OR v_filled;
     END IF;
-    PERFORM sqlvec._declare(rel, v_sources, v_targets, v_encoder, true, 'inner_product', tenant);
+    PERFORM sqlvec._declare(rel, v_sources, v_targets, v_encoder, true, 'inner_product', v_filled, tenant);
 
     v_terms := CASE cardinality(v_targets) WHEN 2 THEN v_targets[2] ELSE v_sources[1] END;
     IF NOT sqlvec._has_gin(rel, v_terms)

@@ -103,18 +103,19 @@ END
 $body$;
 
 -- Add the column for a code, or make sure that the one of that name can hold it. dimensions: NULL for
--- a type that has none.
-CREATE OR REPLACE FUNCTION sqlvec._add_target(rel oid, target text, encoder text, type_name text, dimensions int) RETURNS void
+-- a type that has none. Answers whether it holds values, which nobody knows the encoder of.
+CREATE OR REPLACE FUNCTION sqlvec._add_target(rel oid, target text, encoder text, type_name text, dimensions int) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_column record;
+    v_filled boolean;
 BEGIN
     IF NOT sqlvec._has_column(rel, target) THEN
         EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', sqlvec._qualified(rel), target,
                        CASE WHEN type_name IN ('bit', 'tsvector') THEN type_name ELSE format('%I.%I', sqlvec._vector_schema(), type_name) END
                        || coalesce('(' || dimensions || ')', ''));
-        RETURN;
+        RETURN false;
     END IF;
     v_column := sqlvec._column(rel, target);
     IF (v_column.type_name, v_column.dimensions) IS DISTINCT FROM (type_name::name, dimensions) THEN
@@ -123,12 +124,15 @@ BEGIN
             encoder, type_name || coalesce('(' || dimensions || ')', '')
             USING ERRCODE = 'datatype_mismatch', HINT = 'Choose another target, or drop that column first.';
     END IF;
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s AS t WHERE t.%I IS NOT NULL)', sqlvec._qualified(rel), target) INTO v_filled;
+    RETURN v_filled;
 END
 $body$;
 
--- Write the declaration into the catalog and the trigger. The columns are there.
+-- Write the declaration into the catalog and the trigger. The columns are there; values that are
+-- `filled` in already are suspect until a backfill has compared them.
 CREATE OR REPLACE FUNCTION sqlvec._declare(
-    rel oid, sources name[], targets name[], encoder text, own_encoder boolean, metric text, tenant name = NULL
+    rel oid, sources name[], targets name[], encoder text, own_encoder boolean, metric text, filled boolean, tenant name = NULL
 ) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -150,6 +154,11 @@ BEGIN
             (sqlvec._attnums(rel, ARRAY[tenant]))[1], tenant, _declare.encoder, _declare.own_encoder, _declare.metric)
     RETURNING id INTO v_fresh;
     PERFORM sqlvec._rewrite(rel, v_fresh);
+    IF filled THEN
+        UPDATE sqlvec.derived AS d SET suspect = true WHERE d.id = v_fresh;
+        RAISE WARNING 'column "%" of table % has values already; searches do without them until they are compared', targets[1], rel::regclass
+            USING HINT = format('CALL sqlvec.backfill(%L, %L); compares them and mends those that differ.', rel::regclass, targets[1]);
+    END IF;
     PERFORM sqlvec._index_unfinished(rel, targets[1]);
 END
 $body$;

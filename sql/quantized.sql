@@ -87,8 +87,8 @@ BEGIN
             USING ERRCODE = 'datatype_mismatch';
     END IF;
 
-    PERFORM sqlvec._add_target(rel, v_target, v_encoder, v_encoder_row.code_type, v_encoder_row.code_dimensions);
-    PERFORM sqlvec._declare(rel, ARRAY[column_name], ARRAY[v_target], v_encoder, v_kind IS NULL, metric);
+    PERFORM sqlvec._declare(rel, ARRAY[column_name], ARRAY[v_target], v_encoder, v_kind IS NULL, metric,
+                            sqlvec._add_target(rel, v_target, v_encoder, v_encoder_row.code_type, v_encoder_row.code_dimensions));
 END
 $body$;
 

@@ -1345,18 +1345,19 @@ END
 $body$;
 
 -- Add the column for a code, or make sure that the one of that name can hold it. dimensions: NULL for
--- a type that has none.
-CREATE OR REPLACE FUNCTION sqlvec._add_target(rel oid, target text, encoder text, type_name text, dimensions int) RETURNS void
+-- a type that has none. Answers whether it holds values, which nobody knows the encoder of.
+CREATE OR REPLACE FUNCTION sqlvec._add_target(rel oid, target text, encoder text, type_name text, dimensions int) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_column record;
+    v_filled boolean;
 BEGIN
     IF NOT sqlvec._has_column(rel, target) THEN
         EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', sqlvec._qualified(rel), target,
                        CASE WHEN type_name IN ('bit', 'tsvector') THEN type_name ELSE format('%I.%I', sqlvec._vector_schema(), type_name) END
                        || coalesce('(' || dimensions || ')', ''));
-        RETURN;
+        RETURN false;
     END IF;
     v_column := sqlvec._column(rel, target);
     IF (v_column.type_name, v_column.dimensions) IS DISTINCT FROM (type_name::name, dimensions) THEN
@@ -1365,12 +1366,15 @@ BEGIN
             encoder, type_name || coalesce('(' || dimensions || ')', '')
             USING ERRCODE = 'datatype_mismatch', HINT = 'Choose another target, or drop that column first.';
     END IF;
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s AS t WHERE t.%I IS NOT NULL)', sqlvec._qualified(rel), target) INTO v_filled;
+    RETURN v_filled;
 END
 $body$;
 
--- Write the declaration into the catalog and the trigger. The columns are there.
+-- Write the declaration into the catalog and the trigger. The columns are there; values that are
+-- `filled` in already are suspect until a backfill has compared them.
 CREATE OR REPLACE FUNCTION sqlvec._declare(
-    rel oid, sources name[], targets name[], encoder text, own_encoder boolean, metric text, tenant name = NULL
+    rel oid, sources name[], targets name[], encoder text, own_encoder boolean, metric text, filled boolean, tenant name = NULL
 ) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -1392,6 +1396,11 @@ BEGIN
             (sqlvec._attnums(rel, ARRAY[tenant]))[1], tenant, _declare.encoder, _declare.own_encoder, _declare.metric)
     RETURNING id INTO v_fresh;
     PERFORM sqlvec._rewrite(rel, v_fresh);
+    IF filled THEN
+        UPDATE sqlvec.derived AS d SET suspect = true WHERE d.id = v_fresh;
+        RAISE WARNING 'column "%" of table % has values already; searches do without them until they are compared', targets[1], rel::regclass
+            USING HINT = format('CALL sqlvec.backfill(%L, %L); compares them and mends those that differ.', rel::regclass, targets[1]);
+    END IF;
     PERFORM sqlvec._index_unfinished(rel, targets[1]);
 END
 $body$;
@@ -1521,8 +1530,8 @@ BEGIN
             USING ERRCODE = 'datatype_mismatch';
     END IF;
 
-    PERFORM sqlvec._add_target(rel, v_target, v_encoder, v_encoder_row.code_type, v_encoder_row.code_dimensions);
-    PERFORM sqlvec._declare(rel, ARRAY[column_name], ARRAY[v_target], v_encoder, v_kind IS NULL, metric);
+    PERFORM sqlvec._declare(rel, ARRAY[column_name], ARRAY[v_target], v_encoder, v_kind IS NULL, metric,
+                            sqlvec._add_target(rel, v_target, v_encoder, v_encoder_row.code_type, v_encoder_row.code_dimensions));
 END
 $body$;
 
@@ -2479,6 +2488,7 @@ DECLARE
     v_options jsonb;
     v_encoder text;
     v_terms text;
+    v_filled boolean;
 BEGIN
     IF rel IS NULL OR config IS NULL OR k1 IS NULL OR b IS NULL THEN
         RAISE EXCEPTION 'add_bm25 needs a table, a text search configuration, k1 and b' USING ERRCODE = 'null_value_not_allowed';
@@ -2545,11 +2555,11 @@ BEGIN
     INSERT INTO sqlvec.encoder (name, kind, dimensions, code_type, code_dimensions, options, owner)
     VALUES (v_encoder, 'bm25', NULL, 'sparsevec', 1000000000, v_options, sqlvec._owner(rel));
 
-    PERFORM sqlvec._add_target(rel, target, v_encoder, 'sparsevec', 1000000000);
+    v_filled := sqlvec._add_target(rel, target, v_encoder, 'sparsevec', 1000000000);
     IF cardinality(v_targets) = 2 THEN
-        PERFORM sqlvec._add_target(rel, v_targets[2], v_encoder, 'tsvector', NULL);
+        v_filled := sqlvec._add_target(rel, v_targets[2], v_encoder, 'tsvector', NULL) OR v_filled;
     END IF;
-    PERFORM sqlvec._declare(rel, v_sources, v_targets, v_encoder, true, 'inner_product', tenant);
+    PERFORM sqlvec._declare(rel, v_sources, v_targets, v_encoder, true, 'inner_product', v_filled, tenant);
 
     v_terms := CASE cardinality(v_targets) WHEN 2 THEN v_targets[2] ELSE v_sources[1] END;
     IF NOT sqlvec._has_gin(rel, v_terms)

@@ -328,6 +328,21 @@ def test_composed_encoders(conn: Connection) -> None:
     assert scalar(conn, "SELECT bits::text FROM doc") == "0001"
 
 
+def test_codes_of_an_unknown_encoder_are_left_aside_until_compared(autocommit: Connection) -> None:
+    for statement in (
+        "CREATE TABLE doc (id int PRIMARY KEY, embedding vector(3), embedding_binary bit(3))",
+        "INSERT INTO doc VALUES (1, '[1,1,1]', B'000'), (2, '[1,-1,1]', B'101')",
+        "CALL sqlvec.add_quantized('doc', 'embedding', 'binary')",
+    ):
+        autocommit.exec_driver_sql(statement)
+    suspect = text("SELECT suspect FROM sqlvec.derived")
+    assert autocommit.scalar(suspect)
+    autocommit.exec_driver_sql("CALL sqlvec.backfill('doc')")
+    assert not autocommit.scalar(suspect)
+    codes = autocommit.scalars(text("SELECT embedding_binary::text FROM doc ORDER BY id")).all()
+    assert codes == ["111", "101"]
+
+
 def test_existing_column_is_adopted(conn: Connection) -> None:
     run(conn, "CREATE TABLE doc (id int, embedding vector(4), code bit(4), wide bit(5))")
     run(conn, "CALL sqlvec.add_quantized('doc', 'embedding', 'binary', target => 'code')")
