@@ -2295,17 +2295,18 @@ SELECT s.relation,
        CASE WHEN s.suspect THEN format('weights are being encoded anew; CALL sqlvec.backfill(%L, %L);', s.relation, s.target_column)
             WHEN s.analyzed_at IS NULL THEN format('never counted; CALL sqlvec.analyze_bm25(%L);', s.relation)
             WHEN s.changes_since > 50 + 0.1 * s.total THEN format('many rows have changed; CALL sqlvec.analyze_bm25(%L);', s.relation)
-       END AS advice
+       END AS advice,
+       s.encoded_avgdl
 FROM (SELECT d.relation::regclass AS relation, coalesce(d.target_column, d.known_target) AS target_column, d.suspect,
              c.tenant, c.documents, c.average_length, c.terms, c.collisions, c.analyzed_at,
              greatest(sqlvec._changes(d.relation) - c.changes, 0) AS changes_since,
-             sum(c.documents) OVER (PARTITION BY d.id) AS total
+             sum(c.documents) OVER (PARTITION BY d.id) AS total, (d.options ->> 'average_length')::float8 AS encoded_avgdl
       FROM sqlvec._derived AS d
       LEFT JOIN sqlvec.bm25_corpus AS c ON c.derived_id = d.id
       WHERE d.kind = 'bm25') AS s;
 
 COMMENT ON VIEW sqlvec.bm25_health IS
-    'Statistics of each BM25 column (and tenant): documents, their mean length, terms, terms that share a dimension, when they were counted, rows inserted and deleted since, and whether to count again.';
+    'Statistics of each BM25 column (and tenant): documents, their mean length, terms, terms that share a dimension, when they were counted, rows inserted and deleted since, and whether to count again; encoded_avgdl is the mean length that the weights are made with.';
 
 -- sqlvec.add_bm25: declare a text column searchable by BM25.
 
