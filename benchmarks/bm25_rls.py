@@ -254,7 +254,7 @@ def _tables(found: Sequence[dict[str, Any]]) -> list[Any]:
     for each in found:
         # The JSON file has them whole.
         rows = [
-            (side, detail[:120])
+            (side, detail[:85])
             for side, plan in each["plans"].items()
             for topic, detail in plan
             if topic in ("plan", "explain") and "Cond: (body_bm25_tsv" not in detail
@@ -262,8 +262,6 @@ def _tables(found: Sequence[dict[str, Any]]) -> list[Any]:
         title = f"Plans of one search: {each['tenants']} tenants, {each['layout']}"
         plans = table(title, ("search", "plan"), rows)
         plans.columns[1].justify = "left"
-        plans.columns[1].overflow = "crop"
-        plans.columns[1].no_wrap = True
         shown.append(plans)
     return shown
 
