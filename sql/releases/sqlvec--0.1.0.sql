@@ -4082,6 +4082,7 @@ DECLARE
     v_reads_codes boolean;
     v_reads_text boolean;
     v_text text;
+    v_text_score text;
     v_place text;
     v_word_order int[];
     v_native record;
@@ -4154,11 +4155,18 @@ BEGIN
     v_text := sqlvec._bm25_tsvector_expression(
         v_derived.options, ARRAY(SELECT format('%s.%I', v_alias, c) FROM unnest(v_derived.source_columns) AS c));
     vector := sqlvec._bm25_vector(q.lexemes, q.weights);
-    v_score := format('0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s.%I OPERATOR(%I.<#>) $2)', v_alias, v_derived.target_column, sqlvec._vector_schema());
     IF NOT v_derived.maintained OR q.collides THEN
         v_score := sqlvec._bm25_score_expression(v_derived.options, format('%s.%I', v_alias, v_terms));
-    ELSIF v_unfinished THEN
-        v_score := format('coalesce(%s, %s)', v_score, sqlvec._bm25_score_expression(v_derived.options, format('%s.%I', v_alias, v_terms)));
+        v_text_score := sqlvec._bm25_score_expression(v_derived.options, v_text);
+    ELSE
+        -- Of the code, made here for a row that has none: equal rows score the same to the last digit.
+        v_score := format('%s.%I', v_alias, v_derived.target_column);
+        IF v_unfinished THEN
+            v_score := format('coalesce(%s, (sqlvec._bm25_document(%s.%I, %s)).code)', v_score, v_alias, v_terms, sqlvec._bm25_constants(v_derived.options));
+        END IF;
+        v_text_score := format('(sqlvec._bm25_document(%s, %s)).code', v_text, sqlvec._bm25_constants(v_derived.options));
+        v_score := format('0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s OPERATOR(%I.<#>) $2)', v_score, sqlvec._vector_schema());
+        v_text_score := format('0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s OPERATOR(%I.<#>) $2)', v_text_score, sqlvec._vector_schema());
     END IF;
 
     -- Equal scores: by primary key, where there is one.
@@ -4180,7 +4188,7 @@ BEGIN
         step := v_before || v_score || v_between || format('%s.%I OPERATOR(pg_catalog.@@) $4', v_alias, v_terms) || v_after;
     END IF;
     IF NOT v_reads_codes OR v_unfinished AND cardinality(v_derived.target_columns) = 2 THEN
-        waiting := v_before || sqlvec._bm25_score_expression(v_derived.options, v_text) || v_between
+        waiting := v_before || v_text_score || v_between
                    || CASE WHEN v_reads_codes THEN format('%s.%I IS NULL AND ', v_alias, v_derived.target_columns[2]) ELSE '' END
                    || v_text || ' OPERATOR(pg_catalog.@@) $4' || v_after;
     END IF;
