@@ -242,7 +242,7 @@ BEGIN
 
         SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
         IF v_derived.suspect THEN
-            UPDATE sqlvec.derived AS d SET suspect = false WHERE d.id = v_id;
+            UPDATE sqlvec.derived AS d SET suspect = false, reweighed = false WHERE d.id = v_id;
             COMMIT;
         END IF;
         IF sqlvec._owns(rel) AND NOT sqlvec._has_unfinished_index(rel, v_derived.target_column, v_derived.source_columns) THEN

@@ -235,6 +235,7 @@ DECLARE
     v_unfinished boolean;
     v_reads_codes boolean;
     v_reads_text boolean;
+    v_stale boolean;
     v_text text;
     v_text_score text;
     v_place text;
@@ -267,6 +268,11 @@ BEGIN
     IF q.condition IS NULL THEN
         RETURN;
     END IF;
+    -- Terms that no trigger kept, or that were there before it, may be those of another text.
+    v_stale := NOT v_derived.maintained AND NOT v_derived.reweighed AND cardinality(v_derived.target_columns) = 2;
+    IF v_stale AND v_reads_text THEN
+        v_reads_codes := false;
+    END IF;
 
     -- Terms that were not weighed as the catalog says now bring tiers that mean nothing.
     v_word_order := ARRAY(SELECT w.n FROM unnest(q.weights) WITH ORDINALITY AS w (weight, n) ORDER BY w.weight DESC, w.n);
@@ -283,7 +289,9 @@ BEGIN
 
     once := true;
     seqscan := current_setting('enable_seqscan');
-    IF NOT v_reads_codes THEN
+    IF v_stale AND v_reads_text THEN
+        reason := format('one pass over the text: column %I may be stale', v_terms);
+    ELSIF NOT v_reads_codes THEN
         reason := format('one pass over the text: role "%s" may not read columns %I and %I', current_user, v_derived.target_column, v_terms);
     ELSIF row_security_active(rel) THEN
         reason := 'one pass: under row security Postgres reads the rows that the policy allows before it looks at words';

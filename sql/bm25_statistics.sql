@@ -204,7 +204,7 @@ BEGIN
     SELECT v_encoder, e.kind, e.dimensions, e.code_type, e.code_dimensions,
            e.options || jsonb_build_object('average_length', average_length), e.owner
     FROM sqlvec.encoder AS e WHERE e.name = derived.encoder;
-    UPDATE sqlvec.derived AS d SET encoder = v_encoder, suspect = true WHERE d.id = derived.id;
+    UPDATE sqlvec.derived AS d SET encoder = v_encoder, suspect = true, reweighed = derived.maintained OR derived.reweighed WHERE d.id = derived.id;
     DELETE FROM sqlvec.encoder AS e WHERE e.name = derived.encoder;
     PERFORM sqlvec._write_maintain(derived.relation_id);
 END

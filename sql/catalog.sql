@@ -51,6 +51,7 @@ CREATE TABLE IF NOT EXISTS sqlvec.derived (
     own_encoder   boolean NOT NULL, -- made for this column, goes with it
     metric        text NOT NULL,
     suspect       boolean NOT NULL DEFAULT false, -- codes may be stale until a backfill has compared them
+    reweighed     boolean NOT NULL DEFAULT false, -- of BM25: suspect for its weights only, the terms are right
     created_at    timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX IF NOT EXISTS derived_relation_id ON sqlvec.derived (relation_id);

@@ -40,7 +40,8 @@ SELECT d.id,
        e.dimensions,
        e.code_type,
        e.code_dimensions,
-       d.metric
+       d.metric,
+       d.reweighed AND r.maintained AND (r.known_oid = r.relation AND n.taken) IS NOT TRUE AS reweighed
 FROM sqlvec.derived AS d
 JOIN sqlvec._relation AS r ON r.id = d.relation_id
 JOIN sqlvec.encoder AS e ON e.name = d.encoder

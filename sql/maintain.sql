@@ -206,7 +206,8 @@ BEGIN
         source_attnums = sqlvec._attnums(rel, a.source_columns), target_attnums = sqlvec._attnums(rel, a.target_columns),
         tenant_column = coalesce(a.tenant_column, d.tenant_column),
         tenant_attnum = coalesce((sqlvec._attnums(rel, ARRAY[a.tenant_column]))[1], d.tenant_attnum),
-        suspect = NOT a.maintained AND d.id IS DISTINCT FROM fresh
+        suspect = NOT a.maintained AND d.id IS DISTINCT FROM fresh,
+        reweighed = a.reweighed AND d.id IS DISTINCT FROM fresh
     FROM sqlvec._derived AS a
     WHERE a.id = d.id AND a.relation = rel AND a.source_column IS NOT NULL AND a.target_column IS NOT NULL;
     UPDATE sqlvec.relation AS r

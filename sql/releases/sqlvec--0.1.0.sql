@@ -115,6 +115,7 @@ CREATE TABLE IF NOT EXISTS sqlvec.derived (
     own_encoder   boolean NOT NULL, -- made for this column, goes with it
     metric        text NOT NULL,
     suspect       boolean NOT NULL DEFAULT false, -- codes may be stale until a backfill has compared them
+    reweighed     boolean NOT NULL DEFAULT false, -- of BM25: suspect for its weights only, the terms are right
     created_at    timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX IF NOT EXISTS derived_relation_id ON sqlvec.derived (relation_id);
@@ -883,7 +884,8 @@ SELECT d.id,
        e.dimensions,
        e.code_type,
        e.code_dimensions,
-       d.metric
+       d.metric,
+       d.reweighed AND r.maintained AND (r.known_oid = r.relation AND n.taken) IS NOT TRUE AS reweighed
 FROM sqlvec.derived AS d
 JOIN sqlvec._relation AS r ON r.id = d.relation_id
 JOIN sqlvec.encoder AS e ON e.name = d.encoder
@@ -1195,7 +1197,8 @@ BEGIN
         source_attnums = sqlvec._attnums(rel, a.source_columns), target_attnums = sqlvec._attnums(rel, a.target_columns),
         tenant_column = coalesce(a.tenant_column, d.tenant_column),
         tenant_attnum = coalesce((sqlvec._attnums(rel, ARRAY[a.tenant_column]))[1], d.tenant_attnum),
-        suspect = NOT a.maintained AND d.id IS DISTINCT FROM fresh
+        suspect = NOT a.maintained AND d.id IS DISTINCT FROM fresh,
+        reweighed = a.reweighed AND d.id IS DISTINCT FROM fresh
     FROM sqlvec._derived AS a
     WHERE a.id = d.id AND a.relation = rel AND a.source_column IS NOT NULL AND a.target_column IS NOT NULL;
     UPDATE sqlvec.relation AS r
@@ -1782,7 +1785,7 @@ BEGIN
 
         SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
         IF v_derived.suspect THEN
-            UPDATE sqlvec.derived AS d SET suspect = false WHERE d.id = v_id;
+            UPDATE sqlvec.derived AS d SET suspect = false, reweighed = false WHERE d.id = v_id;
             COMMIT;
         END IF;
         IF sqlvec._owns(rel) AND NOT sqlvec._has_unfinished_index(rel, v_derived.target_column, v_derived.source_columns) THEN
@@ -2228,7 +2231,7 @@ BEGIN
     SELECT v_encoder, e.kind, e.dimensions, e.code_type, e.code_dimensions,
            e.options || jsonb_build_object('average_length', average_length), e.owner
     FROM sqlvec.encoder AS e WHERE e.name = derived.encoder;
-    UPDATE sqlvec.derived AS d SET encoder = v_encoder, suspect = true WHERE d.id = derived.id;
+    UPDATE sqlvec.derived AS d SET encoder = v_encoder, suspect = true, reweighed = derived.maintained OR derived.reweighed WHERE d.id = derived.id;
     DELETE FROM sqlvec.encoder AS e WHERE e.name = derived.encoder;
     PERFORM sqlvec._write_maintain(derived.relation_id);
 END
@@ -4081,6 +4084,7 @@ DECLARE
     v_unfinished boolean;
     v_reads_codes boolean;
     v_reads_text boolean;
+    v_stale boolean;
     v_text text;
     v_text_score text;
     v_place text;
@@ -4113,6 +4117,11 @@ BEGIN
     IF q.condition IS NULL THEN
         RETURN;
     END IF;
+    -- Terms that no trigger kept, or that were there before it, may be those of another text.
+    v_stale := NOT v_derived.maintained AND NOT v_derived.reweighed AND cardinality(v_derived.target_columns) = 2;
+    IF v_stale AND v_reads_text THEN
+        v_reads_codes := false;
+    END IF;
 
     -- Terms that were not weighed as the catalog says now bring tiers that mean nothing.
     v_word_order := ARRAY(SELECT w.n FROM unnest(q.weights) WITH ORDINALITY AS w (weight, n) ORDER BY w.weight DESC, w.n);
@@ -4129,7 +4138,9 @@ BEGIN
 
     once := true;
     seqscan := current_setting('enable_seqscan');
-    IF NOT v_reads_codes THEN
+    IF v_stale AND v_reads_text THEN
+        reason := format('one pass over the text: column %I may be stale', v_terms);
+    ELSIF NOT v_reads_codes THEN
         reason := format('one pass over the text: role "%s" may not read columns %I and %I', current_user, v_derived.target_column, v_terms);
     ELSIF row_security_active(rel) THEN
         reason := 'one pass: under row security Postgres reads the rows that the policy allows before it looks at words';
