@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 Connection = psycopg.Connection[Any]
 
@@ -442,6 +443,38 @@ class TestTrigger:
             ).fetchall()
         )
 
+    @pytest.mark.parametrize("how", ["disabled", "enabled again", "repaired", "declared anew"])
+    def test_writes_past_the_trigger(self, doc: Connection, how: str) -> None:
+        """Searches read the text until the terms have been compared with it."""
+        doc.execute("SET LOCAL client_min_messages = error")
+        doc.execute("INSERT INTO doc VALUES (1, 'apple'), (2, 'pear'), (3, 'apple pear')")
+        doc.execute("CREATE TABLE other AS SELECT * FROM doc")
+        analyze(doc)
+        doc.execute("ALTER TABLE doc DISABLE TRIGGER ALL")
+        doc.execute("UPDATE doc SET body = 'fig' WHERE id = 1")
+        doc.execute("INSERT INTO doc VALUES (4, 'apple fig')")
+        table = "doc"
+        if how != "disabled":
+            doc.execute("ALTER TABLE doc ENABLE TRIGGER ALL")
+        if how == "repaired":
+            doc.execute("CALL sqlvec.repair('doc')")
+        if how == "declared anew":
+            table = "other"
+            doc.execute("UPDATE other SET body = 'fig' WHERE id = 1")
+            doc.execute("INSERT INTO other VALUES (4, NULL, NULL), (5, 'fig', NULL)")
+            doc.execute("CALL sqlvec.add_bm25('other', 'body', config => 'simple')")
+            assert sorted(ids(doc, "fig", table)) == [1, 5]
+            assert sorted(ids(doc, "apple", table)) == [3]
+        else:
+            assert sorted(ids(doc, "fig")) == [1, 4]
+            assert sorted(ids(doc, "apple")) == [3, 4]
+            assert ids(doc, "apple -pear") == [4]
+        assert "may be stale" in str(
+            doc.execute(
+                f"SELECT * FROM sqlvec.explain_bm25_search(NULL::{table}, 'body', 'fig')"
+            ).fetchall()
+        )
+
     def test_backfill(self, fresh: Connection) -> None:
         fresh.execute("CREATE TABLE doc (id int PRIMARY KEY, body text)")
         fresh.execute("INSERT INTO doc SELECT i, 'apple w' || i FROM generate_series(1, 3000) AS i")
@@ -472,9 +505,7 @@ class TestTrigger:
             doc, "SELECT sqlvec.bm25_score(doc, 'body', 'apple') FROM doc WHERE id = 2"
         ) == (pytest.approx(scores[0], rel=1e-6))
 
-    @pytest.mark.parametrize(
-        "options", ["", ", k1 => 0", ", b => 0", ", k1 => 0.1, b => 1", ", k1 => 100"]
-    )
+    @pytest.mark.parametrize("options", ["", ", k1 => 0", ", b => 0"])
     @pytest.mark.parametrize(
         "text",
         [
@@ -602,9 +633,7 @@ class TestTiers:
     """The bounds that save work never cost a hit: against a scan over all rows."""
 
     @pytest.mark.parametrize("stage", ["counted", "never counted", "suspect", "waiting rows"])
-    @pytest.mark.parametrize(
-        ("k1", "b"), [(1.2, 0.75), (1.2, 0), (1.2, 1), (0, 0.75), (5, 1), (100, 0.3)]
-    )
+    @pytest.mark.parametrize(("k1", "b"), [(1.2, 0.75), (1.2, 0), (0, 0.75), (100, 1)])
     def test_same_as_a_scan(self, doc: Connection, k1: float, b: float, stage: str) -> None:
         generator = random.Random(f"{k1} {b} {stage}")
         doc.execute("CALL sqlvec.drop_derived('doc', 'body_bm25')")
@@ -618,12 +647,12 @@ class TestTiers:
         if stage != "never counted":
             analyze(doc)
         if stage == "suspect":
-            doc.execute("UPDATE sqlvec.derived SET suspect = true")
+            doc.execute("UPDATE sqlvec.derived SET suspect = true, reweighed = true")
         if stage == "waiting rows":
             with doc.transaction():
                 doc.execute("SET LOCAL sqlvec.maintain = off")
                 doc.execute("UPDATE doc SET body_bm25 = NULL WHERE id % 3 = 0")
-        for number in range(12):
+        for number in range(8):
             query = " ".join(f"w{generator.randrange(words)}" for _ in range(1 + number % 6))
             query += generator.choice(["", "", " -w1", " +w2", " w3*", " +w1*", ' "w1 w2"'])
             for k in (1, 10, 300, 10000):
@@ -810,7 +839,7 @@ class TestSearch:
     def test_values_never_become_sql(self, fruit: Connection, attack: str) -> None:
         analyze(fruit)
         assert search(fruit, attack) == []
-        assert search(fruit, "apple", filter=psycopg.types.json.Jsonb({"note": attack})) == []
+        assert search(fruit, "apple", filter=Jsonb({"note": attack})) == []
         assert search(fruit, "apple", where_sql="doc.note = ($1)[1]", params=[attack], k=3) == []
         for argument in ("column_name", "backend", "tenant", "key"):
             with pytest.raises(psycopg.Error) as caught, fruit.transaction():
@@ -825,9 +854,12 @@ class TestSearch:
                 else:
                     search(fruit, "apple", **{argument: attack})
             assert not isinstance(caught.value, psycopg.errors.SyntaxError)
-        with pytest.raises(psycopg.errors.DatabaseError, match="filter|does not exist"):
-            with fruit.transaction():
-                search(fruit, "apple", filter=psycopg.types.json.Jsonb({attack: 1}))
+        fails(
+            fruit,
+            "SELECT sqlvec.bm25_search(NULL::doc, 'body', 'apple', filter => %s)",
+            "filter: unknown operator|does not exist",
+            Jsonb({attack: 1}),
+        )
         assert value(fruit, "SELECT count(*) FROM doc") == 8
 
     def test_where_sql(self, fruit: Connection) -> None:
