@@ -3847,7 +3847,7 @@ BEGIN
 END
 $body$;
 
--- sqlvec.bm25_search: the k documents with the highest BM25 score, found without reading the others.
+-- Which documents a BM25 search reads: one tsquery after another, until no other could be among the k best.
 --
 -- MaxScore (Turtle and Flood 1995) over an index that knows tiers of weight. Each word adds at most its
 -- idf times k1 + 1 to a score, and to the documents where it reaches no tier above the l-th, at most
@@ -4052,7 +4052,32 @@ BEGIN
 END
 $body$;
 
--- How to search a table: everything that is the same for each step.
+-- The best k of two lists, and the ties of the last.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_merge(
+    state sqlvec._bm25_state, scores float8[], row_ids text[], row_tables oid[], k int
+) RETURNS sqlvec._bm25_state
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    s sqlvec._bm25_state := state;
+BEGIN
+    IF scores IS NULL THEN
+        RETURN s;
+    ELSIF s.scores = '{}' THEN
+        s.scores := scores; s.row_ids := row_ids; s.row_tables := row_tables;
+        RETURN s;
+    END IF;
+    SELECT array_agg(h.score ORDER BY h.score DESC), array_agg(h.row_id ORDER BY h.score DESC), array_agg(h.row_table ORDER BY h.score DESC)
+    INTO s.scores, s.row_ids, s.row_tables
+    FROM (SELECT a.score, a.row_id, a.row_table, rank() OVER (ORDER BY a.score DESC) AS place
+          FROM unnest(s.scores || scores, s.row_ids || row_ids, s.row_tables || row_tables) AS a (score, row_id, row_table)) AS h
+    WHERE h.place <= k;
+    RETURN s;
+END
+$body$;
+
+-- How a BM25 search of a table is written: the statements that are the same for each of its steps.
+
 CREATE OR REPLACE FUNCTION sqlvec._plan_bm25(
     rel oid, column_name text, query text, k int, filter jsonb, where_sql text, candidates int, oversample float8,
     tenant text, backend text, key_column text, key_type regtype,
@@ -4230,29 +4255,7 @@ BEGIN
 END
 $body$;
 
--- The best k of two lists, and the ties of the last.
-CREATE OR REPLACE FUNCTION sqlvec._bm25_merge(
-    state sqlvec._bm25_state, scores float8[], row_ids text[], row_tables oid[], k int
-) RETURNS sqlvec._bm25_state
-LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
-AS $body$
-DECLARE
-    s sqlvec._bm25_state := state;
-BEGIN
-    IF scores IS NULL THEN
-        RETURN s;
-    ELSIF s.scores = '{}' THEN
-        s.scores := scores; s.row_ids := row_ids; s.row_tables := row_tables;
-        RETURN s;
-    END IF;
-    SELECT array_agg(h.score ORDER BY h.score DESC), array_agg(h.row_id ORDER BY h.score DESC), array_agg(h.row_table ORDER BY h.score DESC)
-    INTO s.scores, s.row_ids, s.row_tables
-    FROM (SELECT a.score, a.row_id, a.row_table, rank() OVER (ORDER BY a.score DESC) AS place
-          FROM unnest(s.scores || scores, s.row_ids || row_ids, s.row_tables || row_tables) AS a (score, row_id, row_table)) AS h
-    WHERE h.place <= k;
-    RETURN s;
-END
-$body$;
+-- sqlvec.bm25_search, sqlvec.bm25_search_keys: the k documents with the highest BM25 score.
 
 -- Run a plan. STABLE, so that every step sees the snapshot of the statement that searches. No SET:
 -- the caller's where_sql and policies run inside.
@@ -4338,6 +4341,8 @@ COMMENT ON FUNCTION sqlvec.bm25_search(anyelement, text, text, int, jsonb, text,
 COMMENT ON FUNCTION sqlvec.bm25_search_keys(anyelement, text, text, anycompatible, int, jsonb, text, text[], int, float8, text, text, text) IS
     'The rows of sqlvec.bm25_search as values of the key column (by default the primary key) cast to the type of key, a typed NULL that stands right after the query (key => NULL::uuid): needs SELECT on the key column and the columns that add_bm25 made only.';
 
+-- sqlvec.bm25_tsquery, bm25_query, bm25_score, bm25_headline: the parts of a BM25 search, one by one.
+
 CREATE OR REPLACE FUNCTION sqlvec.bm25_tsquery(rel anyelement, column_name text, query text) RETURNS tsquery
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -4421,6 +4426,8 @@ $body$;
 
 COMMENT ON FUNCTION sqlvec.bm25_headline(anyelement, text, text, text) IS
     'The words of the query in text column column_name of a row, highlighted by ts_headline with its options. Select it from the hits of a search, so that it runs on those alone.';
+
+-- sqlvec.explain_bm25_search: what bm25_search does with the same arguments, and why.
 
 CREATE OR REPLACE FUNCTION sqlvec.explain_bm25_search(
     rel anyelement, column_name text, query text, k int = 10, filter jsonb = NULL, where_sql text = NULL, params text[] = NULL,
