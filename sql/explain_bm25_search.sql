@@ -80,6 +80,12 @@ BEGIN
         PERFORM pg_catalog.set_config('enable_seqscan', v_seqscan, true);
         v_state := sqlvec._bm25_merge(v_state, v_found.scores, v_found.row_ids, v_found.row_tables, k);
     END LOOP;
+    topic := 'answer'; detail := v_plan.answer || E'\n-- $1, $2, $3 = addresses and scores of the rows found, $4 = complete';
+    RETURN NEXT;
+    FOR v_line IN EXECUTE 'EXPLAIN ' || v_plan.answer USING (v_state).row_ids, (v_state).row_tables, (v_state).scores, true LOOP
+        topic := 'explain'; detail := v_line;
+        RETURN NEXT;
+    END LOOP;
 END
 $body$;
 

@@ -65,3 +65,34 @@ def test_statistics_are_for_those_who_may_read_the_column(doc: Connection) -> No
         doc.exec_driver_sql(
             "INSERT INTO sqlvec.bm25_frequency SELECT corpus_id, 'x', 1, '{}' FROM sqlvec.bm25_frequency"
         )
+
+
+@pytest.fixture
+def secured(doc: Connection) -> Connection:
+    doc.exec_driver_sql("ALTER TABLE doc ENABLE ROW LEVEL SECURITY")
+    doc.exec_driver_sql("CREATE POLICY even ON doc USING (mod(id, 2) = 0)")
+    doc.exec_driver_sql("GRANT SELECT ON doc TO searcher")
+    doc.exec_driver_sql("INSERT INTO doc SELECT n, 'fig' FROM generate_series(100, 5000) AS n")
+    doc.exec_driver_sql("ANALYZE doc")
+    return doc
+
+
+def explained(conn: Connection) -> str:
+    statement = "SELECT topic || ' ' || detail FROM sqlvec.explain_bm25_search(NULL::doc, 'body', 'apple pear')"
+    return "\n".join(conn.scalars(text(statement)))
+
+
+def test_under_a_policy_rows_are_fetched_by_their_addresses(secured: Connection) -> None:
+    secured.exec_driver_sql("SET LOCAL ROLE searcher")
+    plan = explained(secured)
+    assert "one pass: under row security" in plan
+    assert "Tid Scan" in plan.split("answer SELECT")[1]
+    assert {key % 2 for key, _ in rows(secured)} == {0}
+
+
+def test_the_index_serves_a_policy_where_its_operator_is_leakproof(secured: Connection) -> None:
+    expected = rows(secured)
+    secured.exec_driver_sql("ALTER FUNCTION ts_match_vq(tsvector, tsquery) LEAKPROOF")
+    secured.exec_driver_sql("SET LOCAL ROLE searcher")
+    assert "tiers of weight" in explained(secured)
+    assert rows(secured) == [row for row in expected if row[0] % 2 == 0]
