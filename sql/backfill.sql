@@ -11,7 +11,7 @@ LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT format('CREATE INDEX %sIF NOT EXISTS %I ON %s ((1)) WHERE %s',
                   CASE WHEN online AND c.relkind <> 'p' THEN 'CONCURRENTLY ' ELSE '' END,
-                  sqlvec._name('ix_' || c.relname || '_' || target || '_unfinished'),
+                  sqlvec._index_name(rel, 'ix_' || c.relname || '_' || target || '_unfinished'),
                   sqlvec._qualified(rel), sqlvec._unfinished(target, d.source_columns, ''))
     FROM sqlvec._derived_of(rel) AS d JOIN pg_catalog.pg_class AS c ON c.oid = rel
     WHERE d.target_column = target;

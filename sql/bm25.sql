@@ -160,8 +160,8 @@ CREATE OR REPLACE FUNCTION sqlvec._gin_index_sql(rel oid, column_name name, onli
 LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT format('CREATE INDEX %s%I ON %s USING gin (%I) WITH (gin_pending_list_limit = 512)',
-                  CASE WHEN online THEN 'CONCURRENTLY ' ELSE '' END,
-                  sqlvec._name(format('ix_%s_%s', c.relname, column_name)), sqlvec._qualified(rel), column_name)
+                  CASE WHEN online AND c.relkind <> 'p' THEN 'CONCURRENTLY ' ELSE '' END,
+                  sqlvec._index_name(rel, format('ix_%s_%s', c.relname, column_name)), sqlvec._qualified(rel), column_name)
     FROM pg_catalog.pg_class AS c WHERE c.oid = rel;
 END;
 

@@ -275,10 +275,12 @@ SELECT s.relation,
        s.encoded_avgdl
 FROM (SELECT d.relation::regclass AS relation, coalesce(d.target_column, d.known_target) AS target_column, d.suspect,
              c.tenant, c.documents, c.average_length, c.terms, c.collisions, c.analyzed_at,
-             greatest(sqlvec._changes(d.relation) - c.changes, 0) AS changes_since,
+             -- The server counts from zero again after a crash.
+             n.changes - CASE WHEN n.changes >= c.changes THEN c.changes ELSE 0 END AS changes_since,
              sum(c.documents) OVER (PARTITION BY d.id) AS total, (d.options ->> 'average_length')::float8 AS encoded_avgdl
       FROM sqlvec._derived AS d
       LEFT JOIN sqlvec.bm25_corpus AS c ON c.derived_id = d.id
+      CROSS JOIN LATERAL (SELECT sqlvec._changes(d.relation) AS changes) AS n
       WHERE d.kind = 'bm25') AS s;
 
 COMMENT ON VIEW sqlvec.bm25_health IS

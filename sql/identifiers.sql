@@ -14,6 +14,19 @@ BEGIN ATOMIC
     END;
 END;
 
+-- A name for an index of table rel that no other relation of its schema has. A table that was renamed
+-- keeps the indexes it had under its old name.
+CREATE OR REPLACE FUNCTION sqlvec._index_name(rel oid, base text) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT n.name
+    FROM (SELECT g.i, sqlvec._name(CASE g.i WHEN 1 THEN base ELSE base || '_' || g.i END) AS name FROM generate_series(1, 1000) AS g (i)) AS n
+    WHERE NOT EXISTS (
+        SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_class AS t ON t.relnamespace = c.relnamespace AND t.oid = rel
+        WHERE c.relname = n.name::name AND NOT EXISTS (SELECT FROM pg_catalog.pg_index AS x WHERE x.indexrelid = c.oid AND x.indrelid = rel))
+    ORDER BY n.i LIMIT 1;
+END;
+
 -- The schema pgvector lives in.
 CREATE OR REPLACE FUNCTION sqlvec._vector_schema() RETURNS name
 LANGUAGE sql STABLE PARALLEL SAFE

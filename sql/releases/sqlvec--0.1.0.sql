@@ -263,6 +263,19 @@ BEGIN ATOMIC
     END;
 END;
 
+-- A name for an index of table rel that no other relation of its schema has. A table that was renamed
+-- keeps the indexes it had under its old name.
+CREATE OR REPLACE FUNCTION sqlvec._index_name(rel oid, base text) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT n.name
+    FROM (SELECT g.i, sqlvec._name(CASE g.i WHEN 1 THEN base ELSE base || '_' || g.i END) AS name FROM generate_series(1, 1000) AS g (i)) AS n
+    WHERE NOT EXISTS (
+        SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_class AS t ON t.relnamespace = c.relnamespace AND t.oid = rel
+        WHERE c.relname = n.name::name AND NOT EXISTS (SELECT FROM pg_catalog.pg_index AS x WHERE x.indexrelid = c.oid AND x.indrelid = rel))
+    ORDER BY n.i LIMIT 1;
+END;
+
 -- The schema pgvector lives in.
 CREATE OR REPLACE FUNCTION sqlvec._vector_schema() RETURNS name
 LANGUAGE sql STABLE PARALLEL SAFE
@@ -1554,7 +1567,7 @@ LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT format('CREATE INDEX %sIF NOT EXISTS %I ON %s ((1)) WHERE %s',
                   CASE WHEN online AND c.relkind <> 'p' THEN 'CONCURRENTLY ' ELSE '' END,
-                  sqlvec._name('ix_' || c.relname || '_' || target || '_unfinished'),
+                  sqlvec._index_name(rel, 'ix_' || c.relname || '_' || target || '_unfinished'),
                   sqlvec._qualified(rel), sqlvec._unfinished(target, d.source_columns, ''))
     FROM sqlvec._derived_of(rel) AS d JOIN pg_catalog.pg_class AS c ON c.oid = rel
     WHERE d.target_column = target;
@@ -2302,10 +2315,12 @@ SELECT s.relation,
        s.encoded_avgdl
 FROM (SELECT d.relation::regclass AS relation, coalesce(d.target_column, d.known_target) AS target_column, d.suspect,
              c.tenant, c.documents, c.average_length, c.terms, c.collisions, c.analyzed_at,
-             greatest(sqlvec._changes(d.relation) - c.changes, 0) AS changes_since,
+             -- The server counts from zero again after a crash.
+             n.changes - CASE WHEN n.changes >= c.changes THEN c.changes ELSE 0 END AS changes_since,
              sum(c.documents) OVER (PARTITION BY d.id) AS total, (d.options ->> 'average_length')::float8 AS encoded_avgdl
       FROM sqlvec._derived AS d
       LEFT JOIN sqlvec.bm25_corpus AS c ON c.derived_id = d.id
+      CROSS JOIN LATERAL (SELECT sqlvec._changes(d.relation) AS changes) AS n
       WHERE d.kind = 'bm25') AS s;
 
 COMMENT ON VIEW sqlvec.bm25_health IS
@@ -2473,8 +2488,8 @@ CREATE OR REPLACE FUNCTION sqlvec._gin_index_sql(rel oid, column_name name, onli
 LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT format('CREATE INDEX %s%I ON %s USING gin (%I) WITH (gin_pending_list_limit = 512)',
-                  CASE WHEN online THEN 'CONCURRENTLY ' ELSE '' END,
-                  sqlvec._name(format('ix_%s_%s', c.relname, column_name)), sqlvec._qualified(rel), column_name)
+                  CASE WHEN online AND c.relkind <> 'p' THEN 'CONCURRENTLY ' ELSE '' END,
+                  sqlvec._index_name(rel, format('ix_%s_%s', c.relname, column_name)), sqlvec._qualified(rel), column_name)
     FROM pg_catalog.pg_class AS c WHERE c.oid = rel;
 END;
 
