@@ -40,6 +40,9 @@ DECLARE
 BEGIN
     IF tenant IS NULL AND v_tenant IS NOT NULL THEN
         EXECUTE pg_catalog.format('SELECT ($1).%I::pg_catalog.text', v_tenant) INTO tenant USING hit;
+        IF tenant IS NULL THEN
+            RETURN NULL; -- belongs to nobody, and no statistics say how rare its words are
+        END IF;
     END IF;
     q := sqlvec._prepare_bm25(v_rel, column_name, query, NULL, tenant);
     IF (q).condition IS NULL THEN
