@@ -227,8 +227,12 @@ BEGIN
         RETURN q;
     END IF;
 
-    SELECT c.id, c.documents INTO v_corpus FROM sqlvec.bm25_corpus AS c
-    WHERE c.derived_id = (q.derived).id AND c.tenant IS NOT DISTINCT FROM q.tenant;
+    -- Equality finds one of many tenants by the index.
+    IF q.tenant IS NULL THEN
+        SELECT c.id, c.documents INTO v_corpus FROM sqlvec.bm25_corpus AS c WHERE c.derived_id = (q.derived).id AND c.tenant IS NULL;
+    ELSE
+        SELECT c.id, c.documents INTO v_corpus FROM sqlvec.bm25_corpus AS c WHERE c.derived_id = (q.derived).id AND c.tenant = q.tenant;
+    END IF;
     q.counted := FOUND;
     IF q.prefixes IS NOT NULL THEN
         -- Its completions: the most frequent that the statistics know.
@@ -248,6 +252,8 @@ BEGIN
     LEFT JOIN (SELECT g.* FROM sqlvec.bm25_frequency AS g WHERE g.corpus_id = v_corpus.id AND g.lexeme = ANY (q.lexemes)) AS f
            ON f.lexeme = w.lexeme;
     q.tiers := ('{' || v_terms || '}')::int[];
+    -- Words that the statistics do not know may share a dimension all the same.
+    q.collides := q.collides OR (SELECT count(DISTINCT sqlvec._bm25_dimension(l)) < count(*) FROM unnest(q.lexemes) AS l);
 
     q.documents := v_corpus.documents;
     v_terms := coalesce((q.derived).target_columns[2], (q.derived).source_columns[1]);

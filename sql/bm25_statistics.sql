@@ -152,7 +152,7 @@ BEGIN
             'INSERT INTO sqlvec.bm25_frequency (corpus_id, lexeme, documents, tiers) '
             'SELECT s.id, ltrim(s.word, $2), max(s.n), sqlvec._tier_counts(left(s.word, 1), s.n) '
             'FROM (SELECT c.id, u.lexeme AS word, count(*)::int AS n '
-            '      FROM %3$s AS t JOIN sqlvec.bm25_corpus AS c ON c.derived_id = $1 AND c.tenant IS NOT DISTINCT FROM %1$s, unnest(t.%2$s) AS u '
+            '      FROM %3$s AS t JOIN sqlvec.bm25_corpus AS c ON c.derived_id = $1 AND c.tenant = %1$s, unnest(t.%2$s) AS u '
             '      GROUP BY c.id, u.lexeme) AS s WHERE s.word <> chr(5) GROUP BY 1, 2',
             v_tenant, v_terms, v_table)
         USING derived.id, chr(1) || chr(2) || chr(3) || chr(4);

@@ -2192,7 +2192,7 @@ BEGIN
             'INSERT INTO sqlvec.bm25_frequency (corpus_id, lexeme, documents, tiers) '
             'SELECT s.id, ltrim(s.word, $2), max(s.n), sqlvec._tier_counts(left(s.word, 1), s.n) '
             'FROM (SELECT c.id, u.lexeme AS word, count(*)::int AS n '
-            '      FROM %3$s AS t JOIN sqlvec.bm25_corpus AS c ON c.derived_id = $1 AND c.tenant IS NOT DISTINCT FROM %1$s, unnest(t.%2$s) AS u '
+            '      FROM %3$s AS t JOIN sqlvec.bm25_corpus AS c ON c.derived_id = $1 AND c.tenant = %1$s, unnest(t.%2$s) AS u '
             '      GROUP BY c.id, u.lexeme) AS s WHERE s.word <> chr(5) GROUP BY 1, 2',
             v_tenant, v_terms, v_table)
         USING derived.id, chr(1) || chr(2) || chr(3) || chr(4);
@@ -3688,8 +3688,12 @@ BEGIN
         RETURN q;
     END IF;
 
-    SELECT c.id, c.documents INTO v_corpus FROM sqlvec.bm25_corpus AS c
-    WHERE c.derived_id = (q.derived).id AND c.tenant IS NOT DISTINCT FROM q.tenant;
+    -- Equality finds one of many tenants by the index.
+    IF q.tenant IS NULL THEN
+        SELECT c.id, c.documents INTO v_corpus FROM sqlvec.bm25_corpus AS c WHERE c.derived_id = (q.derived).id AND c.tenant IS NULL;
+    ELSE
+        SELECT c.id, c.documents INTO v_corpus FROM sqlvec.bm25_corpus AS c WHERE c.derived_id = (q.derived).id AND c.tenant = q.tenant;
+    END IF;
     q.counted := FOUND;
     IF q.prefixes IS NOT NULL THEN
         -- Its completions: the most frequent that the statistics know.
@@ -3709,6 +3713,8 @@ BEGIN
     LEFT JOIN (SELECT g.* FROM sqlvec.bm25_frequency AS g WHERE g.corpus_id = v_corpus.id AND g.lexeme = ANY (q.lexemes)) AS f
            ON f.lexeme = w.lexeme;
     q.tiers := ('{' || v_terms || '}')::int[];
+    -- Words that the statistics do not know may share a dimension all the same.
+    q.collides := q.collides OR (SELECT count(DISTINCT sqlvec._bm25_dimension(l)) < count(*) FROM unnest(q.lexemes) AS l);
 
     q.documents := v_corpus.documents;
     v_terms := coalesce((q.derived).target_columns[2], (q.derived).source_columns[1]);
