@@ -613,6 +613,12 @@ class TestCollisions:
         for query in (one, other, f"{one} apple", f"{one} {other}", f"{other} apple -pear"):
             compare(doc, query)
 
+    def test_words_of_one_query_before_they_are_counted(self, doc: Connection) -> None:
+        one, other = COLLIDING
+        for key, text in enumerate((f"{one} apple", f"{other} {other}", other)):
+            doc.execute("INSERT INTO doc VALUES (%s, %s)", [key, text])
+        compare(doc, f"{one} {other}")
+
     def test_a_document_keeps_its_bound(self, doc: Connection) -> None:
         doc.execute("INSERT INTO doc VALUES (1, %s)", [" ".join(COLLIDING * 200)])
         code = value(doc, "SELECT body_bm25::text FROM doc")

@@ -113,6 +113,13 @@ class TestTenants:
             'statistics of its own for each "tenant"',
         )
 
+    def test_scores_of_rows(self, tenants: Connection) -> None:
+        """Each row by the statistics of its tenant; a row of nobody has no score."""
+        assert tenants.execute(
+            "SELECT array_agg(id ORDER BY id) FILTER (WHERE score > 0), array_agg(id) FILTER (WHERE score IS NULL)"
+            " FROM (SELECT id, sqlvec.bm25_score(d, 'body', 'apple nobody') AS score FROM doc AS d) AS s"
+        ).fetchall() == [([1, 2, 3], [5])]
+
     def test_no_rights_no_words(self, tenants: Connection) -> None:
         tenants.execute("SET LOCAL ROLE mallory")
         assert words(tenants) == set()
