@@ -3,7 +3,7 @@
 -- The tsvector of a text. Where it would be too long for Postgres, what comes after the first part
 -- keeps its words but loses their positions, and words after about 600 kB of different ones are lost.
 CREATE OR REPLACE FUNCTION sqlvec._bm25_long_tsvector(config regconfig, body text) RETURNS tsvector
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 AS $body$
 DECLARE
     v_terms tsvector := '';

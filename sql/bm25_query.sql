@@ -57,7 +57,7 @@ RETURN '''' || replace(replace(lexeme, '\', '\\'), '''', '''''') || '''';
 --   prefixes            what completes a word; matches like a word
 CREATE OR REPLACE FUNCTION sqlvec._parse_bm25(
     config regconfig, query text, OUT lexemes text[], OUT counts int[], OUT required tsquery, OUT excluded tsquery, OUT prefixes tsquery
-) LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+) LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 AS $body$
 DECLARE
     v_token text[];
@@ -181,7 +181,7 @@ $body$;
 
 -- Read a query and look its words up. `tenant` comes from the caller or from the filter.
 CREATE OR REPLACE FUNCTION sqlvec._prepare_bm25(rel oid, column_name text, query text, filter jsonb, tenant text) RETURNS sqlvec._bm25_query
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 AS $body$
 DECLARE
     q sqlvec._bm25_query;

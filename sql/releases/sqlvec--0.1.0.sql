@@ -2331,7 +2331,7 @@ COMMENT ON VIEW sqlvec.bm25_health IS
 -- The tsvector of a text. Where it would be too long for Postgres, what comes after the first part
 -- keeps its words but loses their positions, and words after about 600 kB of different ones are lost.
 CREATE OR REPLACE FUNCTION sqlvec._bm25_long_tsvector(config regconfig, body text) RETURNS tsvector
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 AS $body$
 DECLARE
     v_terms tsvector := '';
@@ -3518,7 +3518,7 @@ RETURN '''' || replace(replace(lexeme, '\', '\\'), '''', '''''') || '''';
 --   prefixes            what completes a word; matches like a word
 CREATE OR REPLACE FUNCTION sqlvec._parse_bm25(
     config regconfig, query text, OUT lexemes text[], OUT counts int[], OUT required tsquery, OUT excluded tsquery, OUT prefixes tsquery
-) LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+) LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 AS $body$
 DECLARE
     v_token text[];
@@ -3642,7 +3642,7 @@ $body$;
 
 -- Read a query and look its words up. `tenant` comes from the caller or from the filter.
 CREATE OR REPLACE FUNCTION sqlvec._prepare_bm25(rel oid, column_name text, query text, filter jsonb, tenant text) RETURNS sqlvec._bm25_query
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 AS $body$
 DECLARE
     q sqlvec._bm25_query;
