@@ -963,6 +963,43 @@ class TestSearch:
         )
         assert fruit.execute(show).fetchone() == before
 
+    @pytest.mark.parametrize(
+        "setting",
+        [
+            "standard_conforming_strings = off",
+            "quote_all_identifiers = on",
+            "array_nulls = off",
+            "transform_null_equals = on",
+            "plan_cache_mode = force_generic_plan",
+            "row_security = off",
+            "search_path = ''",
+            "extra_float_digits = -15",
+            "bytea_output = escape",
+            "client_encoding = latin1",
+            "enable_bitmapscan = off",
+        ],
+    )
+    def test_settings_of_the_session(self, dsn: str, setting: str) -> None:
+        """Functions compile under the settings of their first call: each in a session of its own."""
+        with psycopg.connect(dsn) as session:
+            session.execute(f"SET LOCAL {setting}")
+            session.execute("CREATE TABLE public.doc (id int PRIMARY KEY, body text, note text)")
+            session.execute("CALL sqlvec.add_bm25('public.doc', 'body', config => 'simple')")
+            session.execute(
+                "INSERT INTO public.doc SELECT i, 'null apple o''back' || i || ' w' || i % 9, 'a' FROM generate_series(1, 50) AS i"
+            )
+            for _ in range(2):
+                found = ids(
+                    session,
+                    """app* +w7 "null apple" -"o'back7" -\\ -w1*""",
+                    "public.doc",
+                    filter='{"note": "a", "id": {"$lt": 40}}',
+                    k=3,
+                )
+                assert found == [16, 25, 34]
+                analyze(session, "public.doc")
+            session.rollback()
+
     def test_read_only_transaction(self, fresh: Connection) -> None:
         fresh.execute("CREATE TABLE doc (id int PRIMARY KEY, body text)")
         fresh.execute("CALL sqlvec.add_bm25('doc', 'body', config => 'simple')")
