@@ -19,6 +19,7 @@ from sqlvec import catalog
 from sqlvec.embedded import Server
 from tests.db.server import sqlalchemy_url
 from tests.db.test_bm25 import analyze, fails, ids, search, value
+from tests.db.test_install import extension_server  # noqa: F401
 
 Connection = psycopg.Connection[Any]
 
@@ -568,6 +569,30 @@ class TestServers:
         with psycopg.connect(target_app, autocommit=True) as connection:
             assert answers(connection) == before
             connection.execute("CALL sqlvec.analyze_bm25('doc', drift => 0)")
+
+    def test_dump_of_the_extension(
+        self,
+        extension_server: Server,  # noqa: F811
+        tmp_path: Path,
+    ) -> None:
+        """Statistics are rows of the user, not of the extension; its policies are its own."""
+        source, target = (extension_server.create_database(name) for name in ("extended", "copied"))
+        with psycopg.connect(source, autocommit=True) as connection:
+            connection.execute("CREATE EXTENSION vector")
+            connection.execute("CREATE EXTENSION sqlvec")
+            fill(connection)
+            before = answers(connection)
+        file = str(tmp_path / "dump")
+        tool(extension_server, "pg_dump", "-Fc", "-f", file, source)
+        tool(extension_server, "pg_restore", "--exit-on-error", "-d", target, file)
+        with psycopg.connect(target, autocommit=True) as connection:
+            assert answers(connection) == before
+            connection.execute("CREATE ROLE stranger")
+            connection.execute("SET ROLE stranger")
+            assert words(connection) == set()
+            connection.execute("RESET ROLE")
+            connection.execute("CALL sqlvec.analyze_bm25('doc')")
+            connection.execute("CALL sqlvec.check()")
 
     def test_logical_replication(self, first: Server, second_server: Server) -> None:
         source, target = (server.create_database("replicated") for server in (first, second_server))
