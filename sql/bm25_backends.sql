@@ -88,7 +88,7 @@ BEGIN
         v_tokenizers := ARRAY[nullif(current_setting('sqlvec.vchord_tokenizer', true), '')];
         IF v_tokenizers[1] IS NULL THEN
             RAISE EXCEPTION 'which tokenizer filled column "%"?', v_index.column_name
-                USING ERRCODE = 'invalid_parameter_value', HINT = 'Say it: SET sqlvec.vchord_tokenizer = ''…'';';
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Say it: SET sqlvec.vchord_tokenizer = ''...'';';
         END IF;
     END IF;
     SELECT s.condition, s.ordering INTO condition, ordering

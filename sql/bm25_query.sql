@@ -37,7 +37,7 @@ BEGIN
         END IF;
         RAISE EXCEPTION 'table % has no BM25 column%', sqlvec._qualified(rel), coalesce(' on "' || column_name || '"', '')
             USING ERRCODE = 'undefined_column',
-                  HINT = CASE WHEN v_known = '{}' THEN format('CALL sqlvec.add_bm25(%L, %L);', sqlvec._qualified(rel), coalesce(column_name, '…'))
+                  HINT = CASE WHEN v_known = '{}' THEN format('CALL sqlvec.add_bm25(%L, %L);', sqlvec._qualified(rel), coalesce(column_name, '...'))
                               ELSE 'It has: ' || array_to_string(v_known, '; ') || '.' END;
     END IF;
     RETURN v_result;
@@ -179,6 +179,11 @@ BEGIN
 END
 $body$;
 
+-- Sorts behind every other in collation C.
+CREATE OR REPLACE FUNCTION sqlvec._last_character() RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN chr(CASE getdatabaseencoding() WHEN 'UTF8' THEN 1114111 ELSE 255 END);
+
 -- Read a query and look its words up. `tenant` comes from the caller or from the filter.
 CREATE OR REPLACE FUNCTION sqlvec._prepare_bm25(rel oid, column_name text, query text, filter jsonb, tenant text) RETURNS sqlvec._bm25_query
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
@@ -209,7 +214,7 @@ BEGIN
         IF q.tenant IS NULL THEN
             RAISE EXCEPTION 'column "%" of table % has statistics of its own for each "%"', (q.derived).target_column, sqlvec._qualified(rel), (q.derived).tenant_column
                 USING ERRCODE = 'invalid_parameter_value',
-                      HINT = format('Search one of them: tenant => ''…'', or filter => ''{"%s": …}''.', (q.derived).tenant_column);
+                      HINT = format('Search one of them: tenant => ''...'', or filter => ''{"%s": ...}''.', (q.derived).tenant_column);
         END IF;
         -- As the column writes the value.
         EXECUTE format('SELECT ($1::%s)::text', format_type((sqlvec._column(rel, (q.derived).tenant_column)).type_oid, -1)) INTO q.tenant USING q.tenant;
@@ -240,7 +245,7 @@ BEGIN
             v_prefix[1] := replace(replace(v_prefix[1], '''''', ''''), '\\', '\');
             q.lexemes := q.lexemes || ARRAY(
                 SELECT f.lexeme FROM sqlvec.bm25_frequency AS f
-                WHERE f.corpus_id = v_corpus.id AND f.lexeme >= v_prefix[1] COLLATE "C" AND f.lexeme < (v_prefix[1] || chr(1114111)) COLLATE "C"
+                WHERE f.corpus_id = v_corpus.id AND f.lexeme >= v_prefix[1] COLLATE "C" AND f.lexeme < (v_prefix[1] || sqlvec._last_character()) COLLATE "C"
                       AND f.lexeme <> ALL (q.lexemes)
                 ORDER BY f.documents DESC, f.lexeme LIMIT greatest(0, least(64, 1000 - cardinality(q.lexemes))));
         END LOOP;

@@ -239,7 +239,7 @@ BEGIN
                    WHERE d.kind = 'bm25' AND d.source_column IS NOT NULL AND d.target_column IS NOT NULL ORDER BY d.id);
     IF pg_catalog.cardinality(v_ids) = 0 THEN
         RAISE EXCEPTION 'table % has no BM25 column', rel
-            USING ERRCODE = 'undefined_column', HINT = 'Declare one with CALL sqlvec.add_bm25(…).';
+            USING ERRCODE = 'undefined_column', HINT = 'Declare one with CALL sqlvec.add_bm25(...).';
     END IF;
     FOREACH v_id IN ARRAY v_ids LOOP
         -- Another session may be at it, and change the encoder meanwhile.

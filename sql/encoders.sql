@@ -22,7 +22,7 @@ BEGIN
     IF v_defaults IS NULL THEN
         RAISE EXCEPTION 'unknown encoder or encoder kind "%"', kind
             USING ERRCODE = 'undefined_object',
-                  HINT = CASE WHEN kind = 'bm25' THEN 'It encodes text: CALL sqlvec.add_bm25(…).'
+                  HINT = CASE WHEN kind = 'bm25' THEN 'It encodes text: CALL sqlvec.add_bm25(...).'
                               ELSE format('Kinds are: %s. Encoders are listed in table sqlvec.encoder.', array_to_string(array_remove(sqlvec._kinds(), 'bm25'), ', ')) END;
     END IF;
     IF jsonb_typeof(coalesce(options, '{}')) <> 'object' THEN
@@ -165,7 +165,7 @@ DECLARE
 BEGIN
     IF v_user IS NOT NULL THEN
         RAISE EXCEPTION 'encoder "%" is in use by %', name, v_user
-            USING ERRCODE = 'dependent_objects_still_exist', HINT = 'Drop the derived column first: CALL sqlvec.drop_derived(…).';
+            USING ERRCODE = 'dependent_objects_still_exist', HINT = 'Drop the derived column first: CALL sqlvec.drop_derived(...).';
     END IF;
     -- Rows of tables that are gone do not count.
     DELETE FROM sqlvec.derived AS d USING sqlvec._relation AS r

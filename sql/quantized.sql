@@ -15,7 +15,7 @@ BEGIN
     IF v_dimensions IS NULL THEN
         RAISE EXCEPTION 'column "%" of table % names no dimensions and has no rows to read them from', column_name, sqlvec._qualified(rel)
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = format('Declare them: ALTER TABLE %s ALTER COLUMN %I TYPE %s(…); or name an encoder made by sqlvec.create_encoder.',
+                  HINT = format('Declare them: ALTER TABLE %s ALTER COLUMN %I TYPE %s(...); or name an encoder made by sqlvec.create_encoder.',
                                 sqlvec._qualified(rel), column_name, v_column.type_name);
     END IF;
     RETURN v_dimensions;

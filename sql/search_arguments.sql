@@ -9,7 +9,7 @@ DECLARE
 BEGIN
     IF v_rel IS NULL THEN
         RAISE EXCEPTION 'rel is the table as a typed NULL row, not a value of type %', rel_type
-            USING ERRCODE = 'datatype_mismatch', HINT = 'E.g. sqlvec.vector_search(NULL::doc, ''embedding'', …).';
+            USING ERRCODE = 'datatype_mismatch', HINT = 'E.g. sqlvec.vector_search(NULL::doc, ''embedding'', ...).';
     END IF;
     RETURN v_rel;
 END
@@ -33,7 +33,7 @@ BEGIN
         RAISE EXCEPTION 'table % has % primary key', sqlvec._qualified(rel),
             CASE cardinality(v_keys) WHEN 0 THEN 'no' ELSE 'a composite' END
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Name a unique column: key_column => ''…''; or use the search that returns whole rows.';
+                  HINT = 'Name a unique column: key_column => ''...''; or use the search that returns whole rows.';
     END IF;
     RETURN v_keys[1];
 END

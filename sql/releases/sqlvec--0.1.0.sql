@@ -603,7 +603,7 @@ BEGIN
     IF v_defaults IS NULL THEN
         RAISE EXCEPTION 'unknown encoder or encoder kind "%"', kind
             USING ERRCODE = 'undefined_object',
-                  HINT = CASE WHEN kind = 'bm25' THEN 'It encodes text: CALL sqlvec.add_bm25(…).'
+                  HINT = CASE WHEN kind = 'bm25' THEN 'It encodes text: CALL sqlvec.add_bm25(...).'
                               ELSE format('Kinds are: %s. Encoders are listed in table sqlvec.encoder.', array_to_string(array_remove(sqlvec._kinds(), 'bm25'), ', ')) END;
     END IF;
     IF jsonb_typeof(coalesce(options, '{}')) <> 'object' THEN
@@ -746,7 +746,7 @@ DECLARE
 BEGIN
     IF v_user IS NOT NULL THEN
         RAISE EXCEPTION 'encoder "%" is in use by %', name, v_user
-            USING ERRCODE = 'dependent_objects_still_exist', HINT = 'Drop the derived column first: CALL sqlvec.drop_derived(…).';
+            USING ERRCODE = 'dependent_objects_still_exist', HINT = 'Drop the derived column first: CALL sqlvec.drop_derived(...).';
     END IF;
     -- Rows of tables that are gone do not count.
     DELETE FROM sqlvec.derived AS d USING sqlvec._relation AS r
@@ -1474,7 +1474,7 @@ BEGIN
     IF v_dimensions IS NULL THEN
         RAISE EXCEPTION 'column "%" of table % names no dimensions and has no rows to read them from', column_name, sqlvec._qualified(rel)
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = format('Declare them: ALTER TABLE %s ALTER COLUMN %I TYPE %s(…); or name an encoder made by sqlvec.create_encoder.',
+                  HINT = format('Declare them: ALTER TABLE %s ALTER COLUMN %I TYPE %s(...); or name an encoder made by sqlvec.create_encoder.',
                                 sqlvec._qualified(rel), column_name, v_column.type_name);
     END IF;
     RETURN v_dimensions;
@@ -1709,7 +1709,7 @@ BEGIN
                    WHERE target IS NULL OR d.target_column = target ORDER BY d.id);
     IF pg_catalog.cardinality(v_ids) = 0 THEN
         RAISE EXCEPTION 'table % has no derived column%', rel, coalesce(' "' || target || '"', '')
-            USING ERRCODE = 'undefined_column', HINT = 'Declare one with CALL sqlvec.add_quantized(…).';
+            USING ERRCODE = 'undefined_column', HINT = 'Declare one with CALL sqlvec.add_quantized(...).';
     END IF;
     IF EXISTS (SELECT FROM sqlvec._derived AS d WHERE d.id = ANY (v_ids) AND NOT d.maintained AND NOT d.suspect) THEN
         RAISE EXCEPTION 'the trigger of table % does not keep its codes: new ones would go stale', rel
@@ -2279,7 +2279,7 @@ BEGIN
                    WHERE d.kind = 'bm25' AND d.source_column IS NOT NULL AND d.target_column IS NOT NULL ORDER BY d.id);
     IF pg_catalog.cardinality(v_ids) = 0 THEN
         RAISE EXCEPTION 'table % has no BM25 column', rel
-            USING ERRCODE = 'undefined_column', HINT = 'Declare one with CALL sqlvec.add_bm25(…).';
+            USING ERRCODE = 'undefined_column', HINT = 'Declare one with CALL sqlvec.add_bm25(...).';
     END IF;
     FOREACH v_id IN ARRAY v_ids LOOP
         -- Another session may be at it, and change the encoder meanwhile.
@@ -2851,7 +2851,7 @@ DECLARE
 BEGIN
     IF v_rel IS NULL THEN
         RAISE EXCEPTION 'rel is the table as a typed NULL row, not a value of type %', rel_type
-            USING ERRCODE = 'datatype_mismatch', HINT = 'E.g. sqlvec.vector_search(NULL::doc, ''embedding'', …).';
+            USING ERRCODE = 'datatype_mismatch', HINT = 'E.g. sqlvec.vector_search(NULL::doc, ''embedding'', ...).';
     END IF;
     RETURN v_rel;
 END
@@ -2875,7 +2875,7 @@ BEGIN
         RAISE EXCEPTION 'table % has % primary key', sqlvec._qualified(rel),
             CASE cardinality(v_keys) WHEN 0 THEN 'no' ELSE 'a composite' END
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Name a unique column: key_column => ''…''; or use the search that returns whole rows.';
+                  HINT = 'Name a unique column: key_column => ''...''; or use the search that returns whole rows.';
     END IF;
     RETURN v_keys[1];
 END
@@ -3498,7 +3498,7 @@ BEGIN
         END IF;
         RAISE EXCEPTION 'table % has no BM25 column%', sqlvec._qualified(rel), coalesce(' on "' || column_name || '"', '')
             USING ERRCODE = 'undefined_column',
-                  HINT = CASE WHEN v_known = '{}' THEN format('CALL sqlvec.add_bm25(%L, %L);', sqlvec._qualified(rel), coalesce(column_name, '…'))
+                  HINT = CASE WHEN v_known = '{}' THEN format('CALL sqlvec.add_bm25(%L, %L);', sqlvec._qualified(rel), coalesce(column_name, '...'))
                               ELSE 'It has: ' || array_to_string(v_known, '; ') || '.' END;
     END IF;
     RETURN v_result;
@@ -3640,6 +3640,11 @@ BEGIN
 END
 $body$;
 
+-- Sorts behind every other in collation C.
+CREATE OR REPLACE FUNCTION sqlvec._last_character() RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN chr(CASE getdatabaseencoding() WHEN 'UTF8' THEN 1114111 ELSE 255 END);
+
 -- Read a query and look its words up. `tenant` comes from the caller or from the filter.
 CREATE OR REPLACE FUNCTION sqlvec._prepare_bm25(rel oid, column_name text, query text, filter jsonb, tenant text) RETURNS sqlvec._bm25_query
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
@@ -3670,7 +3675,7 @@ BEGIN
         IF q.tenant IS NULL THEN
             RAISE EXCEPTION 'column "%" of table % has statistics of its own for each "%"', (q.derived).target_column, sqlvec._qualified(rel), (q.derived).tenant_column
                 USING ERRCODE = 'invalid_parameter_value',
-                      HINT = format('Search one of them: tenant => ''…'', or filter => ''{"%s": …}''.', (q.derived).tenant_column);
+                      HINT = format('Search one of them: tenant => ''...'', or filter => ''{"%s": ...}''.', (q.derived).tenant_column);
         END IF;
         -- As the column writes the value.
         EXECUTE format('SELECT ($1::%s)::text', format_type((sqlvec._column(rel, (q.derived).tenant_column)).type_oid, -1)) INTO q.tenant USING q.tenant;
@@ -3701,7 +3706,7 @@ BEGIN
             v_prefix[1] := replace(replace(v_prefix[1], '''''', ''''), '\\', '\');
             q.lexemes := q.lexemes || ARRAY(
                 SELECT f.lexeme FROM sqlvec.bm25_frequency AS f
-                WHERE f.corpus_id = v_corpus.id AND f.lexeme >= v_prefix[1] COLLATE "C" AND f.lexeme < (v_prefix[1] || chr(1114111)) COLLATE "C"
+                WHERE f.corpus_id = v_corpus.id AND f.lexeme >= v_prefix[1] COLLATE "C" AND f.lexeme < (v_prefix[1] || sqlvec._last_character()) COLLATE "C"
                       AND f.lexeme <> ALL (q.lexemes)
                 ORDER BY f.documents DESC, f.lexeme LIMIT greatest(0, least(64, 1000 - cardinality(q.lexemes))));
         END LOOP;
@@ -3859,7 +3864,7 @@ BEGIN
         v_tokenizers := ARRAY[nullif(current_setting('sqlvec.vchord_tokenizer', true), '')];
         IF v_tokenizers[1] IS NULL THEN
             RAISE EXCEPTION 'which tokenizer filled column "%"?', v_index.column_name
-                USING ERRCODE = 'invalid_parameter_value', HINT = 'Say it: SET sqlvec.vchord_tokenizer = ''…'';';
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Say it: SET sqlvec.vchord_tokenizer = ''...'';';
         END IF;
     END IF;
     SELECT s.condition, s.ordering INTO condition, ordering

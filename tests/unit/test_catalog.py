@@ -71,3 +71,8 @@ def test_pg_tle_script_quotes_the_bundle() -> None:
     text = catalog.pg_tle_script()
     assert text.count("$_pgtle_$") == 2
     assert catalog.bundle() in text
+
+
+def test_the_sql_is_ascii() -> None:
+    """A database of another encoding than UTF8 could not read anything else."""
+    assert catalog.bundle().isascii()
