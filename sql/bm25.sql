@@ -208,9 +208,9 @@ BEGIN
         END IF;
     END LOOP;
     IF v_column.type_name = 'tsvector' AND fields IS NOT NULL THEN
-        IF EXISTS (SELECT FROM jsonb_object_keys(fields) AS f WHERE f NOT IN ('A', 'B', 'C', 'D')) THEN
-            RAISE EXCEPTION 'fields of tsvector column "%" are its labels A, B, C and D, not %', column_name, fields
-                USING ERRCODE = 'invalid_parameter_value';
+        IF column_name IS NULL OR EXISTS (SELECT FROM jsonb_object_keys(fields) AS f WHERE f NOT IN ('A', 'B', 'C', 'D')) THEN
+            RAISE EXCEPTION 'fields of tsvector column "%" are its labels A, B, C and D, not %', v_sources[1], fields
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Name the column itself as column_name.';
         END IF;
     ELSIF column_name IS NOT NULL AND fields IS NOT NULL THEN
         RAISE EXCEPTION 'give a column or fields, not both' USING ERRCODE = 'invalid_parameter_value',

@@ -45,6 +45,17 @@ BEGIN
 END
 $body$;
 
+CREATE OR REPLACE FUNCTION sqlvec._check_backend(backend text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    IF backend IS NULL OR backend NOT IN ('auto', 'sqlvec', 'pg_textsearch', 'paradedb', 'vchord_bm25') THEN
+        RAISE EXCEPTION 'backend "%" is unknown', backend
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'There are: auto, sqlvec, pg_textsearch, paradedb, vchord_bm25.';
+    END IF;
+END
+$body$;
+
 -- The native index that a search uses: the one asked for, or with auto a pg_textsearch index of the
 -- same configuration, k1 and b, which ranks alike. The other two split text in ways of their own.
 -- NULL columns: none.
@@ -58,10 +69,7 @@ DECLARE
     v_tokenizers text[];
     v_options jsonb;
 BEGIN
-    IF backend IS NULL OR backend NOT IN ('auto', 'sqlvec', 'pg_textsearch', 'paradedb', 'vchord_bm25') THEN
-        RAISE EXCEPTION 'backend "%" is unknown', backend
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'There are: auto, sqlvec, pg_textsearch, paradedb, vchord_bm25.';
-    ELSIF backend = 'sqlvec' OR backend = 'auto' AND NOT (plain AND EXISTS (SELECT FROM pg_am AS m WHERE m.amname = 'bm25')) THEN
+    IF backend = 'sqlvec' OR backend = 'auto' AND NOT (plain AND EXISTS (SELECT FROM pg_am AS m WHERE m.amname = 'bm25')) THEN
         RETURN;
     END IF;
     SELECT * INTO v_index FROM sqlvec._bm25_native_index(rel, derived.source_columns, CASE backend WHEN 'auto' THEN 'pg_textsearch' ELSE backend END);

@@ -39,6 +39,7 @@ DECLARE
     v_native record;
 BEGIN
     PERFORM sqlvec._check_search(coalesce(column_name, ''), 1, k, candidates, oversample, 'auto');
+    PERFORM sqlvec._check_backend(backend);
     q := sqlvec._prepare_bm25(rel, column_name, query, filter, tenant);
     v_derived := q.derived;
     IF q.tenant IS NOT NULL THEN

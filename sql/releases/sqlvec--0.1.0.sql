@@ -2536,9 +2536,9 @@ BEGIN
         END IF;
     END LOOP;
     IF v_column.type_name = 'tsvector' AND fields IS NOT NULL THEN
-        IF EXISTS (SELECT FROM jsonb_object_keys(fields) AS f WHERE f NOT IN ('A', 'B', 'C', 'D')) THEN
-            RAISE EXCEPTION 'fields of tsvector column "%" are its labels A, B, C and D, not %', column_name, fields
-                USING ERRCODE = 'invalid_parameter_value';
+        IF column_name IS NULL OR EXISTS (SELECT FROM jsonb_object_keys(fields) AS f WHERE f NOT IN ('A', 'B', 'C', 'D')) THEN
+            RAISE EXCEPTION 'fields of tsvector column "%" are its labels A, B, C and D, not %', v_sources[1], fields
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Name the column itself as column_name.';
         END IF;
     ELSIF column_name IS NOT NULL AND fields IS NOT NULL THEN
         RAISE EXCEPTION 'give a column or fields, not both' USING ERRCODE = 'invalid_parameter_value',
@@ -3821,6 +3821,17 @@ BEGIN
 END
 $body$;
 
+CREATE OR REPLACE FUNCTION sqlvec._check_backend(backend text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    IF backend IS NULL OR backend NOT IN ('auto', 'sqlvec', 'pg_textsearch', 'paradedb', 'vchord_bm25') THEN
+        RAISE EXCEPTION 'backend "%" is unknown', backend
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'There are: auto, sqlvec, pg_textsearch, paradedb, vchord_bm25.';
+    END IF;
+END
+$body$;
+
 -- The native index that a search uses: the one asked for, or with auto a pg_textsearch index of the
 -- same configuration, k1 and b, which ranks alike. The other two split text in ways of their own.
 -- NULL columns: none.
@@ -3834,10 +3845,7 @@ DECLARE
     v_tokenizers text[];
     v_options jsonb;
 BEGIN
-    IF backend IS NULL OR backend NOT IN ('auto', 'sqlvec', 'pg_textsearch', 'paradedb', 'vchord_bm25') THEN
-        RAISE EXCEPTION 'backend "%" is unknown', backend
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'There are: auto, sqlvec, pg_textsearch, paradedb, vchord_bm25.';
-    ELSIF backend = 'sqlvec' OR backend = 'auto' AND NOT (plain AND EXISTS (SELECT FROM pg_am AS m WHERE m.amname = 'bm25')) THEN
+    IF backend = 'sqlvec' OR backend = 'auto' AND NOT (plain AND EXISTS (SELECT FROM pg_am AS m WHERE m.amname = 'bm25')) THEN
         RETURN;
     END IF;
     SELECT * INTO v_index FROM sqlvec._bm25_native_index(rel, derived.source_columns, CASE backend WHEN 'auto' THEN 'pg_textsearch' ELSE backend END);
@@ -4143,6 +4151,7 @@ DECLARE
     v_native record;
 BEGIN
     PERFORM sqlvec._check_search(coalesce(column_name, ''), 1, k, candidates, oversample, 'auto');
+    PERFORM sqlvec._check_backend(backend);
     q := sqlvec._prepare_bm25(rel, column_name, query, filter, tenant);
     v_derived := q.derived;
     IF q.tenant IS NOT NULL THEN
