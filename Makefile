@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 OLDER := .venv-sqlalchemy-2.0
 BIN := $(VENV)/bin
+# Tests of one file share a database; files share nothing, so two run at a time, each on a server.
+TOGETHER := -n 2 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test lint types unit db db-18 db-16 smoke freeze clean
@@ -28,11 +30,11 @@ unit: $(VENV)/.dev
 db: db-18 db-16
 
 db-18: $(VENV)/.dev
-	$(BIN)/pytest -q tests/db --pg-version 18 $(ARGS)
+	$(BIN)/pytest -q $(TOGETHER) tests/db --pg-version 18 $(ARGS)
 
 # The older server together with the older SQLAlchemy, which compiles some statements differently.
 db-16: $(OLDER)/.dev
-	$(OLDER)/bin/pytest -q tests/unit tests/db --ignore tests/unit/test_embedded.py \
+	$(OLDER)/bin/pytest -q $(TOGETHER) tests/unit tests/db --ignore tests/unit/test_embedded.py \
 	    --pg-version 16 $(ARGS)
 
 smoke: $(VENV)/.dev

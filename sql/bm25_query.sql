@@ -1,9 +1,9 @@
 -- What a BM25 query asks of a column: words that score, conditions that restrict, and their
 -- frequencies in the corpus.
 
--- The BM25 column that column_name means: its source, one of its fields, or itself; with NULL the only
--- one of the table.
-CREATE OR REPLACE FUNCTION sqlvec._bm25_column(rel oid, column_name text) RETURNS sqlvec._derived
+-- The BM25 column that column_name means: its only source, or itself; with NULL the only one of the
+-- table. `field`: also one of several sources.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_column(rel oid, column_name text, field boolean = false) RETURNS sqlvec._derived
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
@@ -11,6 +11,8 @@ DECLARE
     v_derived sqlvec._derived;
     v_known text[] := '{}';
     v_result sqlvec._derived;
+    v_fields boolean;
+    v_field_of name;
 BEGIN
     IF v_id IS NULL THEN
         -- The trigger is gone: look through the whole catalog.
@@ -21,12 +23,16 @@ BEGIN
         WHERE d.relation_id = v_id AND d.kind = 'bm25' AND d.source_column IS NOT NULL AND d.target_column IS NOT NULL
         ORDER BY column_name IS NOT DISTINCT FROM d.target_column DESC, d.id
     LOOP
-        IF column_name IS NULL OR column_name = ANY (v_derived.source_columns || v_derived.target_columns) THEN
-            IF v_result.id IS NOT NULL AND v_result.target_column IS DISTINCT FROM column_name THEN
+        v_fields := cardinality(v_derived.source_columns) > 1;
+        IF column_name IS NULL OR column_name = ANY (v_derived.target_columns)
+           OR column_name = ANY (v_derived.source_columns) AND (field OR NOT v_fields) THEN
+            IF v_result.id IS NOT NULL AND NOT field AND v_result.target_column IS DISTINCT FROM column_name THEN
                 RAISE EXCEPTION 'table % has several BM25 columns%', sqlvec._qualified(rel), coalesce(' on "' || column_name || '"', '')
                     USING ERRCODE = 'ambiguous_column', HINT = format('Name one: %I or %I.', v_result.target_column, v_derived.target_column);
             END IF;
             v_result := coalesce(v_result, v_derived);
+        ELSIF column_name = ANY (v_derived.source_columns) THEN
+            v_field_of := v_derived.target_column;
         END IF;
         v_known := v_known || format('%I (of %s)', v_derived.target_column,
                                      (SELECT string_agg(quote_ident(s), ', ') FROM unnest(v_derived.source_columns) AS s));
@@ -34,6 +40,10 @@ BEGIN
     IF v_result.id IS NULL THEN
         IF column_name IS NOT NULL THEN
             PERFORM sqlvec._column(rel, column_name);
+        END IF;
+        IF v_field_of IS NOT NULL THEN
+            RAISE EXCEPTION 'column "%" of table % is one of several fields of BM25 column "%"', column_name, sqlvec._qualified(rel), v_field_of
+                USING ERRCODE = 'ambiguous_column', HINT = format('Search all of them by its name, %L.', v_field_of);
         END IF;
         RAISE EXCEPTION 'table % has no BM25 column%', sqlvec._qualified(rel), coalesce(' on "' || column_name || '"', '')
             USING ERRCODE = 'undefined_column',

@@ -64,7 +64,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_rel oid := sqlvec._relation_of(pg_typeof(hit));
-    v_derived sqlvec._derived := sqlvec._bm25_column(v_rel, column_name);
+    v_derived sqlvec._derived := sqlvec._bm25_column(v_rel, column_name, true);
     v_parsed record;
     v_condition tsquery;
     v_text text;

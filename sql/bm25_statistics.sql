@@ -106,11 +106,13 @@ BEGIN
 END
 $do$;
 
--- Rows that came to a table and left it so far, as the server counts.
+-- Rows that came to a table and left it so far, as the server counts; what this session has not
+-- reported to it yet included.
 CREATE OR REPLACE FUNCTION sqlvec._changes(rel oid) RETURNS bigint
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT sum(pg_catalog.pg_stat_get_tuples_inserted(t.leaf) + pg_catalog.pg_stat_get_tuples_deleted(t.leaf))::bigint
+    SELECT sum(pg_catalog.pg_stat_get_tuples_inserted(t.leaf) + pg_catalog.pg_stat_get_xact_tuples_inserted(t.leaf)
+               + pg_catalog.pg_stat_get_tuples_deleted(t.leaf) + pg_catalog.pg_stat_get_xact_tuples_deleted(t.leaf))::bigint
     FROM sqlvec._leaves(rel) AS t;
 END;
 

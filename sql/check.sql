@@ -42,7 +42,7 @@ BEGIN
         END IF;
     END LOOP;
     RETURN QUERY
-        SELECT 'warning', format('BM25 column "%s" of table %s: %s', h.target_column, h.relation, split_part(h.advice, '; ', 1)), split_part(h.advice, '; ', 2)
+        SELECT DISTINCT 'warning', format('BM25 column "%s" of table %s: %s', h.target_column, h.relation, split_part(h.advice, '; ', 1)), split_part(h.advice, '; ', 2)
         FROM sqlvec.bm25_health AS h WHERE h.advice IS NOT NULL;
     RETURN QUERY
         SELECT 'note', format('the catalog speaks of table %I.%I, which is gone', r.schema_name, r.table_name),

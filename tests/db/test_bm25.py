@@ -245,6 +245,9 @@ class TestDeclaration:
         doc.execute("INSERT INTO doc VALUES (1, 'the apple', 'running'), (2, 'x', 'apple')")
         error = fails(doc, "SELECT sqlvec.bm25_search(NULL::doc, NULL, 'apple')", "several BM25")
         assert "body_bm25 or note_bm25" in str(error.diag.message_hint)
+        # A name stands for the column of its own, not for those in which it is a field.
+        assert ids(doc, "apple", column="body") == [1]
+        doc.execute("CALL sqlvec.add_bm25('doc', 'body', target => 'other')")
         fails(doc, "SELECT sqlvec.bm25_search(NULL::doc, 'body', 'x')", 'several .* on "body"')
         assert ids(doc, "apple", column="body_bm25") == [1]
         assert ids(doc, "run", column="note_bm25") == [1]
@@ -641,7 +644,7 @@ def brute_force(
         WHERE t.terms @@ (p.q).condition
         ORDER BY 2 DESC, 1
         """,
-        [column, query],
+        [f"{column}_bm25", query],
     ).fetchall()
 
 
@@ -712,7 +715,7 @@ class TestTiers:
         analyze(db)
         for number in range(20):
             query = " ".join(f"w{generator.randrange(30)}" for _ in range(1 + number % 5))
-            compare(db, query, generator.choice([1, 10, 100]))
+            compare(db, query, generator.choice([1, 10, 100]), column="body_bm25")
 
     def test_equal_scores_by_key(self, doc: Connection) -> None:
         keys = list(range(3000))
