@@ -28,7 +28,7 @@ from sqlalchemy.types import TypeEngine
 
 from sqlvec.elements import NamedArg, NullRow, RegClass, WholeRow
 from sqlvec.errors import DeclarationError
-from sqlvec.types import BIT, SPARSEVEC, VECTOR
+from sqlvec.types import BIT, HALFVEC, SPARSEVEC, VECTOR
 
 
 class SqlvecFunction(GenericFunction[Any]):
@@ -88,6 +88,60 @@ class encode(SqlvecFunction):
             encoder=_value(encoder, Text()), x=_value(x, VECTOR()), code=cast(null(), code)
         )
         self.type = code
+
+
+class _MaxSim(SqlvecFunction):
+    """The arguments that every form of MaxSim has.
+
+    :param tokens: the multi-vector of a document, mostly a column.
+    :param query: the multi-vector of a query.
+    """
+
+    type = Double()
+    query_type: ClassVar[TypeEngine[Any]] = ARRAY(HALFVEC())
+
+    def __init__(self, tokens: Any, query: Any, **more: ColumnElement[Any] | None) -> None:
+        super().__init__(
+            tokens=_value(tokens, self.query_type), query=_value(query, self.query_type), **more
+        )
+
+
+class maxsim(_MaxSim):
+    """Sum over the query tokens of the largest inner product with a document token."""
+
+
+class maxsim_vector(_MaxSim):
+    """``maxsim`` in full precision."""
+
+    query_type = ARRAY(VECTOR())
+
+
+class maxsim_bit(_MaxSim):
+    """``maxsim`` of bit strings, by the share of equal bits."""
+
+    query_type = ARRAY(BIT(varying=True))
+
+
+class maxsim_mean(_MaxSim):
+    """``maxsim`` divided by the number of query tokens."""
+
+
+class maxsim_nested(_MaxSim):
+    """``maxsim`` of the first tokens of each side, for nested multi-vectors.
+
+    :param query_tokens: how many of the query; None is all.
+    :param document_tokens: how many of the document; None is all.
+    """
+
+    def __init__(
+        self, tokens: Any, query: Any, query_tokens: Any = None, document_tokens: Any = None
+    ) -> None:
+        super().__init__(
+            tokens,
+            query,
+            query_tokens=_value(query_tokens, Integer()),
+            document_tokens=_value(document_tokens, Integer()),
+        )
 
 
 class plan_index(SqlvecFunction):
