@@ -100,6 +100,27 @@ class AddBM25(ExecutableDDLElement):
         self.tenant = tenant
 
 
+class StoreExternal(ExecutableDDLElement):
+    """Store the values of a column as they are, without trying to compress them.
+
+    E.g.::
+
+        event.listen(Doc.__table__, "after_create", StoreExternal("tokens"))
+
+    which renders ``ALTER TABLE doc ALTER COLUMN tokens SET STORAGE EXTERNAL``. Meant for token
+    vectors: compressing them takes time on every write and read, and saves hardly any space.
+
+    :param column: its name. Rows that are there already stay as they are stored.
+
+    .. versionadded:: 0.1
+    """
+
+    target: Table
+
+    def __init__(self, column: str) -> None:
+        self.column = column
+
+
 class DropDerived(ExecutableDDLElement):
     """``CALL sqlvec.drop_derived``, where schema ``sqlvec`` knows the column.
 
@@ -144,6 +165,7 @@ def _install_where_missing(
 @compiles(AddQuantized)
 @compiles(AddBM25)
 @compiles(DropDerived)
+@compiles(StoreExternal)
 def _compile_elsewhere(element: object, compiler: DDLCompiler, **kw: Any) -> str:
     raise CompileError(f"sqlvec needs PostgreSQL, not {compiler.dialect.name}")
 
@@ -181,6 +203,13 @@ def _compile_add_bm25(element: AddBM25, compiler: DDLCompiler, **kw: Any) -> str
     if element.tenant is not None:
         arguments.append(f"tenant => {_literal(compiler, element.tenant)}")
     return f"CALL sqlvec.add_bm25({', '.join(arguments)})"
+
+
+@compiles(StoreExternal, "postgresql")
+def _compile_store_external(element: StoreExternal, compiler: DDLCompiler, **kw: Any) -> str:
+    table = compiler.preparer.format_table(element.target)
+    column = compiler.preparer.quote(element.column)
+    return f"ALTER TABLE {table} ALTER COLUMN {column} SET STORAGE EXTERNAL"
 
 
 @compiles(DropDerived, "postgresql")

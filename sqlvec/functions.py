@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 from sqlalchemy import Double, Integer, Table, Text, cast, literal, null
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSQUERY
+from sqlalchemy.orm import QueryableAttribute
 from sqlalchemy.sql import coercions, roles
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.functions import GenericFunction
@@ -28,7 +29,7 @@ from sqlalchemy.types import TypeEngine
 
 from sqlvec.elements import NamedArg, NullRow, RegClass, WholeRow
 from sqlvec.errors import DeclarationError
-from sqlvec.types import BIT, HALFVEC, SPARSEVEC, VECTOR
+from sqlvec.types import BIT, MULTIVECTOR, SPARSEVEC, VECTOR
 
 
 class SqlvecFunction(GenericFunction[Any]):
@@ -52,7 +53,9 @@ class SqlvecFunction(GenericFunction[Any]):
 
 
 def _value(value: Any, type_: TypeEngine[Any]) -> ColumnElement[Any] | None:
-    """Bind a value; expressions and None stay what they are."""
+    """Bind a value; expressions, attributes of models and None stay what they are."""
+    if isinstance(value, QueryableAttribute):
+        return coercions.expect(roles.ExpressionElementRole, value)
     return value if value is None or isinstance(value, ColumnElement) else literal(value, type_)
 
 
@@ -98,7 +101,7 @@ class _MaxSim(SqlvecFunction):
     """
 
     type = Double()
-    query_type: ClassVar[TypeEngine[Any]] = ARRAY(HALFVEC())
+    query_type: ClassVar[TypeEngine[Any]] = MULTIVECTOR()
 
     def __init__(self, tokens: Any, query: Any, **more: ColumnElement[Any] | None) -> None:
         super().__init__(
@@ -113,7 +116,7 @@ class maxsim(_MaxSim):
 class maxsim_vector(_MaxSim):
     """``maxsim`` in full precision."""
 
-    query_type = ARRAY(VECTOR())
+    query_type = MULTIVECTOR(None, "vector")
 
 
 class maxsim_bit(_MaxSim):

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from pgvector import HalfVector, SparseVector, Vector
 from pgvector.sqlalchemy import BIT, HALFVEC, SPARSEVEC, VECTOR
-from sqlalchemy import Enum, String, event
+from sqlalchemy import ARRAY, Enum, String, event
 from sqlalchemy.dialects.postgresql import BIT as PG_BIT
 from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from sqlvec.errors import MissingRequirement
+from sqlvec.types.multivector import MULTIVECTOR, MultiVector
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
 __all__ = [
     "BIT",
     "HALFVEC",
+    "MULTIVECTOR",
     "SPARSEVEC",
     "TSVECTOR",
     "VECTOR",
+    "MultiVector",
     "dimensions",
     "from_sql",
     "register_asyncpg",
@@ -47,9 +50,15 @@ def from_sql(code_type: str) -> TypeEngine[Any]:
 def type_name(type_: TypeEngine[Any]) -> str | None:
     """Return ``vector``, ``halfvec``, ``sparsevec``, ``bit``, ``tsvector`` or ``text``.
 
-    Every type of strings is ``text``; None stands for any other type.
+    An array of vectors is ``halfvec[]`` or ``vector[]``, every type of strings is ``text``; None
+    stands for any other type.
     """
     found = _unwrapped(type_)
+    if isinstance(found, MULTIVECTOR):
+        return f"{found.element}[]"
+    if isinstance(found, ARRAY):
+        element = type_name(found.item_type)
+        return f"{element}[]" if element in ("halfvec", "vector") else None
     if isinstance(found, PG_BIT):
         return "bit"
     if isinstance(found, TSVECTOR):
@@ -62,6 +71,8 @@ def type_name(type_: TypeEngine[Any]) -> str | None:
 def dimensions(type_: TypeEngine[Any]) -> int | None:
     """Return the dimensions that a vector or bit type names, or None."""
     found: Any = _unwrapped(type_)
+    if isinstance(found, ARRAY):
+        return dimensions(found.item_type)
     length: int | None = getattr(found, "length" if isinstance(found, PG_BIT) else "dim", None)
     return length
 
