@@ -27,10 +27,21 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a COLLATE "C" <> b COLLATE 
 CREATE OR REPLACE FUNCTION sqlvec._differ(a tsvector, b tsvector) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
 
+CREATE OR REPLACE FUNCTION sqlvec._differ(a halfvec[], b halfvec[]) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
+CREATE OR REPLACE FUNCTION sqlvec._differ(a vector[], b vector[]) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
+
 CREATE OR REPLACE FUNCTION sqlvec._dims(x vector) RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN vector_dims(x);
 CREATE OR REPLACE FUNCTION sqlvec._dims(x halfvec) RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN vector_dims(x);
+
+-- Of the first vector; NULL without one.
+CREATE OR REPLACE FUNCTION sqlvec._dims(x vector[]) RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN vector_dims(x[array_lower(x, 1)]);
+CREATE OR REPLACE FUNCTION sqlvec._dims(x halfvec[]) RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN vector_dims(x[array_lower(x, 1)]);
 
 CREATE OR REPLACE FUNCTION sqlvec._halfvec(x vector) RETURNS halfvec
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x::halfvec;
@@ -142,7 +153,7 @@ DECLARE
     v_vector text := format('sqlvec._as_vector(%s)', arguments[1]);
     v_mean text;
 BEGIN
-    SELECT e.kind, e.options INTO v_encoder FROM sqlvec.encoder AS e WHERE e.name = _encode_expression.encoder;
+    SELECT e.kind, e.dimensions, e.options INTO v_encoder FROM sqlvec.encoder AS e WHERE e.name = _encode_expression.encoder;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'encoder "%" does not exist', encoder
             USING ERRCODE = 'undefined_object',
@@ -166,6 +177,9 @@ BEGIN
                       (v_encoder.options ->> 'dimensions')::int);
     WHEN 'linear' THEN
         RETURN format('sqlvec._linear(%L, %s)', encoder, v_vector);
+    WHEN 'fde' THEN
+        RETURN format('sqlvec._fde(%L, sqlvec._halfvecs(%s), false, %s)', encoder, arguments[1],
+                      sqlvec._fde_constants(v_encoder.dimensions, v_encoder.options));
     WHEN 'bm25' THEN
         RETURN sqlvec._bm25_expression(v_encoder.options, arguments);
     END CASE;
@@ -177,12 +191,16 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_expected int;
+    v_kind text;
     v_found int := sqlvec._dims(x);
 BEGIN
-    SELECT e.dimensions INTO v_expected
+    SELECT e.dimensions, e.kind INTO v_expected, v_kind
     FROM sqlvec.encoder AS e WHERE e.name = encode.encoder;
     IF FOUND AND v_expected IS NULL THEN
         RAISE EXCEPTION 'encoder "%" encodes text, not vectors', encoder USING ERRCODE = 'datatype_mismatch';
+    ELSIF v_kind = 'fde' THEN
+        RAISE EXCEPTION 'encoder "%" encodes multi-vectors, not vectors', encoder
+            USING ERRCODE = 'datatype_mismatch', HINT = 'Use sqlvec.fde_document or sqlvec.fde_query.';
     ELSIF v_expected <> v_found THEN
         RAISE EXCEPTION 'encoder "%" takes vectors of % dimensions, not %', encoder, v_expected, v_found
             USING ERRCODE = 'data_exception';

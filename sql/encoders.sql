@@ -2,7 +2,7 @@
 
 CREATE OR REPLACE FUNCTION sqlvec._kinds() RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN ARRAY['halfvec', 'binary', 'truncate', 'linear', 'bm25'];
+RETURN ARRAY['halfvec', 'binary', 'truncate', 'linear', 'fde', 'bm25'];
 
 -- Options of a kind with defaults filled in; an error for an option that the kind does not have.
 CREATE OR REPLACE FUNCTION sqlvec._encoder_options(kind text, dimensions int, options jsonb) RETURNS jsonb
@@ -14,6 +14,7 @@ DECLARE
         WHEN 'binary' THEN '{"rotate": false, "seed": 0, "center": false}'
         WHEN 'truncate' THEN '{"dimensions": null, "type": "halfvec"}'
         WHEN 'linear' THEN '{"dimensions": null, "seed": 0, "center": false}'
+        WHEN 'fde' THEN '{"repetitions": 20, "simhash_bits": 4, "projection": 8, "final_dimensions": null, "seed": 0}'
     END::jsonb;
     v_options jsonb := v_defaults || coalesce(options, '{}');
     v_key text;
@@ -41,6 +42,13 @@ BEGIN
         ELSIF v_key = 'seed' AND v_value::text !~ '^-?[0-9]{1,18}$' THEN
             RAISE EXCEPTION 'option "seed" is an integer, not %', v_value
                 USING ERRCODE = 'invalid_parameter_value';
+        ELSIF v_key = 'simhash_bits' AND (v_value::text !~ '^[0-9]{1,2}$' OR v_value::text::int > 12) THEN
+            RAISE EXCEPTION 'option "simhash_bits" is an integer from 0 to 12, not %', v_value
+                USING ERRCODE = 'invalid_parameter_value';
+        ELSIF v_key IN ('repetitions', 'projection', 'final_dimensions') AND NOT (v_key = 'final_dimensions' AND v_value = 'null')
+              AND (v_value::text !~ '^[0-9]{1,4}$' OR v_value::text::int NOT BETWEEN 1 AND 4000) THEN
+            RAISE EXCEPTION 'option "%" is an integer from 1 to 4000, not %', v_key, v_value
+                USING ERRCODE = 'invalid_parameter_value';
         ELSIF v_key = 'type' AND v_value NOT IN ('"halfvec"', '"vector"') THEN
             RAISE EXCEPTION 'option "type" is "halfvec" or "vector", not %', v_value
                 USING ERRCODE = 'invalid_parameter_value';
@@ -51,9 +59,19 @@ BEGIN
                 USING ERRCODE = 'invalid_parameter_value';
         END IF;
     END LOOP;
+    IF kind = 'fde' THEN
+        PERFORM sqlvec._check_fde(dimensions, v_options);
+    END IF;
     RETURN v_options;
 END
 $body$;
+
+CREATE OR REPLACE FUNCTION sqlvec._code_dimensions(kind text, dimensions int, options jsonb) RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN kind = 'fde'
+            THEN coalesce((options ->> 'final_dimensions')::int,
+                          (options ->> 'repetitions')::int * (1 << (options ->> 'simhash_bits')::int) * (options ->> 'projection')::int)
+            ELSE coalesce((options ->> 'dimensions')::int, dimensions) END;
 
 -- Rows of a random orthogonal matrix: the orthonormal cosine transform of the vector after random
 -- sign flips, `code_dimensions` of its rows picked at random (Woolfe, Liberty, Rokhlin and Tygert
@@ -101,9 +119,9 @@ AS $body$
 DECLARE
     v_options jsonb := sqlvec._encoder_options(kind, dimensions, options);
     v_code_type text := CASE kind WHEN 'binary' THEN 'bit' WHEN 'truncate' THEN v_options ->> 'type' ELSE 'halfvec' END;
-    v_code_dimensions int := coalesce((v_options ->> 'dimensions')::int, dimensions);
+    v_code_dimensions int := sqlvec._code_dimensions(kind, dimensions, v_options);
     v_center boolean := coalesce((v_options ->> 'center')::boolean, false);
-    v_matrix boolean := kind = 'linear' OR coalesce((v_options ->> 'rotate')::boolean, false);
+    v_matrix boolean := kind IN ('linear', 'fde') OR coalesce((v_options ->> 'rotate')::boolean, false);
     v_mean_dimensions int := cardinality(sqlvec._real_array(mean));
 BEGIN
     IF name IS NULL OR name = '' THEN
@@ -139,7 +157,9 @@ BEGIN
     IF v_center THEN
         INSERT INTO sqlvec.encoder_vector (encoder, part, position, value) VALUES (_write_encoder.name, 'mean', 1, mean);
     END IF;
-    IF v_matrix THEN
+    IF kind = 'fde' THEN
+        PERFORM sqlvec._write_fde(name, dimensions, v_options);
+    ELSIF v_matrix THEN
         PERFORM sqlvec._write_random_rows(name, dimensions, v_code_dimensions, (v_options ->> 'seed')::bigint);
     END IF;
 END
@@ -155,7 +175,7 @@ END
 $body$;
 
 COMMENT ON PROCEDURE sqlvec.create_encoder(text, text, int, jsonb, vector) IS
-    'Make a named, immutable encoder for vectors of `dimensions`. Kinds: halfvec {}, binary {"rotate", "seed", "center"}, truncate {"dimensions", "type"}, linear {"dimensions", "seed", "center"}; mean is what "center" takes off.';
+    'Make a named, immutable encoder for vectors of `dimensions`. Kinds: halfvec {}, binary {"rotate", "seed", "center"}, truncate {"dimensions", "type"}, linear {"dimensions", "seed", "center"}, and for multi-vectors fde {"repetitions", "simhash_bits", "projection", "final_dimensions", "seed"}; mean is what "center" takes off.';
 
 CREATE OR REPLACE PROCEDURE sqlvec.drop_encoder(name text) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$

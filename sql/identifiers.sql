@@ -74,7 +74,7 @@ BEGIN
         v_typmod := v_type.typtypmod;
     END LOOP;
     type_name := v_type.typname;
-    dimensions := CASE WHEN type_name IN ('vector', 'halfvec', 'sparsevec', 'bit') AND v_typmod > 0
+    dimensions := CASE WHEN type_name IN ('vector', 'halfvec', '_vector', '_halfvec', 'sparsevec', 'bit') AND v_typmod > 0
                        THEN v_typmod END;
 END
 $body$;

@@ -146,7 +146,9 @@ BEGIN
         CONTINUE WHEN NOT v_changed AND new_row ->> v_derived.target_column IS NOT NULL
                       AND NOT EXISTS (SELECT FROM unnest(v_derived.target_columns) AS t WHERE new_row -> t IS DISTINCT FROM old_row -> t);
         IF v_derived.dimensions IS NOT NULL THEN
-            v_dimensions := sqlvec._dims(sqlvec._parse_vector(new_row ->> v_derived.source_column));
+            v_dimensions := sqlvec._dims(sqlvec._parse_vector(
+                CASE jsonb_typeof(new_row -> v_derived.source_column) WHEN 'array' THEN new_row -> v_derived.source_column ->> 0
+                     ELSE new_row ->> v_derived.source_column END));
             IF v_dimensions <> v_derived.dimensions THEN
                 PERFORM sqlvec._refuse_dimensions(v_dimensions, v_derived.dimensions, rel, v_derived.source_column, v_derived.target_column);
             END IF;

@@ -15,8 +15,9 @@ BEGIN
     IF v_dimensions IS NULL THEN
         RAISE EXCEPTION 'column "%" of table % names no dimensions and has no rows to read them from', column_name, sqlvec._qualified(rel)
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = format('Declare them: ALTER TABLE %s ALTER COLUMN %I TYPE %s(...); or name an encoder made by sqlvec.create_encoder.',
-                                sqlvec._qualified(rel), column_name, v_column.type_name);
+                  HINT = format('Declare them: ALTER TABLE %s ALTER COLUMN %I TYPE %s(...)%s; or name an encoder made by sqlvec.create_encoder.',
+                                sqlvec._qualified(rel), column_name, ltrim(v_column.type_name, '_'),
+                                CASE WHEN v_column.type_name LIKE '\_%' THEN '[]' ELSE '' END);
     END IF;
     RETURN v_dimensions;
 END
@@ -66,6 +67,9 @@ BEGIN
     IF EXISTS (SELECT FROM sqlvec.derived AS d WHERE d.encoder = add_quantized.encoder AND d.own_encoder) THEN
         RAISE EXCEPTION 'encoder "%" belongs to another column and goes when that goes', encoder
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Make one to share with sqlvec.create_encoder.';
+    ELSIF 'fde' IN (encoder, v_kind) THEN
+        RAISE EXCEPTION 'encoder "%" encodes multi-vectors, not column "%"', encoder, column_name
+            USING ERRCODE = 'datatype_mismatch', HINT = 'Declare it on a column of type halfvec[]: CALL sqlvec.add_fde(...).';
     ELSIF v_kind IS NOT NULL AND options IS NOT NULL AND options <> '{}' THEN
         RAISE EXCEPTION 'encoder "%" has its options already', encoder
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Options go with a kind, such as ''binary'', not with a named encoder.';

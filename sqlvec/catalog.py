@@ -21,7 +21,7 @@ import numpy as np
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from sqlvec.encoders import Encoder, Parts, from_options
+from sqlvec.encoders import FDE, Encoder, Parts, from_options
 from sqlvec.errors import (
     DeclarationError,
     InstalledAsExtension,
@@ -307,10 +307,39 @@ def load_encoder(connection: Connection, name: str) -> tuple[Encoder, Parts]:
 
     :raises DeclarationError: the catalog has no encoder of that name.
     """
+    kind, options = _encoder(connection, name)
+    if kind == FDE.kind:
+        raise DeclarationError(f"encoder {name!r} encodes multi-vectors; load_fde reads it")
+    return from_options(kind, options), _parts(connection, name)
+
+
+def load_fde(connection: Connection, name: str) -> tuple[FDE, Parts]:
+    """Return an encoder of multi-vectors and its matrices, for encoding with numpy.
+
+    E.g.::
+
+        fde, parts = catalog.load_fde(connection, "public.doc.tokens_fde")
+        codes = fde.documents(batch, parts)
+
+    :raises DeclarationError: the catalog has no encoder of that name and kind.
+
+    .. versionadded:: 0.1
+    """
+    kind, options = _encoder(connection, name)
+    if kind != FDE.kind:
+        raise DeclarationError(f"encoder {name!r} is of kind {kind!r}, not {FDE.kind!r}")
+    return FDE(**options), _parts(connection, name)
+
+
+def _encoder(connection: Connection, name: str) -> tuple[str, dict[str, Any]]:
     statement = "SELECT kind, options FROM sqlvec.encoder WHERE name = :name"
     row = connection.execute(text(statement), {"name": name}).one_or_none()
     if row is None:
         raise DeclarationError(f"there is no encoder {name!r} in the catalog")
+    return row.kind, row.options
+
+
+def _parts(connection: Connection, name: str) -> Parts:
     statement = """
         SELECT part, value::real[] AS value
         FROM sqlvec.encoder_vector
@@ -323,7 +352,7 @@ def load_encoder(connection: Connection, name: str) -> tuple[Encoder, Parts]:
     parts = {part: np.array(matrix, dtype=np.float32) for part, matrix in rows.items()}
     # These hold one vector; the others are matrices, whatever the number of their rows.
     parts |= {part: parts[part][0] for part in ("mean", "scale") if part in parts}
-    return from_options(row.kind, row.options), parts
+    return parts
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from sqlalchemy.types import TypeEngine
 
 from sqlvec.elements import NamedArg, NullRow, RegClass, WholeRow
 from sqlvec.errors import DeclarationError
-from sqlvec.types import BIT, MULTIVECTOR, SPARSEVEC, VECTOR
+from sqlvec.types import BIT, HALFVEC, MULTIVECTOR, SPARSEVEC, VECTOR
 
 
 class SqlvecFunction(GenericFunction[Any]):
@@ -145,6 +145,27 @@ class maxsim_nested(_MaxSim):
             query_tokens=_value(query_tokens, Integer()),
             document_tokens=_value(document_tokens, Integer()),
         )
+
+
+class _FixedDimensional(SqlvecFunction):
+    """The arguments that both sides of a fixed dimensional encoding have.
+
+    :param encoder: name of an encoder of kind ``fde`` in the catalog.
+    :param tokens: a multi-vector.
+    """
+
+    type = HALFVEC()
+
+    def __init__(self, encoder: Any, tokens: Any) -> None:
+        super().__init__(encoder=_value(encoder, Text()), tokens=_value(tokens, MULTIVECTOR()))
+
+
+class fde_document(_FixedDimensional):
+    """Code of the multi-vector of a document."""
+
+
+class fde_query(_FixedDimensional):
+    """Code of the multi-vector of a query."""
 
 
 class plan_index(SqlvecFunction):

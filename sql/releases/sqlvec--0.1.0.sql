@@ -323,7 +323,7 @@ BEGIN
         v_typmod := v_type.typtypmod;
     END LOOP;
     type_name := v_type.typname;
-    dimensions := CASE WHEN type_name IN ('vector', 'halfvec', 'sparsevec', 'bit') AND v_typmod > 0
+    dimensions := CASE WHEN type_name IN ('vector', 'halfvec', '_vector', '_halfvec', 'sparsevec', 'bit') AND v_typmod > 0
                        THEN v_typmod END;
 END
 $body$;
@@ -410,10 +410,21 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a COLLATE "C" <> b COLLATE 
 CREATE OR REPLACE FUNCTION sqlvec._differ(a tsvector, b tsvector) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
 
+CREATE OR REPLACE FUNCTION sqlvec._differ(a halfvec[], b halfvec[]) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
+CREATE OR REPLACE FUNCTION sqlvec._differ(a vector[], b vector[]) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
+
 CREATE OR REPLACE FUNCTION sqlvec._dims(x vector) RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN vector_dims(x);
 CREATE OR REPLACE FUNCTION sqlvec._dims(x halfvec) RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN vector_dims(x);
+
+-- Of the first vector; NULL without one.
+CREATE OR REPLACE FUNCTION sqlvec._dims(x vector[]) RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN vector_dims(x[array_lower(x, 1)]);
+CREATE OR REPLACE FUNCTION sqlvec._dims(x halfvec[]) RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN vector_dims(x[array_lower(x, 1)]);
 
 CREATE OR REPLACE FUNCTION sqlvec._halfvec(x vector) RETURNS halfvec
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x::halfvec;
@@ -525,7 +536,7 @@ DECLARE
     v_vector text := format('sqlvec._as_vector(%s)', arguments[1]);
     v_mean text;
 BEGIN
-    SELECT e.kind, e.options INTO v_encoder FROM sqlvec.encoder AS e WHERE e.name = _encode_expression.encoder;
+    SELECT e.kind, e.dimensions, e.options INTO v_encoder FROM sqlvec.encoder AS e WHERE e.name = _encode_expression.encoder;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'encoder "%" does not exist', encoder
             USING ERRCODE = 'undefined_object',
@@ -549,6 +560,9 @@ BEGIN
                       (v_encoder.options ->> 'dimensions')::int);
     WHEN 'linear' THEN
         RETURN format('sqlvec._linear(%L, %s)', encoder, v_vector);
+    WHEN 'fde' THEN
+        RETURN format('sqlvec._fde(%L, sqlvec._halfvecs(%s), false, %s)', encoder, arguments[1],
+                      sqlvec._fde_constants(v_encoder.dimensions, v_encoder.options));
     WHEN 'bm25' THEN
         RETURN sqlvec._bm25_expression(v_encoder.options, arguments);
     END CASE;
@@ -560,12 +574,16 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_expected int;
+    v_kind text;
     v_found int := sqlvec._dims(x);
 BEGIN
-    SELECT e.dimensions INTO v_expected
+    SELECT e.dimensions, e.kind INTO v_expected, v_kind
     FROM sqlvec.encoder AS e WHERE e.name = encode.encoder;
     IF FOUND AND v_expected IS NULL THEN
         RAISE EXCEPTION 'encoder "%" encodes text, not vectors', encoder USING ERRCODE = 'datatype_mismatch';
+    ELSIF v_kind = 'fde' THEN
+        RAISE EXCEPTION 'encoder "%" encodes multi-vectors, not vectors', encoder
+            USING ERRCODE = 'datatype_mismatch', HINT = 'Use sqlvec.fde_document or sqlvec.fde_query.';
     ELSIF v_expected <> v_found THEN
         RAISE EXCEPTION 'encoder "%" takes vectors of % dimensions, not %', encoder, v_expected, v_found
             USING ERRCODE = 'data_exception';
@@ -583,7 +601,7 @@ COMMENT ON FUNCTION sqlvec.encode(text, vector, anyelement) IS
 
 CREATE OR REPLACE FUNCTION sqlvec._kinds() RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN ARRAY['halfvec', 'binary', 'truncate', 'linear', 'bm25'];
+RETURN ARRAY['halfvec', 'binary', 'truncate', 'linear', 'fde', 'bm25'];
 
 -- Options of a kind with defaults filled in; an error for an option that the kind does not have.
 CREATE OR REPLACE FUNCTION sqlvec._encoder_options(kind text, dimensions int, options jsonb) RETURNS jsonb
@@ -595,6 +613,7 @@ DECLARE
         WHEN 'binary' THEN '{"rotate": false, "seed": 0, "center": false}'
         WHEN 'truncate' THEN '{"dimensions": null, "type": "halfvec"}'
         WHEN 'linear' THEN '{"dimensions": null, "seed": 0, "center": false}'
+        WHEN 'fde' THEN '{"repetitions": 20, "simhash_bits": 4, "projection": 8, "final_dimensions": null, "seed": 0}'
     END::jsonb;
     v_options jsonb := v_defaults || coalesce(options, '{}');
     v_key text;
@@ -622,6 +641,13 @@ BEGIN
         ELSIF v_key = 'seed' AND v_value::text !~ '^-?[0-9]{1,18}$' THEN
             RAISE EXCEPTION 'option "seed" is an integer, not %', v_value
                 USING ERRCODE = 'invalid_parameter_value';
+        ELSIF v_key = 'simhash_bits' AND (v_value::text !~ '^[0-9]{1,2}$' OR v_value::text::int > 12) THEN
+            RAISE EXCEPTION 'option "simhash_bits" is an integer from 0 to 12, not %', v_value
+                USING ERRCODE = 'invalid_parameter_value';
+        ELSIF v_key IN ('repetitions', 'projection', 'final_dimensions') AND NOT (v_key = 'final_dimensions' AND v_value = 'null')
+              AND (v_value::text !~ '^[0-9]{1,4}$' OR v_value::text::int NOT BETWEEN 1 AND 4000) THEN
+            RAISE EXCEPTION 'option "%" is an integer from 1 to 4000, not %', v_key, v_value
+                USING ERRCODE = 'invalid_parameter_value';
         ELSIF v_key = 'type' AND v_value NOT IN ('"halfvec"', '"vector"') THEN
             RAISE EXCEPTION 'option "type" is "halfvec" or "vector", not %', v_value
                 USING ERRCODE = 'invalid_parameter_value';
@@ -632,9 +658,19 @@ BEGIN
                 USING ERRCODE = 'invalid_parameter_value';
         END IF;
     END LOOP;
+    IF kind = 'fde' THEN
+        PERFORM sqlvec._check_fde(dimensions, v_options);
+    END IF;
     RETURN v_options;
 END
 $body$;
+
+CREATE OR REPLACE FUNCTION sqlvec._code_dimensions(kind text, dimensions int, options jsonb) RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN kind = 'fde'
+            THEN coalesce((options ->> 'final_dimensions')::int,
+                          (options ->> 'repetitions')::int * (1 << (options ->> 'simhash_bits')::int) * (options ->> 'projection')::int)
+            ELSE coalesce((options ->> 'dimensions')::int, dimensions) END;
 
 -- Rows of a random orthogonal matrix: the orthonormal cosine transform of the vector after random
 -- sign flips, `code_dimensions` of its rows picked at random (Woolfe, Liberty, Rokhlin and Tygert
@@ -682,9 +718,9 @@ AS $body$
 DECLARE
     v_options jsonb := sqlvec._encoder_options(kind, dimensions, options);
     v_code_type text := CASE kind WHEN 'binary' THEN 'bit' WHEN 'truncate' THEN v_options ->> 'type' ELSE 'halfvec' END;
-    v_code_dimensions int := coalesce((v_options ->> 'dimensions')::int, dimensions);
+    v_code_dimensions int := sqlvec._code_dimensions(kind, dimensions, v_options);
     v_center boolean := coalesce((v_options ->> 'center')::boolean, false);
-    v_matrix boolean := kind = 'linear' OR coalesce((v_options ->> 'rotate')::boolean, false);
+    v_matrix boolean := kind IN ('linear', 'fde') OR coalesce((v_options ->> 'rotate')::boolean, false);
     v_mean_dimensions int := cardinality(sqlvec._real_array(mean));
 BEGIN
     IF name IS NULL OR name = '' THEN
@@ -720,7 +756,9 @@ BEGIN
     IF v_center THEN
         INSERT INTO sqlvec.encoder_vector (encoder, part, position, value) VALUES (_write_encoder.name, 'mean', 1, mean);
     END IF;
-    IF v_matrix THEN
+    IF kind = 'fde' THEN
+        PERFORM sqlvec._write_fde(name, dimensions, v_options);
+    ELSIF v_matrix THEN
         PERFORM sqlvec._write_random_rows(name, dimensions, v_code_dimensions, (v_options ->> 'seed')::bigint);
     END IF;
 END
@@ -736,7 +774,7 @@ END
 $body$;
 
 COMMENT ON PROCEDURE sqlvec.create_encoder(text, text, int, jsonb, vector) IS
-    'Make a named, immutable encoder for vectors of `dimensions`. Kinds: halfvec {}, binary {"rotate", "seed", "center"}, truncate {"dimensions", "type"}, linear {"dimensions", "seed", "center"}; mean is what "center" takes off.';
+    'Make a named, immutable encoder for vectors of `dimensions`. Kinds: halfvec {}, binary {"rotate", "seed", "center"}, truncate {"dimensions", "type"}, linear {"dimensions", "seed", "center"}, and for multi-vectors fde {"repetitions", "simhash_bits", "projection", "final_dimensions", "seed"}; mean is what "center" takes off.';
 
 CREATE OR REPLACE PROCEDURE sqlvec.drop_encoder(name text) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -854,6 +892,288 @@ BEGIN ATOMIC
                 FROM sqlvec._bm25_terms(plain, weights) AS t) AS w) AS r
     WHERE plain IS NOT NULL;
 END;
+
+-- Fixed dimensional encodings of multi-vectors (MUVERA: Dhulipala et al. 2024, arXiv:2405.19504).
+--
+-- Every repetition cuts space into 2^simhash_bits buckets by random hyperplanes, adds up the query
+-- tokens of each bucket, averages the document tokens of each (an empty one takes the document token
+-- whose bits differ least), and projects the results with random signs. The inner product of the two
+-- codes is about `repetitions` times MaxSim.
+--
+-- As in encode.sql all sums are of integers, times a power of two, that float32 adds exactly: numpy
+-- finds the same bucket for every token and the same code. Adding a large constant and taking it off
+-- again rounds a vector to such integers at the speed of pgvector's own operators. 1.37 stands
+-- for any factor that keeps everyday norms away from the powers of two, where logarithms of different
+-- libraries could disagree.
+
+CREATE OR REPLACE FUNCTION sqlvec._halfvecs(x halfvec[]) RETURNS halfvec[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x;
+CREATE OR REPLACE FUNCTION sqlvec._halfvecs(x vector[]) RETURNS halfvec[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x::halfvec[];
+
+CREATE OR REPLACE FUNCTION sqlvec._norm(x halfvec) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN l2_norm(x);
+CREATE OR REPLACE FUNCTION sqlvec._constant(value float8, dimensions int) RETURNS vector
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN array_fill(value::real, ARRAY[dimensions])::vector;
+CREATE OR REPLACE FUNCTION sqlvec._round(x vector, constant vector) RETURNS vector
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x + constant - constant;
+CREATE OR REPLACE AGGREGATE sqlvec._sum(vector) (SFUNC = vector_add, STYPE = vector, PARALLEL = SAFE);
+
+-- The least whole n with x <= 2^n, nearly.
+CREATE OR REPLACE FUNCTION sqlvec._exponent(x float8) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN x > 0 THEN ceil(ln(x) / ln(2::float8)) ELSE 0 END;
+
+-- The blocks of a code, one after the other. NULL without tokens, and when the matrices are not there
+-- (a data-only restore).
+CREATE OR REPLACE FUNCTION sqlvec._fde_values(
+    encoder text, tokens halfvec[], as_query boolean, dimensions int, repetitions int, simhash_bits int, projection int
+) RETURNS float8[]
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_scale float8 := CASE WHEN projection = dimensions THEN 1 ELSE 1 / sqrt(projection::float8) END;
+    v_total float8;
+    v_found int;
+BEGIN
+    SELECT sum(sqlvec._norm(t)), max(sqlvec._dims(t)) FILTER (WHERE sqlvec._dims(t) <> dimensions) INTO v_total, v_found
+    FROM unnest(tokens) AS t;
+    IF v_found IS NOT NULL THEN
+        RAISE EXCEPTION 'encoder "%" takes vectors of % dimensions, not %', encoder, dimensions, v_found
+            USING ERRCODE = 'data_exception';
+    ELSIF v_total IS NULL OR NOT EXISTS (
+        SELECT FROM sqlvec.encoder_vector AS e
+        WHERE e.encoder = _fde_values.encoder AND e.part = 'sign' AND e.position = repetitions * projection
+    ) THEN
+        RETURN NULL;
+    END IF;
+    RETURN (
+        WITH plane AS MATERIALIZED (
+            SELECT e.value FROM sqlvec.encoder_vector AS e
+            WHERE e.encoder = _fde_values.encoder AND e.part = 'hyperplane' ORDER BY e.position
+        ), sign AS MATERIALIZED (
+            SELECT (e.position - 1) / projection AS r, e.position, e.value FROM sqlvec.encoder_vector AS e
+            WHERE e.encoder = _fde_values.encoder AND e.part = 'sign'
+        ), token AS MATERIALIZED (
+            SELECT t.n, sqlvec._as_vector(t.x) AS x, sqlvec._exponent(sqlvec._norm(t.x) / 1.37) AS exponent
+            FROM unnest(tokens) WITH ORDINALITY AS t (x, n) WHERE t.x IS NOT NULL
+        ), grid AS MATERIALIZED (
+            -- Of 2^11 steps in the norm of a token, for its bits.
+            SELECT k.exponent, sqlvec._constant(1.5 * power(2::float8, 12 + k.exponent), dimensions) AS coarse
+            FROM (SELECT DISTINCT t.exponent FROM token AS t) AS k
+        ), fine_grid AS MATERIALIZED (
+            -- So fine that the signed sum of all coordinates of all tokens has less than 2^23 steps.
+            SELECT sqlvec._constant(1.5 * power(2::float8, 1 + sqlvec._exponent(1.37 * v_total * sqrt(dimensions::float8))),
+                                    dimensions) AS fine
+        ), rounded AS MATERIALIZED (
+            SELECT t.n, sqlvec._round(t.x, g.coarse) AS coarse, sqlvec._round(t.x, f.fine) AS fine
+            FROM token AS t JOIN grid AS g ON g.exponent = t.exponent CROSS JOIN fine_grid AS f
+        ), hashed AS MATERIALIZED (
+            SELECT t.n, t.fine,
+                   CASE WHEN simhash_bits > 0
+                        THEN sqlvec._bits(ARRAY(SELECT sqlvec._dot(t.coarse, p.value) FROM plane AS p)) END AS bits
+            FROM rounded AS t
+        ), bucket AS MATERIALIZED (
+            SELECT r, coalesce(substring(h.bits FROM r * simhash_bits + 1 FOR simhash_bits)::int, 0) AS b,
+                   sqlvec._sum(h.fine) AS value, CASE WHEN as_query THEN 1 ELSE count(*) END::float8 AS tokens, min(h.n) AS first
+            FROM hashed AS h CROSS JOIN generate_series(0, repetitions - 1) AS r
+            GROUP BY 1, 2
+        ), nearest AS MATERIALIZED (
+            -- Of each bucket of a document: the distance of the nearest that is not empty, and its first token.
+            SELECT f.r, k AS b, min(bit_count((f.b # k)::bit(32)) * 4294967296 + f.first) AS found
+            FROM bucket AS f CROSS JOIN generate_series(0, (1 << simhash_bits) - 1) AS k
+            WHERE NOT as_query
+            GROUP BY 1, 2
+        ), block AS MATERIALIZED (
+            SELECT f.r, f.b, f.value, f.tokens FROM bucket AS f
+            UNION ALL
+            SELECT n.r, n.b, h.fine, 1 FROM nearest AS n JOIN hashed AS h ON h.n = n.found % 4294967296
+            WHERE n.found >= 4294967296
+        ), projected AS MATERIALIZED (
+            SELECT b.r, b.b, s.position, sqlvec._dot(b.value, s.value) / b.tokens * v_scale AS value
+            FROM block AS b JOIN sign AS s ON s.r = b.r
+        )
+        SELECT array_agg(coalesce(p.value, 0) ORDER BY c.r, c.b, c.position)
+        FROM (SELECT r, k AS b, r * projection + j AS position
+              FROM generate_series(0, repetitions - 1) AS r, generate_series(0, (1 << simhash_bits) - 1) AS k,
+                   generate_series(1, projection) AS j) AS c
+        LEFT JOIN projected AS p ON p.r = c.r AND p.b = c.b AND p.position = c.position);
+END
+$body$;
+
+-- Count sketch (Charikar, Chen and Farach-Colton 2002): every value goes to one slot, with one sign.
+CREATE OR REPLACE FUNCTION sqlvec._fde_sketch(encoder text, blocks float8[], final_dimensions int) RETURNS float8[]
+LANGUAGE plpgsql STABLE PARALLEL SAFE STRICT SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_slots real[] := ARRAY(
+        SELECT s.slot FROM sqlvec.encoder_vector AS e, unnest(sqlvec._real_array(e.value)) WITH ORDINALITY AS s (slot, position)
+        WHERE e.encoder = _fde_sketch.encoder AND e.part = 'slot' ORDER BY e.position, s.position);
+BEGIN
+    IF cardinality(v_slots) <> cardinality(blocks) THEN
+        RETURN NULL;
+    END IF;
+    RETURN (
+        SELECT array_agg(coalesce(s.value, 0) ORDER BY n)
+        FROM generate_series(1, final_dimensions) AS n
+        LEFT JOIN (SELECT abs(u.slot)::int AS slot, sum(sign(u.slot) * u.value) AS value
+                   FROM unnest(v_slots, blocks) AS u (slot, value) GROUP BY 1) AS s ON s.slot = n);
+END
+$body$;
+
+-- An array, but without a single vector.
+CREATE OR REPLACE FUNCTION sqlvec._is_blank(tokens halfvec[]) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN tokens IS NOT NULL AND NOT EXISTS (SELECT FROM unnest(tokens) AS t WHERE t IS NOT NULL);
+
+CREATE OR REPLACE FUNCTION sqlvec._fde(
+    encoder text, tokens halfvec[], as_query boolean, dimensions int, repetitions int, simhash_bits int, projection int, final_dimensions int
+) RETURNS halfvec
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_values float8[];
+BEGIN
+    IF sqlvec._is_blank(tokens) THEN
+        -- So that a row without tokens counts as encoded. It is found by nothing.
+        RETURN sqlvec._to_halfvec(array_fill(0::float8, ARRAY[coalesce(final_dimensions, repetitions * (1 << simhash_bits) * projection)]));
+    END IF;
+    v_values := sqlvec._fde_values(encoder, tokens, as_query, dimensions, repetitions, simhash_bits, projection);
+    IF final_dimensions IS NOT NULL THEN
+        v_values := sqlvec._fde_sketch(encoder, v_values, final_dimensions);
+    END IF;
+    RETURN sqlvec._to_halfvec(v_values);
+END
+$body$;
+
+-- Dimensions and options of an encoder as SQL constants. Whatever a row of the catalog says, these are
+-- integers.
+CREATE OR REPLACE FUNCTION sqlvec._fde_constants(dimensions int, options jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN format('%s, %s, %s, %s, %s', dimensions, (options ->> 'repetitions')::int, (options ->> 'simhash_bits')::int,
+              (options ->> 'projection')::int, coalesce((options ->> 'final_dimensions')::int::text, 'NULL'));
+
+CREATE OR REPLACE FUNCTION sqlvec._fde_of(encoder text, tokens halfvec[], as_query boolean) RETURNS halfvec
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_encoder record;
+BEGIN
+    SELECT e.kind, e.dimensions, e.options INTO v_encoder FROM sqlvec.encoder AS e WHERE e.name = _fde_of.encoder;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'encoder "%" does not exist', encoder
+            USING ERRCODE = 'undefined_object',
+                  HINT = 'Encoders are listed in table sqlvec.encoder; the one of a column by sqlvec.derived_column.';
+    ELSIF v_encoder.kind <> 'fde' THEN
+        RAISE EXCEPTION 'encoder "%" is of kind "%", not "fde"', encoder, v_encoder.kind
+            USING ERRCODE = 'datatype_mismatch', HINT = 'sqlvec.encode encodes single vectors.';
+    END IF;
+    IF sqlvec._is_blank(tokens) THEN
+        RETURN NULL;
+    END IF;
+    RETURN sqlvec._fde(encoder, tokens, as_query, v_encoder.dimensions, (v_encoder.options ->> 'repetitions')::int,
+                       (v_encoder.options ->> 'simhash_bits')::int, (v_encoder.options ->> 'projection')::int,
+                       (v_encoder.options ->> 'final_dimensions')::int);
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION sqlvec.fde_document(encoder text, tokens halfvec[]) RETURNS halfvec
+LANGUAGE sql STABLE PARALLEL SAFE RETURN sqlvec._fde_of(encoder, tokens, false);
+COMMENT ON FUNCTION sqlvec.fde_document(text, halfvec[]) IS
+    'Fixed dimensional encoding of the multi-vector of a document, under a catalog encoder of kind fde. Its inner product with sqlvec.fde_query estimates `repetitions` times sqlvec.maxsim; never normalise it. NULL without tokens.';
+
+CREATE OR REPLACE FUNCTION sqlvec.fde_query(encoder text, tokens halfvec[]) RETURNS halfvec
+LANGUAGE sql STABLE PARALLEL SAFE RETURN sqlvec._fde_of(encoder, tokens, true);
+COMMENT ON FUNCTION sqlvec.fde_query(text, halfvec[]) IS
+    'Fixed dimensional encoding of the multi-vector of a query, to be compared by <#> with those that sqlvec.fde_document makes. NULL without tokens.';
+
+-- An error for settings whose codes no HNSW index on halfvec can hold; its hint names some that fit.
+CREATE OR REPLACE FUNCTION sqlvec._check_fde(dimensions int, options jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_r int := options ->> 'repetitions';
+    v_bits int := options ->> 'simhash_bits';
+    v_p int := options ->> 'projection';
+    v_final int := options ->> 'final_dimensions';
+    v_most CONSTANT int := 4000;
+    v_fitting text[] := '{}';
+    v_blocks bigint := v_r::bigint * (1 << v_bits) * v_p;
+BEGIN
+    IF v_p > dimensions THEN
+        RAISE EXCEPTION 'option "projection" is at most the dimensions of the vectors, %, not %', dimensions, v_p
+            USING ERRCODE = 'invalid_parameter_value';
+    ELSIF (1 << v_bits) * v_p > 16000 OR v_blocks > 1000000 THEN
+        RAISE EXCEPTION 'an encoding has at most 16000 dimensions per repetition and 1000000 in all, not % and %', (1 << v_bits) * v_p, v_blocks
+            USING ERRCODE = 'program_limit_exceeded', HINT = 'Take fewer "simhash_bits", or a smaller "projection".';
+    ELSIF v_final >= v_blocks THEN
+        RAISE EXCEPTION 'option "final_dimensions" is less than the % dimensions of the encoding, not %', v_blocks, v_final
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out: the encoding is small enough as it is.';
+    ELSIF v_final IS NULL AND v_blocks > v_most THEN
+        IF v_most / ((1 << v_bits) * v_p) > 0 THEN
+            v_fitting := v_fitting || format('repetitions => %s', v_most / ((1 << v_bits) * v_p));
+        END IF;
+        IF v_most / (v_r * v_p) > 0 THEN
+            v_fitting := v_fitting || format('simhash_bits => %s', floor(log(2, v_most / (v_r * v_p)))::int);
+        END IF;
+        IF v_most / (v_r * (1 << v_bits)) > 0 THEN
+            v_fitting := v_fitting || format('projection => %s', v_most / (v_r * (1 << v_bits)));
+        END IF;
+        RAISE EXCEPTION 'an encoding of % repetitions, 2^% buckets and projection % has % dimensions; an index on halfvec takes %',
+            v_r, v_bits, v_p, v_blocks, v_most
+            USING ERRCODE = 'program_limit_exceeded',
+                  HINT = format('Any one of these fits: %s. The last one keeps most of its quality.',
+                                array_to_string(v_fitting || format('final_dimensions => %s', v_most), ', '));
+    END IF;
+END
+$body$;
+
+-- Random numbers between 0 and 1 from a seed, the same on every machine. md5, because neighbours among
+-- hashes of integers resemble each other enough to show in the directions of hyperplanes.
+CREATE OR REPLACE FUNCTION sqlvec._uniform(n bigint, stream int, seed bigint) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN (('x' || left(md5(seed::text || ' ' || stream::text || ' ' || n::text), 13))::bit(52)::bigint + 0.5::float8) / 4503599627370496;
+
+-- The matrices: hyperplanes with Gaussian directions and norms of about 4000, signs, and the slots of
+-- the count sketch, negative where the sign is.
+CREATE OR REPLACE FUNCTION sqlvec._write_fde(encoder text, dimensions int, options jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_r int := options ->> 'repetitions';
+    v_bits int := options ->> 'simhash_bits';
+    v_p int := options ->> 'projection';
+    v_final int := options ->> 'final_dimensions';
+    v_seed bigint := options ->> 'seed';
+    v_width int := (1 << v_bits) * v_p;
+    v_row float8[];
+    v_norm float8;
+BEGIN
+    FOR n IN 1 .. v_r * v_bits LOOP
+        v_row := ARRAY(
+            SELECT sqrt(-2 * ln(sqlvec._uniform(n::bigint * dimensions + j, 1, v_seed)))
+                   * cos(2 * pi() * sqlvec._uniform(n::bigint * dimensions + j, 2, v_seed))
+            FROM generate_series(1, dimensions) AS j ORDER BY j);
+        v_norm := (SELECT sqrt(sum(v * v)) FROM unnest(v_row) AS v);
+        INSERT INTO sqlvec.encoder_vector (encoder, part, position, value)
+        VALUES (_write_fde.encoder, 'hyperplane', n, ARRAY(SELECT round(v * 4000 / v_norm) FROM unnest(v_row) AS v));
+    END LOOP;
+    INSERT INTO sqlvec.encoder_vector (encoder, part, position, value)
+    SELECT _write_fde.encoder, 'sign', n,
+           ARRAY(SELECT CASE WHEN v_p = dimensions THEN CASE WHEN j = (n - 1) % v_p + 1 THEN 1 ELSE 0 END
+                             WHEN sqlvec._uniform(n::bigint * dimensions + j, 3, v_seed) < 0.5 THEN 1 ELSE -1 END::float8
+                 FROM generate_series(1, dimensions) AS j ORDER BY j)
+    FROM generate_series(1, v_r * v_p) AS n;
+    IF v_final IS NOT NULL THEN
+        INSERT INTO sqlvec.encoder_vector (encoder, part, position, value)
+        SELECT _write_fde.encoder, 'slot', n,
+               ARRAY(SELECT (1 + floor(sqlvec._uniform(n::bigint * v_width + j, 4, v_seed) * v_final))
+                            * CASE WHEN sqlvec._uniform(n::bigint * v_width + j, 5, v_seed) < 0.5 THEN 1 ELSE -1 END
+                     FROM generate_series(1, v_width) AS j ORDER BY j)
+        FROM generate_series(1, v_r) AS n;
+    END IF;
+END
+$body$;
 
 -- sqlvec.maxsim: late interaction (Khattab and Zaharia 2020, ColBERT). For every query token its best
 -- document token; the score is the sum of those similarities.
@@ -1207,7 +1527,9 @@ BEGIN
         CONTINUE WHEN NOT v_changed AND new_row ->> v_derived.target_column IS NOT NULL
                       AND NOT EXISTS (SELECT FROM unnest(v_derived.target_columns) AS t WHERE new_row -> t IS DISTINCT FROM old_row -> t);
         IF v_derived.dimensions IS NOT NULL THEN
-            v_dimensions := sqlvec._dims(sqlvec._parse_vector(new_row ->> v_derived.source_column));
+            v_dimensions := sqlvec._dims(sqlvec._parse_vector(
+                CASE jsonb_typeof(new_row -> v_derived.source_column) WHEN 'array' THEN new_row -> v_derived.source_column ->> 0
+                     ELSE new_row ->> v_derived.source_column END));
             IF v_dimensions <> v_derived.dimensions THEN
                 PERFORM sqlvec._refuse_dimensions(v_dimensions, v_derived.dimensions, rel, v_derived.source_column, v_derived.target_column);
             END IF;
@@ -1531,8 +1853,9 @@ BEGIN
     IF v_dimensions IS NULL THEN
         RAISE EXCEPTION 'column "%" of table % names no dimensions and has no rows to read them from', column_name, sqlvec._qualified(rel)
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = format('Declare them: ALTER TABLE %s ALTER COLUMN %I TYPE %s(...); or name an encoder made by sqlvec.create_encoder.',
-                                sqlvec._qualified(rel), column_name, v_column.type_name);
+                  HINT = format('Declare them: ALTER TABLE %s ALTER COLUMN %I TYPE %s(...)%s; or name an encoder made by sqlvec.create_encoder.',
+                                sqlvec._qualified(rel), column_name, ltrim(v_column.type_name, '_'),
+                                CASE WHEN v_column.type_name LIKE '\_%' THEN '[]' ELSE '' END);
     END IF;
     RETURN v_dimensions;
 END
@@ -1582,6 +1905,9 @@ BEGIN
     IF EXISTS (SELECT FROM sqlvec.derived AS d WHERE d.encoder = add_quantized.encoder AND d.own_encoder) THEN
         RAISE EXCEPTION 'encoder "%" belongs to another column and goes when that goes', encoder
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Make one to share with sqlvec.create_encoder.';
+    ELSIF 'fde' IN (encoder, v_kind) THEN
+        RAISE EXCEPTION 'encoder "%" encodes multi-vectors, not column "%"', encoder, column_name
+            USING ERRCODE = 'datatype_mismatch', HINT = 'Declare it on a column of type halfvec[]: CALL sqlvec.add_fde(...).';
     ELSIF v_kind IS NOT NULL AND options IS NOT NULL AND options <> '{}' THEN
         RAISE EXCEPTION 'encoder "%" has its options already', encoder
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Options go with a kind, such as ''binary'', not with a named encoder.';
@@ -1610,6 +1936,49 @@ $body$;
 
 COMMENT ON PROCEDURE sqlvec.add_quantized(regclass, text, text, text, text, jsonb) IS
     'Declare a column `target` that holds the code of vector column `column_name` under `encoder` (a catalog encoder, or a kind: halfvec, binary, truncate, linear, with its options). Adds the column, the trigger and the catalog row; rows already there wait for sqlvec.backfill.';
+
+-- sqlvec.add_fde: declare the fixed dimensional encoding of a multi-vector column.
+
+CREATE OR REPLACE PROCEDURE sqlvec.add_fde(
+    rel regclass, column_name text, target text = NULL, repetitions int = 20, simhash_bits int = 4, projection int = 8,
+    final_dimensions int = NULL, seed bigint = 0
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_source record;
+    v_dimensions int;
+    v_options jsonb := jsonb_build_object('repetitions', repetitions, 'simhash_bits', simhash_bits, 'projection', projection,
+                                          'final_dimensions', final_dimensions, 'seed', seed);
+    v_target text := coalesce(target, sqlvec._name(column_name || '_fde'));
+    v_encoder text;
+    v_filled boolean;
+BEGIN
+    IF rel IS NULL OR column_name IS NULL THEN
+        RAISE EXCEPTION 'add_fde needs a table and a column' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    PERFORM sqlvec._require_table(rel);
+    v_source := sqlvec._column(rel, column_name);
+    IF v_source.type_name NOT IN ('_halfvec', '_vector') THEN
+        RAISE EXCEPTION 'column "%" of table % is of type %, not halfvec[] or vector[]',
+            column_name, rel, format_type(v_source.type_oid, NULL)
+            USING ERRCODE = 'datatype_mismatch';
+    END IF;
+    v_dimensions := coalesce(v_source.dimensions, sqlvec._dimensions(rel, column_name));
+    v_options := sqlvec._encoder_options('fde', v_dimensions, v_options);
+    PERFORM sqlvec._claim_targets(rel, ARRAY[column_name], ARRAY[v_target]);
+    v_encoder := sqlvec._own_encoder_name(rel, v_target);
+    PERFORM sqlvec._write_encoder(v_encoder, 'fde', v_dimensions, v_options, sqlvec._owner(rel), NULL);
+    v_filled := sqlvec._add_target(rel, v_target, v_encoder, 'halfvec', sqlvec._code_dimensions('fde', v_dimensions, v_options));
+    -- Token vectors hardly compress. A choice made by the application stays.
+    IF (SELECT a.attstorage = 'x' FROM pg_attribute AS a WHERE a.attrelid = rel AND a.attname = column_name) THEN
+        EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET STORAGE EXTERNAL', sqlvec._qualified(rel), column_name);
+    END IF;
+    PERFORM sqlvec._declare(rel, ARRAY[column_name], ARRAY[v_target], v_encoder, true, 'inner_product', v_filled);
+END
+$body$;
+
+COMMENT ON PROCEDURE sqlvec.add_fde(regclass, text, text, int, int, int, int, bigint) IS
+    'Declare a column `target` that holds the fixed dimensional encoding (MUVERA) of multi-vector column `column_name`: repetitions * 2^simhash_bits * projection dimensions in halfvec, or final_dimensions. Adds the column, the trigger and the catalog row; rows already there wait for sqlvec.backfill, and an empty array gets zeros. Index it with halfvec_ip_ops.';
 
 -- sqlvec.backfill: codes for the rows that were there before the column was declared.
 

@@ -3,7 +3,8 @@
 Every class is the numpy twin of one kind in ``sql/encode.sql``. Codes that leave numpy equal those
 that leave the server: bits to the last one, floats to one unit in the last place of their type.
 That lets a bulk load encode on the client and COPY the codes. :class:`BM25` is the twin for text:
-it takes counts of lexemes and statistics of the corpus, so it stands beside the vector encoders.
+it takes counts of lexemes and statistics of the corpus, so it stands beside the vector encoders, as
+does :class:`FDE`, which takes multi-vectors.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from sqlvec.encoders.base import Encoder, Parts
 from sqlvec.encoders.binary import Binary
 from sqlvec.encoders.bm25 import BM25
+from sqlvec.encoders.fde import FDE
 from sqlvec.encoders.halfvec import Halfvec
 from sqlvec.encoders.integer_parts import matrix_parts
 from sqlvec.encoders.linear import Linear
@@ -22,6 +24,7 @@ from sqlvec.errors import DeclarationError
 
 __all__ = [
     "BM25",
+    "FDE",
     "KINDS",
     "Binary",
     "Encoder",

@@ -1,0 +1,207 @@
+"""Fixed dimensional encodings: a multi-vector as one vector, so that an index can find it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from math import ceil, log, sqrt
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sqlvec.encoders.base import Parts, checked_positive, checked_vectors, part, to_halfvec
+from sqlvec.errors import DeclarationError, EncodingError
+
+MAX_DIMENSIONS = 4_000
+"""The most dimensions that pgvector indexes in halfvec."""
+
+_MARGIN = 1.37
+"""Keeps everyday norms away from powers of two, where logarithms of two libraries may disagree."""
+
+
+@dataclass(frozen=True)
+class FDE:
+    """Encode multi-vectors so that an inner product estimates MaxSim.
+
+    MUVERA (Dhulipala et al. 2024, arXiv:2405.19504). Every repetition cuts space into
+    2^simhash_bits buckets by random hyperplanes. A query adds up its tokens in each bucket; a
+    document takes their mean, or for an empty bucket its token whose bits differ least. Each sum
+    is projected with random signs, and the blocks stand one after the other. The inner product of
+    a query and a document is about ``repetitions`` times their MaxSim: never normalise a code.
+
+    E.g.::
+
+        fde, parts = load_fde(connection, name)
+        codes = fde.documents([tokens, more_tokens], parts)  # (2, 2560) float16
+        scores = codes.astype(float) @ fde.query(query_tokens, parts).astype(float)
+
+    The rounded tokens are integers times a power of two whose sums float32 holds exactly, so that
+    the codes equal those of ``sqlvec.fde_document`` and ``sqlvec.fde_query``.
+
+    :param repetitions: independent ones; what raises the quality most.
+    :param simhash_bits: hyperplanes of each, 0 to 12.
+    :param projection: dimensions that a bucket is projected to; those of the tokens keep it whole.
+    :param final_dimensions: of a count sketch at the end; None is without one.
+    :param seed: of the matrices, which the server makes and stores.
+    :raises DeclarationError: an option is out of its range.
+
+    .. versionadded:: 0.1
+    """
+
+    kind: ClassVar[str] = "fde"
+
+    repetitions: int = 20
+    simhash_bits: int = 4
+    projection: int = 8
+    final_dimensions: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checked_positive("repetitions", self.repetitions)
+        checked_positive("projection", self.projection)
+        if self.final_dimensions is not None:
+            checked_positive("final_dimensions", self.final_dimensions)
+        if isinstance(self.simhash_bits, bool) or self.simhash_bits not in range(13):
+            raise DeclarationError(
+                f"option 'simhash_bits' is an integer from 0 to 12, not {self.simhash_bits!r}"
+            )
+        if self.dimensions > MAX_DIMENSIONS:
+            raise DeclarationError(
+                f"{self!r} makes codes of {self.dimensions} dimensions; an index on halfvec takes "
+                f"{MAX_DIMENSIONS}. final_dimensions={MAX_DIMENSIONS} keeps most of their quality"
+            )
+
+    def options(self) -> dict[str, Any]:
+        """Return the options as ``sqlvec.add_fde`` and ``create_encoder`` take them."""
+        return asdict(self)
+
+    @property
+    def dimensions(self) -> int:
+        """Dimensions of the codes."""
+        return self.final_dimensions or self.repetitions * self._buckets * self.projection
+
+    @property
+    def _buckets(self) -> int:
+        return 1 << self.simhash_bits
+
+    def code_type(self) -> str:
+        """Return ``halfvec(D)``."""
+        return f"halfvec({self.dimensions})"
+
+    def document(self, tokens: ArrayLike, parts: Parts) -> NDArray[np.float16]:
+        """Return the code of a document, shape (D,).
+
+        :param tokens: its multi-vector, shape (n, d).
+        :param parts: the matrices from the catalog.
+        :raises EncodingError: no tokens, NaN or infinity, or wrong dimensions.
+        """
+        code: NDArray[np.float16] = self.documents([tokens], parts)[0]
+        return code
+
+    def query(self, tokens: ArrayLike, parts: Parts) -> NDArray[np.float16]:
+        """Return the code of a query, shape (D,); otherwise as :meth:`document`."""
+        code: NDArray[np.float16] = self.queries([tokens], parts)[0]
+        return code
+
+    def documents(self, batch: Iterable[ArrayLike], parts: Parts) -> NDArray[np.float16]:
+        """Return the codes of many documents, shape (m, D); otherwise as :meth:`document`."""
+        return self._encode([_checked(tokens) for tokens in batch], parts, as_query=False)
+
+    def queries(self, batch: Iterable[ArrayLike], parts: Parts) -> NDArray[np.float16]:
+        """Return the codes of many queries, shape (m, D); otherwise as :meth:`document`."""
+        return self._encode([_checked(tokens) for tokens in batch], parts, as_query=True)
+
+    def _encode(
+        self, batch: Sequence[NDArray[np.float32]], parts: Parts, *, as_query: bool
+    ) -> NDArray[np.float16]:
+        codes = np.zeros((len(batch), self.dimensions), dtype=np.float16)
+        if not batch:
+            return codes
+        d = batch[0].shape[1]
+        signs = part(parts, "sign", (self.repetitions * self.projection, d))
+        signs = signs.reshape(self.repetitions, self.projection, d).transpose(0, 2, 1)
+        scale = 1.0 if self.projection == d else 1 / sqrt(self.projection)
+        for row, tokens in enumerate(batch):
+            if tokens.shape[1] != d:
+                raise EncodingError(f"expected vectors of {d} dimensions, found {tokens.shape[1]}")
+            norms = _norms(tokens)
+            sums, counts = self._blocks(tokens, norms, parts, as_query=as_query)
+            values = np.matmul(sums, signs).astype(np.float64) / counts[:, :, None] * scale
+            codes[row] = to_halfvec(self._sketched(values.ravel(), parts).astype(np.float32))
+        return codes
+
+    def _blocks(
+        self,
+        tokens: NDArray[np.float32],
+        norms: NDArray[np.float64],
+        parts: Parts,
+        *,
+        as_query: bool,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Return sums (repetitions, buckets, d), and by how many tokens to divide them."""
+        n, d = tokens.shape
+        r, b = self.repetitions, self._buckets
+        found = self._bucket_of(tokens, norms, parts)
+        constant = 1.5 * 2.0 ** (1 + _exponent(_MARGIN * float(norms.sum()) * sqrt(d)))
+        fine = _rounded(tokens, np.float32(constant))
+        member = np.zeros((r, b, n), dtype=np.float32)
+        member[np.arange(r)[None, :], found, np.arange(n)[:, None]] = 1
+        sums = (member.reshape(r * b, n) @ fine).reshape(r, b, d)
+        if as_query:
+            return sums, np.ones((r, b))
+        counts = member.sum(axis=2, dtype=np.float64)
+        set_bits = np.array([number.bit_count() for number in range(b)])
+        distance = set_bits[found[:, :, None] ^ np.arange(b)]
+        empty = counts == 0
+        sums[empty] = fine[distance.argmin(axis=0)[empty]]  # of equal ones the first token
+        counts[empty] = 1
+        return sums, counts
+
+    def _bucket_of(
+        self, tokens: NDArray[np.float32], norms: NDArray[np.float64], parts: Parts
+    ) -> NDArray[np.int64]:
+        """Return the bucket of every token in every repetition, (n, repetitions)."""
+        n, d = tokens.shape
+        if self.simhash_bits == 0:
+            return np.zeros((n, self.repetitions), dtype=np.int64)
+        planes = part(parts, "hyperplane", (self.repetitions * self.simhash_bits, d))
+        exponents = np.array([_exponent(norm / _MARGIN) for norm in norms.tolist()])
+        coarse = _rounded(tokens, (1.5 * 2.0 ** (12 + exponents)).astype(np.float32)[:, None])
+        bits = (coarse @ planes.T > 0).reshape(n, self.repetitions, self.simhash_bits)
+        return bits @ (1 << np.arange(self.simhash_bits)[::-1])
+
+    def _sketched(self, values: NDArray[np.float64], parts: Parts) -> NDArray[np.float64]:
+        if self.final_dimensions is None:
+            return values
+        slots = part(parts, "slot", (self.repetitions, self._buckets * self.projection)).ravel()
+        final = np.zeros(self.final_dimensions)
+        np.add.at(final, np.abs(slots).astype(np.int64) - 1, np.sign(slots) * values)
+        return final
+
+
+def _checked(tokens: ArrayLike) -> NDArray[np.float32]:
+    """Return tokens as a halfvec column holds them, in float32."""
+    if np.size(np.asarray(tokens, dtype=object)) == 0:
+        raise EncodingError("a multi-vector without tokens has no code; the server answers NULL")
+    vectors = checked_vectors(tokens)
+    if vectors.ndim != 2:
+        raise EncodingError("a multi-vector has 2 dimensions (n, d), found 1")
+    return to_halfvec(vectors).astype(np.float32)
+
+
+def _norms(tokens: NDArray[np.float32]) -> NDArray[np.float64]:
+    wide = tokens.astype(np.float64)
+    norms: NDArray[np.float64] = np.sqrt((wide * wide).sum(axis=1))
+    return norms
+
+
+def _exponent(x: float) -> int:
+    """Return the least whole n with x <= 2^n, nearly."""
+    return ceil(log(x) / log(2)) if x > 0 else 0
+
+
+def _rounded(tokens: NDArray[np.float32], constant: Any) -> NDArray[np.float32]:
+    """Round to the last place of a constant that is much larger."""
+    rounded: NDArray[np.float32] = tokens + constant - constant
+    return rounded
