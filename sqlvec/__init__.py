@@ -3,7 +3,7 @@
 from importlib.metadata import version as _version
 
 from sqlvec.encoders import Binary, Halfvec, Linear, Truncate
-from sqlvec.schema import BM25, Quantized, attach
+from sqlvec.schema import BM25, FDE, Quantized, attach
 from sqlvec.search import (
     bit_search,
     bm25_search,
@@ -12,12 +12,16 @@ from sqlvec.search import (
     sparse_search,
     vector_search,
 )
+from sqlvec.types import MULTIVECTOR, MultiVector
 
 __all__ = [
     "BM25",
+    "FDE",
     "Binary",
     "Halfvec",
     "Linear",
+    "MULTIVECTOR",
+    "MultiVector",
     "Quantized",
     "Truncate",
     "attach",

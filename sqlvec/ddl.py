@@ -100,6 +100,34 @@ class AddBM25(ExecutableDDLElement):
         self.tenant = tenant
 
 
+class AddFDE(ExecutableDDLElement):
+    """``CALL sqlvec.add_fde``: keep the encoding of a multi-vector column up to date.
+
+    E.g.::
+
+        connection.execute(AddFDE("tokens", "tokens_fde").against(table))
+
+    which renders ::
+
+        CALL sqlvec.add_fde('doc'::regclass, 'tokens', target => 'tokens_fde')
+
+    :param source: the multi-vector column.
+    :param code: the column that holds the encoding; made where it is not there.
+    :param options: integers by name, as ``sqlvec.add_fde`` has them; None is its default.
+
+    .. versionadded:: 0.1
+    """
+
+    target: Table
+
+    def __init__(
+        self, source: str, code: str, *, options: Mapping[str, int | None] | None = None
+    ) -> None:
+        self.source = source
+        self.code = code
+        self.encoder_options = options
+
+
 class StoreExternal(ExecutableDDLElement):
     """Store the values of a column as they are, without trying to compress them.
 
@@ -164,6 +192,7 @@ def _install_where_missing(
 
 @compiles(AddQuantized)
 @compiles(AddBM25)
+@compiles(AddFDE)
 @compiles(DropDerived)
 @compiles(StoreExternal)
 def _compile_elsewhere(element: object, compiler: DDLCompiler, **kw: Any) -> str:
@@ -203,6 +232,19 @@ def _compile_add_bm25(element: AddBM25, compiler: DDLCompiler, **kw: Any) -> str
     if element.tenant is not None:
         arguments.append(f"tenant => {_literal(compiler, element.tenant)}")
     return f"CALL sqlvec.add_bm25({', '.join(arguments)})"
+
+
+@compiles(AddFDE, "postgresql")
+def _compile_add_fde(element: AddFDE, compiler: DDLCompiler, **kw: Any) -> str:
+    arguments = [
+        regclass(compiler.preparer, element.target),
+        _literal(compiler, element.source),
+        f"target => {_literal(compiler, element.code)}",
+    ]
+    for name, value in (element.encoder_options or {}).items():
+        if value is not None:
+            arguments.append(f"{name} => {int(value)}")
+    return f"CALL sqlvec.add_fde({', '.join(arguments)})"
 
 
 @compiles(StoreExternal, "postgresql")

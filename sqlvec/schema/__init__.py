@@ -22,6 +22,7 @@ from __future__ import annotations
 from sqlvec.ddl import attach
 from sqlvec.schema.bm25 import BM25
 from sqlvec.schema.derived import Derived, declarations, derived_columns
+from sqlvec.schema.fde import FDE
 from sqlvec.schema.quantized import Quantized
 
-__all__ = ["BM25", "Derived", "Quantized", "attach", "declarations", "derived_columns"]
+__all__ = ["BM25", "FDE", "Derived", "Quantized", "attach", "declarations", "derived_columns"]
