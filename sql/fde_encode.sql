@@ -227,7 +227,7 @@ BEGIN
         RAISE EXCEPTION 'an encoding of % repetitions, 2^% buckets and projection % has % dimensions; an index on halfvec takes %',
             v_r, v_bits, v_p, v_blocks, v_most
             USING ERRCODE = 'program_limit_exceeded',
-                  HINT = format('Any one of these fits: %s. The last one keeps most of its quality.',
+                  HINT = format('Any one of these fits: %s.',
                                 array_to_string(v_fitting || format('final_dimensions => %s', v_most), ', '));
     END IF;
 END

@@ -168,7 +168,12 @@ BEGIN
             column_name, sqlvec._qualified(rel), array_to_string(v_metrics, ', ')
             USING ERRCODE = 'ambiguous_parameter', HINT = 'Name one: metric => ''cosine''.';
     END IF;
-    RETURN coalesce(v_metrics[1], CASE type_name WHEN 'bit' THEN 'hamming' ELSE 'cosine' END);
+    RETURN coalesce(v_metrics[1],
+                    -- The norm of a fixed dimensional encoding says something.
+                    CASE WHEN type_name = 'halfvec'
+                         THEN (SELECT d.metric FROM sqlvec._derived_of(rel) AS d
+                               WHERE d.kind = 'fde' AND d.target_column = column_name LIMIT 1) END,
+                    CASE type_name WHEN 'bit' THEN 'hamming' ELSE 'cosine' END);
 END
 $body$;
 
@@ -203,7 +208,7 @@ BEGIN
                      WHEN v_partitioned THEN 'Postgres refuses CONCURRENTLY on a partitioned table; "sqlvec index build" builds partition by partition' END;
         RETURN NEXT;
     END LOOP;
-    IF name IS NOT NULL AND v_source.type_name NOT IN ('vector', 'halfvec', 'bit', 'sparsevec') OR method = 'gin' THEN
+    IF name IS NOT NULL AND v_source.type_name NOT IN ('vector', 'halfvec', '_vector', '_halfvec', 'bit', 'sparsevec') OR method = 'gin' THEN
         RETURN;
     END IF;
     v_metric := sqlvec._checked_metric(
@@ -211,6 +216,7 @@ BEGIN
     FOR v_way IN
         SELECT 'source' AS way, quote_ident(column_name) AS expression, column_name AS stem,
                v_source.type_name::text AS code_type, v_source.dimensions
+        WHERE v_source.type_name NOT IN ('_vector', '_halfvec')
         UNION ALL
         SELECT d.target_column, quote_ident(d.target_column), d.target_column, d.code_type, d.code_dimensions
         FROM sqlvec._derived_of(rel) AS d

@@ -1122,7 +1122,7 @@ BEGIN
         RAISE EXCEPTION 'an encoding of % repetitions, 2^% buckets and projection % has % dimensions; an index on halfvec takes %',
             v_r, v_bits, v_p, v_blocks, v_most
             USING ERRCODE = 'program_limit_exceeded',
-                  HINT = format('Any one of these fits: %s. The last one keeps most of its quality.',
+                  HINT = format('Any one of these fits: %s.',
                                 array_to_string(v_fitting || format('final_dimensions => %s', v_most), ', '));
     END IF;
 END
@@ -3189,7 +3189,12 @@ BEGIN
             column_name, sqlvec._qualified(rel), array_to_string(v_metrics, ', ')
             USING ERRCODE = 'ambiguous_parameter', HINT = 'Name one: metric => ''cosine''.';
     END IF;
-    RETURN coalesce(v_metrics[1], CASE type_name WHEN 'bit' THEN 'hamming' ELSE 'cosine' END);
+    RETURN coalesce(v_metrics[1],
+                    -- The norm of a fixed dimensional encoding says something.
+                    CASE WHEN type_name = 'halfvec'
+                         THEN (SELECT d.metric FROM sqlvec._derived_of(rel) AS d
+                               WHERE d.kind = 'fde' AND d.target_column = column_name LIMIT 1) END,
+                    CASE type_name WHEN 'bit' THEN 'hamming' ELSE 'cosine' END);
 END
 $body$;
 
@@ -3224,7 +3229,7 @@ BEGIN
                      WHEN v_partitioned THEN 'Postgres refuses CONCURRENTLY on a partitioned table; "sqlvec index build" builds partition by partition' END;
         RETURN NEXT;
     END LOOP;
-    IF name IS NOT NULL AND v_source.type_name NOT IN ('vector', 'halfvec', 'bit', 'sparsevec') OR method = 'gin' THEN
+    IF name IS NOT NULL AND v_source.type_name NOT IN ('vector', 'halfvec', '_vector', '_halfvec', 'bit', 'sparsevec') OR method = 'gin' THEN
         RETURN;
     END IF;
     v_metric := sqlvec._checked_metric(
@@ -3232,6 +3237,7 @@ BEGIN
     FOR v_way IN
         SELECT 'source' AS way, quote_ident(column_name) AS expression, column_name AS stem,
                v_source.type_name::text AS code_type, v_source.dimensions
+        WHERE v_source.type_name NOT IN ('_vector', '_halfvec')
         UNION ALL
         SELECT d.target_column, quote_ident(d.target_column), d.target_column, d.code_type, d.code_dimensions
         FROM sqlvec._derived_of(rel) AS d

@@ -69,7 +69,7 @@ class FDE:
         if self.dimensions > MAX_DIMENSIONS:
             raise DeclarationError(
                 f"{self!r} makes codes of {self.dimensions} dimensions; an index on halfvec takes "
-                f"{MAX_DIMENSIONS}. final_dimensions={MAX_DIMENSIONS} keeps most of their quality"
+                f"{MAX_DIMENSIONS}: take fewer repetitions, or final_dimensions={MAX_DIMENSIONS}"
             )
 
     def options(self) -> dict[str, Any]:

@@ -7,18 +7,20 @@ import json
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
-from sqlvec.catalog import load_encoder, load_fde
+from sqlvec.catalog import install, load_encoder, load_fde
 from sqlvec.encoders import FDE
 from sqlvec.errors import DeclarationError
 from sqlvec.types.multivector import to_text
+from tests.db.server import sqlalchemy_url
 
 property_settings = settings(
     max_examples=20,
@@ -248,6 +250,18 @@ def test_an_index_finds_what_maxsim_finds(doc):
     assert all(run(doc, statement, query=to_text(some[:3])).scalar() for some in tokens[:10])
 
 
+def test_the_plan_is_an_index_by_inner_product(doc):
+    run(doc, f"CALL sqlvec.add_fde('doc', 'tokens', {SMALL})")
+    for column in ("tokens", "tokens_fde"):
+        plans = run(
+            doc, f"SELECT opclass, statement FROM sqlvec.plan_index('doc', '{column}')"
+        ).all()
+        assert plans[0][0] == "halfvec_ip_ops"
+        assert not [plan for plan in plans if plan[0].startswith("_")]
+        run(doc, plans[0][1].replace(" CONCURRENTLY", "").replace("INDEX ix", f"INDEX {column}_ix"))
+    assert len(run(doc, "SELECT FROM sqlvec.plan_index('doc', 'full_tokens')").all()) == 0
+
+
 def test_the_slow_path_after_a_rename(doc):
     run(doc, f"CALL sqlvec.add_fde('doc', 'tokens', {SMALL})")
     run(doc, 'INSERT INTO doc VALUES (1, \'{"[1,2,3,4]","[4,3,2,1]"}\')')
@@ -366,3 +380,24 @@ def test_backfill_of_empty_multivectors(autocommit):
     run(autocommit, "INSERT INTO doc VALUES (3, '{NULL}')")
     zeros = "SELECT id FROM doc WHERE tokens_fde = array_fill(0, ARRAY[24])::halfvec ORDER BY id"
     assert run(autocommit, zeros).scalars().all() == [1, 3]
+
+
+def test_pgvector_in_any_schema(tmp_database):
+    dsn = tmp_database(None)
+    with psycopg.connect(dsn) as connection:
+        connection.execute("CREATE SCHEMA extensions")
+        connection.execute("CREATE EXTENSION vector SCHEMA extensions")
+    engine = create_engine(sqlalchemy_url(dsn), poolclass=NullPool)
+    with engine.connect() as connection:
+        install(connection)
+    with engine.begin() as connection:
+        run(connection, "CREATE TABLE public.doc (tokens extensions.halfvec(4)[])")
+        run(connection, "SET search_path = pg_temp")
+        run(connection, f"CALL sqlvec.add_fde('public.doc', 'tokens', {SMALL})")
+        run(connection, "INSERT INTO public.doc VALUES ('{\"[1,2,3,4]\"}')")
+        run(connection, "UPDATE public.doc SET tokens = '{\"[1,2,3,5]\"}'")
+        name = run(connection, "SELECT encoder FROM sqlvec.derived_column").scalar()
+        statement = (
+            "SELECT tokens_fde::text = sqlvec.fde_document(:name, tokens)::text FROM public.doc"
+        )
+        assert run(connection, statement, name=name).scalar()

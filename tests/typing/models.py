@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, joinedload
 
 from sqlvec import catalog, functions
 from sqlvec.encoders import Binary, Truncate
-from sqlvec.schema import BM25, Quantized, attach
+from sqlvec.schema import BM25, FDE, Quantized, attach
 from sqlvec.search import (
     bit_search,
     bm25_search,
@@ -20,7 +20,7 @@ from sqlvec.search import (
     explain_search,
     vector_search,
 )
-from sqlvec.types import VECTOR
+from sqlvec.types import MULTIVECTOR, VECTOR, MultiVector
 
 
 class Base(DeclarativeBase):
@@ -33,6 +33,7 @@ class Doc(Base):
     tenant_id: Mapped[int]
     body: Mapped[str]
     embedding: Mapped[list[float]] = mapped_column(VECTOR(384))
+    tokens: Mapped[MultiVector] = mapped_column(MULTIVECTOR(128))
     codes = Quantized("embedding", Binary(rotate=True), metric="cosine")
     text = BM25("body", config="simple", tenant="tenant_id")
     __table_args__ = (
@@ -42,6 +43,7 @@ class Doc(Base):
         text,
         text.index("ix_words"),
         BM25({"body": 2}, k1=1, target="all_words"),
+        FDE("tokens", repetitions=10),
     )
     __mapper_args__ = {"exclude_properties": text.columns}
 

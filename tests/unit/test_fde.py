@@ -207,7 +207,7 @@ def test_more_repetitions_come_closer():
         ({"simhash_bits": 13}, "from 0 to 12, not 13"),
         (
             {"simhash_bits": 5},
-            "5120 dimensions; an index on halfvec takes 4000. final_dimensions=4000",
+            "5120 dimensions; an index on halfvec takes 4000: take fewer repetitions",
         ),
         ({"final_dimensions": 4001}, "4001 dimensions"),
     ],
