@@ -68,9 +68,11 @@ class Tour(ABC):
             yield report
 
     def _show_sql(self, statement: str) -> None:
-        self._console.print(
-            Syntax(statement, "postgresql", theme="ansi_dark", background_color="default")
-        )
+        syntax = Syntax("", "postgresql", theme="ansi_dark", background_color="default")
+        shown = syntax.highlight(statement)
+        shown.rstrip()
+        # As text, since a Syntax is cropped at the width, and this is to be copied.
+        self._console.print(shown, soft_wrap=True)
 
 
 def median_milliseconds(search: Callable[[], object]) -> float:
