@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -14,6 +15,9 @@ from sqlvec.cli.database import Dsn, engine
 from sqlvec.terminal import progress_bar
 
 app = typer.Typer(help="Keep the statistics of full-text search fresh.", no_args_is_help=True)
+
+_UNLIMITED = 10_000
+"""Characters in a line, to measure with."""
 
 _TABLE_HELP = "As in SQL: doc, shop.doc, '\"Doc\"'."
 
@@ -49,27 +53,45 @@ def health(
     if not rows:
         typer.echo("no BM25 columns")
         return
+    console = Console()
+    shown = _table(rows, broken=console.is_terminal)
+    # Never cropped: a pipe is as wide as need be, and a narrow terminal wraps by itself.
+    needed = console.measure(shown, options=console.options.update(width=_UNLIMITED))
+    console.width = max(console.width, needed.minimum if console.is_terminal else needed.maximum)
+    console.print(shown)
+    # Tenants of a column share their advice.
+    for table_name, column, advice in dict.fromkeys((r.table, r.column, r.advice) for r in rows):
+        if advice is not None:
+            line = f"{table_name}, column {column}: {advice}"
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _table(rows: Sequence[manage.TextHealth], *, broken: bool) -> Table:
+    """Return the table of the numbers; its titles may be broken into lines."""
+    tenants = any(row.tenant for row in rows)
     shown = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("table", "column", "tenant"):
-        shown.add_column(title)
+    for title in ("table", "column", "tenant") if tenants else ("table", "column"):
+        shown.add_column(title, no_wrap=True)
     for title in ("documents", "mean length", "terms", "collisions", "analyzed", "changes since"):
-        shown.add_column(title, justify="right")
-    shown.add_column("advice")
+        shown.add_column(
+            title.replace(" ", "\n") if broken else title,
+            justify="right",
+            no_wrap=title != "analyzed",
+        )
     for row in rows:
         shown.add_row(
             escape(row.table),
             escape(row.column),
-            escape(row.tenant or ""),
+            *([escape(row.tenant or "")] if tenants else []),
             _number(row.documents),
             "" if row.avgdl is None else f"{row.avgdl:,.1f}",
             _number(row.terms),
             _number(row.collisions),
             "never" if row.analyzed_at is None else f"{row.analyzed_at:%Y-%m-%d %H:%M}",
             _number(row.changes_since),
-            escape(row.advice or ""),
             style="yellow" if row.stale else None,
         )
-    Console().print(shown)
+    return shown
 
 
 def _number(value: int | None) -> str:

@@ -24,8 +24,8 @@ def database(tmp_database: Callable[..., str]) -> str:
     return dsn
 
 
-def sqlvec(dsn: str, *arguments: str) -> str:
-    environment = {"SQLVEC_DSN": dsn, "COLUMNS": "200"}
+def sqlvec(dsn: str, *arguments: str, **variables: str) -> str:
+    environment = {"SQLVEC_DSN": dsn, "COLUMNS": "200", **variables}
     result = CliRunner().invoke(app, arguments, env=environment, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
@@ -47,6 +47,38 @@ def test_from_backfill_to_health(database: str) -> None:
     assert row[:4] == ["doc", "body_bm25", "50", "2.0"]
     assert "CALL" not in health
     assert found(database, "word7") == [7]
+
+
+def test_health_is_whole_at_any_width(database: str) -> None:
+    health = sqlvec(database, "bm25", "health", COLUMNS="80")
+    title, row, advice = health.splitlines()
+    assert title.split() == [
+        *("table", "column", "documents", "mean", "length"),
+        *("terms", "collisions", "analyzed", "changes", "since"),
+    ]
+    assert row.split()[:3] == ["doc", "body_bm25", "never"]
+    assert advice == "doc, column body_bm25: never counted; CALL sqlvec.analyze_bm25('doc');"
+
+
+def test_health_of_tenants(tmp_database: Callable[..., str]) -> None:
+    dsn = tmp_database()
+    name = "a_table_with_a_rather_long_name"
+    with psycopg.connect(dsn) as connection:
+        connection.execute(f"CREATE TABLE {name} (id int PRIMARY KEY, shop text, body text)")
+        connection.execute(f"CALL sqlvec.add_bm25('{name}', 'body', tenant => 'shop')")
+        connection.execute(
+            f"INSERT INTO {name} SELECT i, 'shop' || i % 2, 'tree' FROM generate_series(1, 9) AS i"
+        )
+    sqlvec(dsn, "bm25", "analyze", name)
+    with psycopg.connect(dsn) as connection:
+        connection.execute(f"INSERT INTO {name} SELECT i, 'x', 'y' FROM generate_series(10, 99) i")
+        connection.execute("SELECT pg_stat_force_next_flush()")
+    health = sqlvec(dsn, "bm25", "health", COLUMNS="40")
+    assert [line.split()[:4] for line in health.splitlines()[1:3]] == [
+        [name, "body_bm25", "shop0", "4"],
+        [name, "body_bm25", "shop1", "5"],
+    ]
+    assert health.count("CALL sqlvec.analyze_bm25") == 1
 
 
 def test_health_without_bm25_columns(tmp_database: Callable[..., str]) -> None:
