@@ -51,32 +51,32 @@ def demo(
         raise typer.BadParameter("--keep goes with the private server, not with --dsn")
     console = Console()
     text_model = MODELS[model]() if mode == "vector" else None
-    with _database(dsn, keep, console) as address:
+    waits = not questions and sys.stdin.isatty()
+    with _database(dsn, keep, console, waits=waits) as address:
         tour: Tour = (
             TextDemo(engine(address), console)
             if text_model is None
             else Demo(engine(address), text_model, console)
         )
         tour.prepare(read_library())
-        if questions or not sys.stdin.isatty():
-            for question in questions or QUESTIONS:
-                tour.answer(question)
-        else:
-            for question in _typed_in(console):
-                tour.answer(question)
+        for question in _typed_in(console) if waits else questions or QUESTIONS:
+            tour.answer(question)
 
 
 @contextmanager
-def _database(dsn: str | None, keep: Path | None, console: Console) -> Iterator[str]:
-    """Yield the address of a database, and say how to look into it."""
+def _database(
+    dsn: str | None, keep: Path | None, console: Console, *, waits: bool
+) -> Iterator[str]:
+    """Yield the address of a database; say how to look into it while the demo waits for input."""
     if dsn:
         console.print(f"[dim]everything is made in schema {SCHEMA}[/dim]")
         yield dsn
         return
     with Server(keep) as server:
-        psql = shlex.join([str(server.bin / "psql"), server.dsn()])
-        # One line, however long, so that it can be copied.
-        console.print(f"[dim]while this runs:[/dim] {psql}", soft_wrap=True, highlight=False)
+        if waits:
+            psql = shlex.join([str(server.bin / "psql"), server.dsn()])
+            # One line, however long, so that it can be copied.
+            console.print(f"[dim]while this runs:[/dim] {psql}", soft_wrap=True, highlight=False)
         yield server.dsn()
 
 

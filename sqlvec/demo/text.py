@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
-from sqlalchemy import Engine, insert, text
+from sqlalchemy import Engine, insert, select, text
 from sqlalchemy.orm import Session
 
 from sqlvec import functions, manage
@@ -64,7 +64,10 @@ class TextDemo(Tour):
         """Search for a question; show the hits, the time each way takes, and the SQL."""
         with Session(self._engine) as session:
             self._console.print(f"\n[bold]{escape(question)}[/bold]")
-            self._show_hits(self._search(session, question))
+            if hits := self._search(session, question):
+                self._show_hits(hits)
+            else:
+                self._show_nothing(session, question)
             self._show_timings(session, question)
             self._show_sql(_sql(question))
 
@@ -85,9 +88,6 @@ class TextDemo(Tour):
         return [(row[0], row[1], row[2]) for row in found]
 
     def _show_hits(self, hits: Sequence[tuple[Any, float, str]]) -> None:
-        if not hits:
-            self._console.print("[dim]no entry has any of these words[/dim]")
-            return
         shown = Table(box=None, pad_edge=False, header_style="dim")
         shown.add_column("score", justify="right", no_wrap=True)
         shown.add_column("entry", no_wrap=True)
@@ -95,6 +95,14 @@ class TextDemo(Tour):
         for entry, score, passage in hits:
             shown.add_row(f"{score:.2f}", escape(entry.name), _marked(passage))
         self._console.print(shown)
+
+    def _show_nothing(self, session: Session, question: str) -> None:
+        # Stop words and exclusions alone are no condition.
+        condition = functions.bm25_tsquery(self._tables.entry.__table__, _CODE, question)
+        if session.scalar(select(condition)) is None:
+            self._console.print("[dim]nothing matches: the query asks for nothing[/dim]")
+        else:
+            self._console.print("[dim]nothing matches[/dim]")
 
     def _show_timings(self, session: Session, question: str) -> None:
         ways = {
@@ -112,7 +120,8 @@ class TextDemo(Tour):
             f"{health.documents or 0:,} entries of {health.avgdl or 0:.1f} words,"
             f" {health.terms or 0:,} different ones\n"
             "[dim]At this size every way to search is fast;"
-            " python -m benchmarks bm25 compares them on 100,000 rows and more.[/dim]"
+            " python -m benchmarks bm25 compares them on 100,000 rows and more.[/dim]\n"
+            'In a query, "phrases", +required, -excluded and prefix* work.'
         )
 
 

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -103,6 +104,16 @@ def test_command_asks_default_questions_without_a_terminal(database: str) -> Non
 @pytest.mark.usefixtures("small")
 def test_command_answers_its_arguments_on_a_private_server() -> None:
     result = CliRunner().invoke(app, ["demo", "--model", "words", "regex of a date"])
+    assert result.exit_code == 0, result.output
+    assert "module.regex_date" in result.output
+    assert "psql" not in result.output  # The server is gone when this is read.
+
+
+@pytest.mark.usefixtures("small")
+def test_command_says_how_to_look_into_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("sqlvec.cli.demo.sys", terminal)
+    result = CliRunner().invoke(app, ["demo", "--model", "words"], input="regex of a date\n\n")
     assert result.exit_code == 0, result.output
     assert "/psql " in result.output
     assert "module.regex_date" in result.output

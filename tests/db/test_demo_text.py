@@ -41,13 +41,17 @@ def test_tour(engine: Engine) -> None:
     demo.prepare(CORPUS)
     demo.prepare(CORPUS)  # A second start makes everything anew.
     demo.answer("gzip's [and] csv")
-    demo.answer("nothing of this")
+    demo.answer("nosuch words")
+    demo.answer("the of")
+    demo.answer("-gzip")
     output = shown.getvalue()
 
     plain = re.sub(r"\x1b\[[0-9;]*m", "", output)
     assert "64 entries of 7.0 words" in plain
     assert "gzip's [and] csv" in plain
-    assert "no entry has any of these words" in plain
+    assert "nothing matches\n" in plain
+    assert plain.count("nothing matches: the query asks for nothing\n") == 2
+    assert '"phrases", +required, -excluded and prefix* work' in plain
     bold = r"\x1b\[1m(?:gzip|csv)\x1b\[0m"
     assert re.search(rf"module\.gzip_csv\s+About {bold} and {bold} \[bold\]", output)
     assert re.search(r"BM25 \d+\.\d ms · ts_rank_cd \d+\.\d ms", plain)
