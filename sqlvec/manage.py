@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
-from sqlalchemy import Connection, Engine, TextClause, text
+from sqlalchemy import Connection, Engine, Table, TextClause, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from sqlvec import catalog
@@ -22,6 +22,9 @@ from sqlvec.errors import DeclarationError, InUse, NotInstalled, SqlvecError
 from sqlvec.identifiers import fit
 
 _POLL_SECONDS = 0.2
+
+TableName: TypeAlias = str | Table | type[Any]
+"""A name as in SQL, a Table or a mapped class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +135,7 @@ def backfill(
 
 
 def analyze_bm25(
-    engine: Engine, table: str, *, drift: float = 0.1, progress: Report | None = None
+    engine: Engine, table: TableName, *, drift: float = 0.1, progress: Report | None = None
 ) -> None:
     """Refresh the statistics of every BM25 column of a table.
 
@@ -148,7 +151,8 @@ def analyze_bm25(
     with a mean length too far from the new one are computed anew, in small committed batches.
     Like ``ANALYZE``, it is worth running after a bulk load and now and then.
 
-    :param table: its name as in SQL, with schema and quotes where it needs them.
+    :param table: a mapped class, a Table, or its name as in SQL, with schema and quotes where it
+        needs them.
     :param drift: fraction by which the mean length may have moved before weights are computed
         anew, 0 or more.
     :param progress: called with the phase and the blocks done.
@@ -167,10 +171,10 @@ def analyze_bm25(
         )
 
 
-def bm25_health(engine: Engine, table: str | None = None) -> list[TextHealth]:
+def bm25_health(engine: Engine, table: TableName | None = None) -> list[TextHealth]:
     """Return how fresh the statistics of BM25 columns are, as ``sqlvec.bm25_health`` shows them.
 
-    :param table: its name as in SQL; None is every table.
+    :param table: a mapped class, a Table, or its name as in SQL; None is every table.
     :raises NotInstalled: the database has no schema ``sqlvec``.
     :raises DeclarationError: no such table.
 
@@ -272,10 +276,29 @@ class _Relation:
     owned: bool
 
     @classmethod
-    def find(cls, connection: Connection, table: str) -> Self:
+    def find(cls, connection: Connection, table: TableName) -> Self:
         _require_installed(connection)
-        row = connection.execute(_FIND_RELATION, {"table": table}).one()
+        name = _sql_name(connection, table)
+        row = connection.execute(_FIND_RELATION, {"table": name}).one()
         return cls(row.oid, row.name, row.relkind == "p", row.owned)
+
+
+def _sql_name(connection: Connection, table: TableName) -> str:
+    if isinstance(table, str):
+        return table
+    found = table if isinstance(table, Table) else _mapped_table(table)
+    schema = connection.schema_for_object(found)
+    # Not the dialect's quoting: it doubles percent signs, and this travels as a value.
+    return ".".join(
+        '"' + part.replace('"', '""') + '"' for part in (schema, found.name) if part is not None
+    )
+
+
+def _mapped_table(model: object) -> Table:
+    found = getattr(inspect(model, raiseerr=False), "local_table", None)
+    if not isinstance(found, Table):
+        raise DeclarationError(f"{model!r} is neither a mapped class nor a Table nor a name")
+    return found
 
 
 def _require_installed(connection: Connection) -> None:
@@ -527,6 +550,11 @@ _NAMED: dict[str, type[SqlvecError]] = {
 @contextmanager
 def _connect(engine: Engine) -> Iterator[Connection]:
     """Open an AUTOCOMMIT connection on which the server's refusals have names of this package."""
+    if not isinstance(engine, Engine):
+        raise TypeError(
+            f"manage needs a sync engine, not {type(engine).__name__}; in async code, run it as"
+            " await asyncio.to_thread(manage.backfill, create_engine(…), …)"
+        )
     try:
         with engine.connect() as connection:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")

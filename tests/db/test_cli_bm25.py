@@ -6,10 +6,15 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
+from sqlalchemy import NullPool, create_engine, insert, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.schema import CreateSchema
 from typer.testing import CliRunner
 
+from sqlvec import manage
 from sqlvec.cli.app import app
 from sqlvec.errors import DeclarationError, NotInstalled
+from tests.db.server import sqlalchemy_url
 
 
 @pytest.fixture
@@ -99,6 +104,34 @@ def test_the_index_is_built_apart_from_the_declaration(database: str) -> None:
     assert "there is such an index" in sqlvec(database, "index", "build", "doc", "body_bm25")
     with pytest.raises(DeclarationError, match="settings of hnsw, not gin"):
         sqlvec(database, "index", "build", "doc", "body_bm25", "--m", "8")
+
+
+def test_manage_takes_a_model_or_a_table(tmp_database: Callable[..., str]) -> None:
+    engine = create_engine(sqlalchemy_url(tmp_database()), poolclass=NullPool)
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Odd(Base):
+        __tablename__ = 'Odd "%s'
+        __table_args__ = {"schema": "My Shop"}
+        id: Mapped[int] = mapped_column(primary_key=True)
+        body: Mapped[str]
+
+    with engine.begin() as connection:
+        connection.execute(CreateSchema("My Shop"))
+        Base.metadata.create_all(connection)
+        call = "CALL sqlvec.add_bm25(CAST(:name AS regclass), 'body')"
+        connection.execute(text(call), {"name": '"My Shop"."Odd ""%s"'})
+        connection.execute(insert(Odd), [{"body": "tree"}, {"body": "apple tree"}])
+    manage.analyze_bm25(engine, Odd)
+    table = Base.metadata.tables['My Shop.Odd "%s']
+    assert [row.documents for row in manage.bm25_health(engine, table)] == [2]
+    elsewhere = engine.execution_options(schema_translate_map={"My Shop": "nosuch"})
+    with pytest.raises(DeclarationError, match="nosuch"):
+        manage.bm25_health(elsewhere, Odd)
+    with pytest.raises(DeclarationError, match="neither a mapped class nor a Table nor a name"):
+        manage.analyze_bm25(engine, int)
 
 
 def test_refusals(database: str) -> None:
