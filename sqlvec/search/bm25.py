@@ -90,12 +90,14 @@ def bm25_search(
         weights; None is the only one.
     :param options: :class:`TextSearchOptions`; ``candidates`` and ``oversample`` count with an
         extension only, whose hits are scored anew.
-    :raises DeclarationError: the entity, the column or the criteria cannot be searched so.
+    :raises DeclarationError: the query is None, or the entity, the column or the criteria
+        cannot be searched so.
 
     .. seealso:: :class:`sqlvec.schema.BM25`, :func:`explain_bm25_search`
 
     .. versionadded:: 0.1
     """
+    _require_query(query)
     target = Target.of(entity)
     return _BM25_SEARCH.select(
         target, _column_name(target, column), query, _arguments(target, **options)
@@ -117,6 +119,7 @@ def explain_bm25_search(
 
     .. versionadded:: 0.1
     """
+    _require_query(query)
     target = Target.of(entity)
     arguments = _arguments(target, **options)
     return steps(
@@ -124,6 +127,11 @@ def explain_bm25_search(
             target.table, _column_name(target, column), query, **arguments
         )
     )
+
+
+def _require_query(query: object) -> None:
+    if query is None:
+        raise DeclarationError("query is None")
 
 
 def _arguments(

@@ -189,3 +189,9 @@ def test_a_search_can_be_complete_and_explained():
 def test_what_cannot_be_searched_is_said(search, message):
     with pytest.raises(DeclarationError, match=message):
         search()
+
+
+@pytest.mark.parametrize("search", [bm25_search, explain_bm25_search])
+def test_no_query_is_refused(search):
+    with pytest.raises(DeclarationError, match="query is None"):
+        search(Doc, None)
