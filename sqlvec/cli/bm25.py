@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Annotated
 
 import typer
@@ -38,6 +39,17 @@ def analyze(
     """Count documents, lengths and terms of every BM25 column of a table."""
     with progress_bar(Console(), "analyze") as report:
         manage.analyze_bm25(engine(dsn), table, drift=drift, progress=report)
+    rows = manage.bm25_health(engine(dsn), table)
+    for column, group in groupby(rows, key=lambda row: row.column):
+        typer.echo(f"{column}: {_counted(list(group))}")
+
+
+def _counted(rows: Sequence[manage.TextHealth]) -> str:
+    documents = f"{sum(row.documents or 0 for row in rows):,} documents"
+    if any(row.tenant for row in rows):
+        # Tenants share words, so that theirs add up to nothing.
+        return f"{documents} of {len(rows):,} tenants"
+    return f"{documents}, {sum(row.terms or 0 for row in rows):,} different words"
 
 
 @app.command()

@@ -46,7 +46,9 @@ def test_from_backfill_to_health(database: str) -> None:
     sqlvec(database, "backfill", "doc", "--batch", "7")
     assert "never" in sqlvec(database, "bm25", "health")
     assert "CALL sqlvec.analyze_bm25" in sqlvec(database, "bm25", "health", "doc")
-    assert "100%" in sqlvec(database, "bm25", "analyze", "doc", "--drift", "0")
+    analyzed = sqlvec(database, "bm25", "analyze", "doc", "--drift", "0")
+    assert "100%" in analyzed
+    assert analyzed.splitlines()[-1] == "body_bm25: 50 documents, 51 different words"
     health = sqlvec(database, "bm25", "health", "public.doc")
     row = health.splitlines()[1].split()
     assert row[:4] == ["doc", "body_bm25", "50", "2.0"]
@@ -74,7 +76,8 @@ def test_health_of_tenants(tmp_database: Callable[..., str]) -> None:
         connection.execute(
             f"INSERT INTO {name} SELECT i, 'shop' || i % 2, 'tree' FROM generate_series(1, 9) AS i"
         )
-    sqlvec(dsn, "bm25", "analyze", name)
+    analyzed = sqlvec(dsn, "bm25", "analyze", name)
+    assert analyzed.splitlines()[-1] == "body_bm25: 9 documents of 2 tenants"
     with psycopg.connect(dsn) as connection:
         connection.execute(f"INSERT INTO {name} SELECT i, 'x', 'y' FROM generate_series(10, 99) i")
         connection.execute("SELECT pg_stat_force_next_flush()")
