@@ -8,7 +8,7 @@ from sqlvec.cli import backfill, bm25, demo, export, indexes, installation
 
 app = typer.Typer(
     name="sqlvec",
-    help="Quantized, multi-vector and hybrid search in plain Postgres with pgvector.",
+    help="Quantized vectors and BM25 full-text search for Postgres with pgvector.",
     epilog="Exit status: 0 done, 1 failed or problems found, 2 wrong call.",
     no_args_is_help=True,
     add_completion=False,
