@@ -1855,7 +1855,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = format('Declare them: ALTER TABLE %s ALTER COLUMN %I TYPE %s(...)%s; or name an encoder made by sqlvec.create_encoder.',
                                 sqlvec._qualified(rel), column_name, ltrim(v_column.type_name, '_'),
-                                CASE WHEN v_column.type_name LIKE '\_%' THEN '[]' ELSE '' END);
+                                CASE WHEN left(v_column.type_name, 1) = '_' THEN '[]' ELSE '' END);
     END IF;
     RETURN v_dimensions;
 END

@@ -284,7 +284,9 @@ def test_columns_of_vector(doc):
 
 def test_a_column_without_dimensions(conn):
     run(conn, "CREATE TABLE doc (tokens halfvec[])")
-    fails(conn, "CALL sqlvec.add_fde('doc', 'tokens')", "names no dimensions", "TYPE halfvec(…)[];")
+    fails(
+        conn, "CALL sqlvec.add_fde('doc', 'tokens')", "names no dimensions", "TYPE halfvec(...)[];"
+    )
     run(conn, "INSERT INTO doc VALUES ('{\"[1,2,3,4]\"}')")
     run(conn, f"CALL sqlvec.add_fde('doc', 'tokens', {SMALL})")
     fails(
