@@ -167,13 +167,14 @@ BEGIN
                          'FROM "sqlvec found" AS c WHERE c.terms OPERATOR(pg_catalog.@@) $4 ORDER BY 1 DESC, 3, 2 LIMIT %s) AS h', candidate_count, k);
     END IF;
     IF key_type IS NULL THEN
-        -- Cast as a whole: a cast in the condition would keep it behind the policies.
-        answer := format('SELECT (%1$s.*)::%2$s, h.score, $4::pg_catalog.bool FROM unnest($1::pg_catalog.tid[], $2, $3) AS h (row_id, row_table, score) '
-                         'JOIN %3$s ON %1$s.ctid OPERATOR(pg_catalog.=) h.row_id AND %1$s.tableoid OPERATOR(pg_catalog.=) h.row_table '
-                         'ORDER BY h.score DESC, %4$s LIMIT %5$s', v_alias, sqlvec._qualified(rel), v_from, v_order, k);
+        -- Cast as a whole: a cast in the condition would keep it behind the policies. The alias is one that no
+        -- table has.
+        answer := format('SELECT (%1$s.*)::%2$s, "sqlvec hit".score, $4::pg_catalog.bool FROM unnest($1::pg_catalog.tid[], $2, $3) AS "sqlvec hit" (row_id, row_table, score) '
+                         'JOIN %3$s ON %1$s.ctid OPERATOR(pg_catalog.=) "sqlvec hit".row_id AND %1$s.tableoid OPERATOR(pg_catalog.=) "sqlvec hit".row_table '
+                         'ORDER BY "sqlvec hit".score DESC, %4$s LIMIT %5$s', v_alias, sqlvec._qualified(rel), v_from, v_order, k);
     ELSE
-        answer := format('SELECT h.row_id::%1$s::%2$s, h.score, $4::pg_catalog.bool FROM unnest($1, $2, $3) AS h (row_id, row_table, score) '
-                         'ORDER BY h.score DESC, h.row_id::%1$s LIMIT %3$s',
+        answer := format('SELECT "sqlvec hit".row_id::%1$s::%2$s, "sqlvec hit".score, $4::pg_catalog.bool FROM unnest($1, $2, $3) AS "sqlvec hit" (row_id, row_table, score) '
+                         'ORDER BY "sqlvec hit".score DESC, "sqlvec hit".row_id::%1$s LIMIT %3$s',
                          (SELECT format_type(c.type_oid, -1) FROM sqlvec._column(rel, v_keys[1]) AS c), format_type(key_type, -1), k);
     END IF;
 END

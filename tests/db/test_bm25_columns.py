@@ -38,3 +38,17 @@ def test_statistics_that_were_counted_after_a_load_are_fresh(autocommit: Connect
         autocommit.exec_driver_sql(statement)
     health = "SELECT changes_since, stale FROM sqlvec.bm25_health"
     assert tuple(autocommit.execute(text(health)).one()) == (0, False)
+
+
+@pytest.mark.parametrize("name", ["h", "t", "c", "d", "sqlvec found"])
+def test_a_table_may_have_any_name(conn: Connection, name: str) -> None:
+    conn.exec_driver_sql(f'CREATE TABLE "{name}" (id int PRIMARY KEY, body text)')
+    conn.execute(
+        text("CALL sqlvec.add_bm25(CAST(:name AS regclass), 'body')"), {"name": f'"{name}"'}
+    )
+    conn.exec_driver_sql(f"""INSERT INTO "{name}" VALUES (1, 'apple'), (2, 'fig')""")
+    for search in (
+        f"""SELECT (hit).id FROM sqlvec.bm25_search(NULL::"{name}", 'body', 'apple', where_sql => '"{name}".id > 0')""",
+        f"""SELECT key FROM sqlvec.bm25_search_keys(NULL::"{name}", 'body', 'apple', key => NULL::int)""",
+    ):
+        assert conn.scalars(text(search)).all() == [1]
