@@ -1,9 +1,8 @@
 """BM25 indexes of other extensions: the SQL that each is asked, and the contract they share.
 
 The contract runs against every extension that the server has. pg_textsearch has a stand-in besides:
-a hash index under the name of its access method, whose operator scores by ts_rank. What is tested with
-it
-is that candidates come from the other index and everything else stays the same.
+a hash index under the name of its access method, with an operator that scores by ts_rank. It shows
+that candidates come from the other index and everything else stays the same.
 """
 
 from __future__ import annotations
