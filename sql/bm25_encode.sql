@@ -30,10 +30,11 @@ BEGIN
 END
 $body$;
 
--- Lower limits of the tiers, as fractions of the largest possible weight, k1 + 1.
-CREATE OR REPLACE FUNCTION sqlvec._bm25_tiers() RETURNS float8[]
+-- Where tier `level` begins, as a fraction of the largest possible weight, k1 + 1. Level 0 is every
+-- document of the term, level 5 none.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_tier(level int) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN ARRAY[0.64, 0.77, 0.86, 0.93]::float8[];
+RETURN CASE level WHEN 0 THEN 0 WHEN 1 THEN 0.64 WHEN 2 THEN 0.77 WHEN 3 THEN 0.86 WHEN 4 THEN 0.93 ELSE 1 END;
 
 -- Terms of a tsvector with their frequencies: occurrences, each with the weight of its label.
 -- weights: of labels D, C, B, A; NULL where every occurrence counts one.
@@ -79,10 +80,10 @@ BEGIN ATOMIC
                 ELSE sqlvec._bm25_irregular_code(plain, k1, b, average_length, weights) END,
            plain || array_to_tsvector(CASE WHEN r.regular THEN coalesce(r.tiers, '{}') ELSE ARRAY[chr(5)] END)
     FROM (SELECT string_agg(w.dimension || ':' || w.weight::real, ',') AS elements,
-                 array_agg(chr(1) || w.lexeme) FILTER (WHERE w.weight >= 0.64 * (k1 + 1))
-                 || array_agg(chr(2) || w.lexeme) FILTER (WHERE w.weight >= 0.77 * (k1 + 1))
-                 || array_agg(chr(3) || w.lexeme) FILTER (WHERE w.weight >= 0.86 * (k1 + 1))
-                 || array_agg(chr(4) || w.lexeme) FILTER (WHERE w.weight >= 0.93 * (k1 + 1)) AS tiers,
+                 array_agg(chr(1) || w.lexeme) FILTER (WHERE w.weight >= sqlvec._bm25_tier(1) * (k1 + 1))
+                 || array_agg(chr(2) || w.lexeme) FILTER (WHERE w.weight >= sqlvec._bm25_tier(2) * (k1 + 1))
+                 || array_agg(chr(3) || w.lexeme) FILTER (WHERE w.weight >= sqlvec._bm25_tier(3) * (k1 + 1))
+                 || array_agg(chr(4) || w.lexeme) FILTER (WHERE w.weight >= sqlvec._bm25_tier(4) * (k1 + 1)) AS tiers,
                  count(DISTINCT w.dimension) = count(*) AND count(*) <= 16000
                  -- With four tiers a tsvector has five times its size, and may have 1 MB. Concatenated,
                  -- because a stored one may be compressed.

@@ -171,11 +171,6 @@ BEGIN
 END
 $do$;
 
--- A tsquery that matches the documents of a lexeme.
-CREATE OR REPLACE FUNCTION sqlvec._lexeme_query(lexeme text) RETURNS tsquery
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN sqlvec._quote_lexeme(lexeme)::tsquery;
-
 -- Rows that match, but at most 10,000.
 CREATE OR REPLACE FUNCTION sqlvec._count_documents(rel oid, condition text, word tsquery, bound text[]) RETURNS int
 LANGUAGE plpgsql STABLE
@@ -206,7 +201,6 @@ DECLARE
     v_terms text;
     v_tenant text := '';
     v_bound text[];
-    v_found int;
     v_countable boolean;
 BEGIN
     IF query IS NULL THEN
@@ -284,9 +278,9 @@ BEGIN
     -- counts as rare.
     FOR n IN 1 .. cardinality(q.lexemes) LOOP
         IF q.documents_with[n] = -1 THEN
-            v_found := CASE WHEN v_countable THEN sqlvec._count_documents(rel, v_terms || ' OPERATOR(pg_catalog.@@) $1' || v_tenant,
-                                                                          sqlvec._lexeme_query(q.lexemes[n]), v_bound) ELSE 1 END;
-            q.documents_with[n] := v_found;
+            q.documents_with[n] := CASE WHEN v_countable
+                THEN sqlvec._count_documents(rel, v_terms || ' OPERATOR(pg_catalog.@@) $1' || v_tenant, sqlvec._quote_lexeme(q.lexemes[n])::tsquery, v_bound)
+                ELSE 1 END;
         END IF;
     END LOOP;
     q.weights := ARRAY(

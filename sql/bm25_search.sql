@@ -1,37 +1,51 @@
 -- sqlvec.bm25_search, sqlvec.bm25_search_keys: the k documents with the highest BM25 score.
 
--- Run a plan. STABLE, so that every step sees the snapshot of the statement that searches. No SET:
--- the caller's where_sql and policies run inside.
+-- Plan a search and run it, up to the statement that answers its rows or keys: NULL for a query that
+-- asks for nothing. STABLE, so that every step sees the snapshot of the statement that searches. No
+-- SET: the caller's where_sql and policies run inside.
 CREATE OR REPLACE FUNCTION sqlvec._run_bm25(
-    q sqlvec._bm25_query, INOUT state sqlvec._bm25_state, params text[], bound text[], vector sparsevec, k int,
-    once boolean, step text, waiting text, native text, query text, seqscan text, OUT complete boolean
+    rel_type regtype, column_name text, query text, k int, filter jsonb, where_sql text, params text[], candidates int, oversample float8,
+    tenant text, backend text, key_column text, key_type regtype,
+    OUT answer text, OUT row_ids text[], OUT row_tables oid[], OUT scores float8[], OUT complete boolean
 ) LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
+    p record;
+    v_state sqlvec._bm25_state;
     v_found record;
     v_jit text := pg_catalog.current_setting('jit');
     v_seqscan text := pg_catalog.current_setting('enable_seqscan');
 BEGIN
+    p := sqlvec._plan_bm25(sqlvec._relation_of(rel_type), column_name, query, k, filter, where_sql, candidates, oversample, tenant, backend,
+                           key_column, key_type);
+    answer := p.answer;
+    IF answer IS NULL THEN
+        RETURN;
+    END IF;
+    v_state := p.state;
     complete := true;
-    PERFORM pg_catalog.set_config('jit', 'off', true), pg_catalog.set_config('enable_seqscan', seqscan, true);
-    IF native IS NOT NULL THEN
-        EXECUTE native INTO v_found USING params, vector, bound, (q).condition, (q).lexemes, (q).weights, query;
-        state := sqlvec._bm25_merge(state, v_found.scores, v_found.row_ids, v_found.row_tables, k);
-        state.finished := true;
+    PERFORM pg_catalog.set_config('jit', 'off', true), pg_catalog.set_config('enable_seqscan', p.seqscan, true);
+    IF p.native IS NOT NULL THEN
+        EXECUTE p.native INTO v_found USING params, p.vector, p.bound, (p.q).condition, (p.q).lexemes, (p.q).weights, query;
+        v_state := sqlvec._bm25_merge(v_state, v_found.scores, v_found.row_ids, v_found.row_tables, k);
+        v_state.finished := true;
         -- Candidates of another index are a budget: say so when it ran out.
-        complete := v_found.whole OR pg_catalog.cardinality((state).scores) >= k;
+        complete := v_found.whole OR pg_catalog.cardinality(v_state.scores) >= k;
     END IF;
     LOOP
-        state := sqlvec._bm25_step(q, state, k, once);
-        EXIT WHEN (state).step IS NULL;
-        EXECUTE step INTO v_found USING params, vector, bound, (state).step, (q).lexemes, (q).weights;
-        state := sqlvec._bm25_merge(state, v_found.scores, v_found.row_ids, v_found.row_tables, k);
+        v_state := sqlvec._bm25_step(p.q, v_state, k, p.once);
+        EXIT WHEN v_state.step IS NULL;
+        EXECUTE p.step INTO v_found USING params, p.vector, p.bound, v_state.step, (p.q).lexemes, (p.q).weights;
+        v_state := sqlvec._bm25_merge(v_state, v_found.scores, v_found.row_ids, v_found.row_tables, k);
     END LOOP;
-    IF waiting IS NOT NULL THEN
-        EXECUTE waiting INTO v_found USING params, vector, bound, (q).condition, (q).lexemes, (q).weights;
-        state := sqlvec._bm25_merge(state, v_found.scores, v_found.row_ids, v_found.row_tables, k);
+    IF p.waiting IS NOT NULL THEN
+        EXECUTE p.waiting INTO v_found USING params, p.vector, p.bound, (p.q).condition, (p.q).lexemes, (p.q).weights;
+        v_state := sqlvec._bm25_merge(v_state, v_found.scores, v_found.row_ids, v_found.row_tables, k);
     END IF;
     PERFORM pg_catalog.set_config('jit', v_jit, true), pg_catalog.set_config('enable_seqscan', v_seqscan, true);
+    row_ids := v_state.row_ids;
+    row_tables := v_state.row_tables;
+    scores := v_state.scores;
 END
 $body$;
 
@@ -43,17 +57,13 @@ CREATE OR REPLACE FUNCTION sqlvec.bm25_search(
 LANGUAGE plpgsql STABLE ROWS 10
 AS $body$
 DECLARE
-    v_plan record;
     v_run record;
 BEGIN
-    v_plan := sqlvec._plan_bm25(sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, query, k, filter, where_sql,
-                                candidates, oversample, tenant, backend, NULL, NULL);
-    IF v_plan.step IS NULL THEN
-        RETURN;
+    v_run := sqlvec._run_bm25(pg_catalog.pg_typeof(rel), column_name, query, k, filter, where_sql, params, candidates, oversample, tenant,
+                              backend, NULL, NULL);
+    IF v_run.answer IS NOT NULL THEN
+        RETURN QUERY EXECUTE v_run.answer USING v_run.row_ids, v_run.row_tables, v_run.scores, v_run.complete;
     END IF;
-    v_run := sqlvec._run_bm25(v_plan.q, v_plan.state, params, v_plan.bound, v_plan.vector, k, v_plan.once, v_plan.step, v_plan.waiting,
-                                v_plan.native, query, v_plan.seqscan);
-    RETURN QUERY EXECUTE v_plan.answer USING (v_run.state).row_ids, (v_run.state).row_tables, (v_run.state).scores, v_run.complete;
 END
 $body$;
 
@@ -65,17 +75,13 @@ CREATE OR REPLACE FUNCTION sqlvec.bm25_search_keys(
 LANGUAGE plpgsql STABLE ROWS 10
 AS $body$
 DECLARE
-    v_plan record;
     v_run record;
 BEGIN
-    v_plan := sqlvec._plan_bm25(sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, query, k, filter, where_sql,
-                                candidates, oversample, tenant, backend, key_column, pg_catalog.pg_typeof(key));
-    IF v_plan.step IS NULL THEN
-        RETURN;
+    v_run := sqlvec._run_bm25(pg_catalog.pg_typeof(rel), column_name, query, k, filter, where_sql, params, candidates, oversample, tenant,
+                              backend, key_column, pg_catalog.pg_typeof(key));
+    IF v_run.answer IS NOT NULL THEN
+        RETURN QUERY EXECUTE v_run.answer USING v_run.row_ids, v_run.row_tables, v_run.scores, v_run.complete;
     END IF;
-    v_run := sqlvec._run_bm25(v_plan.q, v_plan.state, params, v_plan.bound, v_plan.vector, k, v_plan.once, v_plan.step, v_plan.waiting,
-                                v_plan.native, query, v_plan.seqscan);
-    RETURN QUERY EXECUTE v_plan.answer USING (v_run.state).row_ids, (v_run.state).row_tables, (v_run.state).scores, v_run.complete;
 END
 $body$;
 

@@ -52,8 +52,8 @@ BEGIN
 END
 $body$;
 
--- May the current role read the codes of a derived column, or what they are made from? Where name and oid of the table agree, as
--- they do unless it was renamed or restored, that takes three look-ups by key.
+-- May the current role read the codes of a derived column, or what they are made from? Where name and
+-- oid of the table agree, as they do unless it was renamed or restored, that takes look-ups by key alone.
 CREATE OR REPLACE FUNCTION sqlvec._reads_code(derived_id int) RETURNS boolean
 LANGUAGE sql STABLE COST 10000
 BEGIN ATOMIC
@@ -168,8 +168,9 @@ BEGIN
     UPDATE sqlvec.bm25_corpus AS c
     SET terms = f.terms, collisions = f.collisions
     FROM (SELECT f.corpus_id, count(*) AS terms, count(*) FILTER (WHERE f.collides) AS collisions
-          FROM sqlvec.bm25_frequency AS f GROUP BY f.corpus_id) AS f
-    WHERE f.corpus_id = c.id AND c.derived_id = derived.id;
+          FROM sqlvec.bm25_frequency AS f JOIN sqlvec.bm25_corpus AS o ON o.id = f.corpus_id AND o.derived_id = derived.id
+          GROUP BY f.corpus_id) AS f
+    WHERE f.corpus_id = c.id;
     SELECT sum(c.documents * c.average_length) / nullif(sum(c.documents), 0) INTO v_length
     FROM sqlvec.bm25_corpus AS c WHERE c.derived_id = derived.id;
     RETURN nullif(v_length, 0);

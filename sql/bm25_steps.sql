@@ -24,9 +24,10 @@ BEGIN ATOMIC
                     SELECT w.word, l.level,
                            greatest(CASE WHEN l.level = 0 THEN documents_with[w.word] ELSE tiers[4 * w.word - 4 + l.level] END
                                     - CASE WHEN l.level = 4 OR NOT tiered THEN 0 ELSE tiers[4 * w.word - 3 + l.level] END, 0)::float8 AS cost,
-                           greatest(w.weight * CASE WHEN tiered THEN l.gain ELSE 1 END, 1e-9) AS gain
+                           greatest(w.weight * CASE WHEN tiered THEN sqlvec._bm25_tier(l.level + 1) - sqlvec._bm25_tier(l.level) ELSE 1 END,
+                                    1e-9) AS gain
                     FROM unnest(weights) WITH ORDINALITY AS w (weight, word)
-                    JOIN (VALUES (0, 0.64), (1, 0.13), (2, 0.09), (3, 0.07), (4, 0.07)) AS l (level, gain) ON tiered OR l.level = 0
+                    JOIN generate_series(0, 4) AS l (level) ON tiered OR l.level = 0
                 ) AS i
             ) AS r
             WINDOW cheapest AS (ORDER BY r.price, r.word, r.level DESC)
@@ -53,7 +54,7 @@ END;
 -- The most that a word can add to the score of a document that has not been read.
 CREATE OR REPLACE FUNCTION sqlvec._bm25_bound(weight float8, cap int, k1 float8) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN weight * (k1 + 1) * CASE cap WHEN 0 THEN 0 WHEN 1 THEN 0.64 WHEN 2 THEN 0.77 WHEN 3 THEN 0.86 WHEN 4 THEN 0.93 ELSE 1 END;
+RETURN weight * (k1 + 1) * sqlvec._bm25_tier(cap);
 
 -- Where a search stands.
 DO $do$

@@ -830,10 +830,11 @@ BEGIN
 END
 $body$;
 
--- Lower limits of the tiers, as fractions of the largest possible weight, k1 + 1.
-CREATE OR REPLACE FUNCTION sqlvec._bm25_tiers() RETURNS float8[]
+-- Where tier `level` begins, as a fraction of the largest possible weight, k1 + 1. Level 0 is every
+-- document of the term, level 5 none.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_tier(level int) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN ARRAY[0.64, 0.77, 0.86, 0.93]::float8[];
+RETURN CASE level WHEN 0 THEN 0 WHEN 1 THEN 0.64 WHEN 2 THEN 0.77 WHEN 3 THEN 0.86 WHEN 4 THEN 0.93 ELSE 1 END;
 
 -- Terms of a tsvector with their frequencies: occurrences, each with the weight of its label.
 -- weights: of labels D, C, B, A; NULL where every occurrence counts one.
@@ -879,10 +880,10 @@ BEGIN ATOMIC
                 ELSE sqlvec._bm25_irregular_code(plain, k1, b, average_length, weights) END,
            plain || array_to_tsvector(CASE WHEN r.regular THEN coalesce(r.tiers, '{}') ELSE ARRAY[chr(5)] END)
     FROM (SELECT string_agg(w.dimension || ':' || w.weight::real, ',') AS elements,
-                 array_agg(chr(1) || w.lexeme) FILTER (WHERE w.weight >= 0.64 * (k1 + 1))
-                 || array_agg(chr(2) || w.lexeme) FILTER (WHERE w.weight >= 0.77 * (k1 + 1))
-                 || array_agg(chr(3) || w.lexeme) FILTER (WHERE w.weight >= 0.86 * (k1 + 1))
-                 || array_agg(chr(4) || w.lexeme) FILTER (WHERE w.weight >= 0.93 * (k1 + 1)) AS tiers,
+                 array_agg(chr(1) || w.lexeme) FILTER (WHERE w.weight >= sqlvec._bm25_tier(1) * (k1 + 1))
+                 || array_agg(chr(2) || w.lexeme) FILTER (WHERE w.weight >= sqlvec._bm25_tier(2) * (k1 + 1))
+                 || array_agg(chr(3) || w.lexeme) FILTER (WHERE w.weight >= sqlvec._bm25_tier(3) * (k1 + 1))
+                 || array_agg(chr(4) || w.lexeme) FILTER (WHERE w.weight >= sqlvec._bm25_tier(4) * (k1 + 1)) AS tiers,
                  count(DISTINCT w.dimension) = count(*) AND count(*) <= 16000
                  -- With four tiers a tsvector has five times its size, and may have 1 MB. Concatenated,
                  -- because a stored one may be compressed.
@@ -2518,8 +2519,8 @@ BEGIN
 END
 $body$;
 
--- May the current role read the codes of a derived column, or what they are made from? Where name and oid of the table agree, as
--- they do unless it was renamed or restored, that takes three look-ups by key.
+-- May the current role read the codes of a derived column, or what they are made from? Where name and
+-- oid of the table agree, as they do unless it was renamed or restored, that takes look-ups by key alone.
 CREATE OR REPLACE FUNCTION sqlvec._reads_code(derived_id int) RETURNS boolean
 LANGUAGE sql STABLE COST 10000
 BEGIN ATOMIC
@@ -2634,8 +2635,9 @@ BEGIN
     UPDATE sqlvec.bm25_corpus AS c
     SET terms = f.terms, collisions = f.collisions
     FROM (SELECT f.corpus_id, count(*) AS terms, count(*) FILTER (WHERE f.collides) AS collisions
-          FROM sqlvec.bm25_frequency AS f GROUP BY f.corpus_id) AS f
-    WHERE f.corpus_id = c.id AND c.derived_id = derived.id;
+          FROM sqlvec.bm25_frequency AS f JOIN sqlvec.bm25_corpus AS o ON o.id = f.corpus_id AND o.derived_id = derived.id
+          GROUP BY f.corpus_id) AS f
+    WHERE f.corpus_id = c.id;
     SELECT sum(c.documents * c.average_length) / nullif(sum(c.documents), 0) INTO v_length
     FROM sqlvec.bm25_corpus AS c WHERE c.derived_id = derived.id;
     RETURN nullif(v_length, 0);
@@ -4066,11 +4068,6 @@ BEGIN
 END
 $do$;
 
--- A tsquery that matches the documents of a lexeme.
-CREATE OR REPLACE FUNCTION sqlvec._lexeme_query(lexeme text) RETURNS tsquery
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN sqlvec._quote_lexeme(lexeme)::tsquery;
-
 -- Rows that match, but at most 10,000.
 CREATE OR REPLACE FUNCTION sqlvec._count_documents(rel oid, condition text, word tsquery, bound text[]) RETURNS int
 LANGUAGE plpgsql STABLE
@@ -4101,7 +4098,6 @@ DECLARE
     v_terms text;
     v_tenant text := '';
     v_bound text[];
-    v_found int;
     v_countable boolean;
 BEGIN
     IF query IS NULL THEN
@@ -4179,9 +4175,9 @@ BEGIN
     -- counts as rare.
     FOR n IN 1 .. cardinality(q.lexemes) LOOP
         IF q.documents_with[n] = -1 THEN
-            v_found := CASE WHEN v_countable THEN sqlvec._count_documents(rel, v_terms || ' OPERATOR(pg_catalog.@@) $1' || v_tenant,
-                                                                          sqlvec._lexeme_query(q.lexemes[n]), v_bound) ELSE 1 END;
-            q.documents_with[n] := v_found;
+            q.documents_with[n] := CASE WHEN v_countable
+                THEN sqlvec._count_documents(rel, v_terms || ' OPERATOR(pg_catalog.@@) $1' || v_tenant, sqlvec._quote_lexeme(q.lexemes[n])::tsquery, v_bound)
+                ELSE 1 END;
         END IF;
     END LOOP;
     q.weights := ARRAY(
@@ -4351,9 +4347,10 @@ BEGIN ATOMIC
                     SELECT w.word, l.level,
                            greatest(CASE WHEN l.level = 0 THEN documents_with[w.word] ELSE tiers[4 * w.word - 4 + l.level] END
                                     - CASE WHEN l.level = 4 OR NOT tiered THEN 0 ELSE tiers[4 * w.word - 3 + l.level] END, 0)::float8 AS cost,
-                           greatest(w.weight * CASE WHEN tiered THEN l.gain ELSE 1 END, 1e-9) AS gain
+                           greatest(w.weight * CASE WHEN tiered THEN sqlvec._bm25_tier(l.level + 1) - sqlvec._bm25_tier(l.level) ELSE 1 END,
+                                    1e-9) AS gain
                     FROM unnest(weights) WITH ORDINALITY AS w (weight, word)
-                    JOIN (VALUES (0, 0.64), (1, 0.13), (2, 0.09), (3, 0.07), (4, 0.07)) AS l (level, gain) ON tiered OR l.level = 0
+                    JOIN generate_series(0, 4) AS l (level) ON tiered OR l.level = 0
                 ) AS i
             ) AS r
             WINDOW cheapest AS (ORDER BY r.price, r.word, r.level DESC)
@@ -4380,7 +4377,7 @@ END;
 -- The most that a word can add to the score of a document that has not been read.
 CREATE OR REPLACE FUNCTION sqlvec._bm25_bound(weight float8, cap int, k1 float8) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN weight * (k1 + 1) * CASE cap WHEN 0 THEN 0 WHEN 1 THEN 0.64 WHEN 2 THEN 0.77 WHEN 3 THEN 0.86 WHEN 4 THEN 0.93 ELSE 1 END;
+RETURN weight * (k1 + 1) * sqlvec._bm25_tier(cap);
 
 -- Where a search stands.
 DO $do$
@@ -4738,38 +4735,52 @@ $body$;
 
 -- sqlvec.bm25_search, sqlvec.bm25_search_keys: the k documents with the highest BM25 score.
 
--- Run a plan. STABLE, so that every step sees the snapshot of the statement that searches. No SET:
--- the caller's where_sql and policies run inside.
+-- Plan a search and run it, up to the statement that answers its rows or keys: NULL for a query that
+-- asks for nothing. STABLE, so that every step sees the snapshot of the statement that searches. No
+-- SET: the caller's where_sql and policies run inside.
 CREATE OR REPLACE FUNCTION sqlvec._run_bm25(
-    q sqlvec._bm25_query, INOUT state sqlvec._bm25_state, params text[], bound text[], vector sparsevec, k int,
-    once boolean, step text, waiting text, native text, query text, seqscan text, OUT complete boolean
+    rel_type regtype, column_name text, query text, k int, filter jsonb, where_sql text, params text[], candidates int, oversample float8,
+    tenant text, backend text, key_column text, key_type regtype,
+    OUT answer text, OUT row_ids text[], OUT row_tables oid[], OUT scores float8[], OUT complete boolean
 ) LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
+    p record;
+    v_state sqlvec._bm25_state;
     v_found record;
     v_jit text := pg_catalog.current_setting('jit');
     v_seqscan text := pg_catalog.current_setting('enable_seqscan');
 BEGIN
+    p := sqlvec._plan_bm25(sqlvec._relation_of(rel_type), column_name, query, k, filter, where_sql, candidates, oversample, tenant, backend,
+                           key_column, key_type);
+    answer := p.answer;
+    IF answer IS NULL THEN
+        RETURN;
+    END IF;
+    v_state := p.state;
     complete := true;
-    PERFORM pg_catalog.set_config('jit', 'off', true), pg_catalog.set_config('enable_seqscan', seqscan, true);
-    IF native IS NOT NULL THEN
-        EXECUTE native INTO v_found USING params, vector, bound, (q).condition, (q).lexemes, (q).weights, query;
-        state := sqlvec._bm25_merge(state, v_found.scores, v_found.row_ids, v_found.row_tables, k);
-        state.finished := true;
+    PERFORM pg_catalog.set_config('jit', 'off', true), pg_catalog.set_config('enable_seqscan', p.seqscan, true);
+    IF p.native IS NOT NULL THEN
+        EXECUTE p.native INTO v_found USING params, p.vector, p.bound, (p.q).condition, (p.q).lexemes, (p.q).weights, query;
+        v_state := sqlvec._bm25_merge(v_state, v_found.scores, v_found.row_ids, v_found.row_tables, k);
+        v_state.finished := true;
         -- Candidates of another index are a budget: say so when it ran out.
-        complete := v_found.whole OR pg_catalog.cardinality((state).scores) >= k;
+        complete := v_found.whole OR pg_catalog.cardinality(v_state.scores) >= k;
     END IF;
     LOOP
-        state := sqlvec._bm25_step(q, state, k, once);
-        EXIT WHEN (state).step IS NULL;
-        EXECUTE step INTO v_found USING params, vector, bound, (state).step, (q).lexemes, (q).weights;
-        state := sqlvec._bm25_merge(state, v_found.scores, v_found.row_ids, v_found.row_tables, k);
+        v_state := sqlvec._bm25_step(p.q, v_state, k, p.once);
+        EXIT WHEN v_state.step IS NULL;
+        EXECUTE p.step INTO v_found USING params, p.vector, p.bound, v_state.step, (p.q).lexemes, (p.q).weights;
+        v_state := sqlvec._bm25_merge(v_state, v_found.scores, v_found.row_ids, v_found.row_tables, k);
     END LOOP;
-    IF waiting IS NOT NULL THEN
-        EXECUTE waiting INTO v_found USING params, vector, bound, (q).condition, (q).lexemes, (q).weights;
-        state := sqlvec._bm25_merge(state, v_found.scores, v_found.row_ids, v_found.row_tables, k);
+    IF p.waiting IS NOT NULL THEN
+        EXECUTE p.waiting INTO v_found USING params, p.vector, p.bound, (p.q).condition, (p.q).lexemes, (p.q).weights;
+        v_state := sqlvec._bm25_merge(v_state, v_found.scores, v_found.row_ids, v_found.row_tables, k);
     END IF;
     PERFORM pg_catalog.set_config('jit', v_jit, true), pg_catalog.set_config('enable_seqscan', v_seqscan, true);
+    row_ids := v_state.row_ids;
+    row_tables := v_state.row_tables;
+    scores := v_state.scores;
 END
 $body$;
 
@@ -4781,17 +4792,13 @@ CREATE OR REPLACE FUNCTION sqlvec.bm25_search(
 LANGUAGE plpgsql STABLE ROWS 10
 AS $body$
 DECLARE
-    v_plan record;
     v_run record;
 BEGIN
-    v_plan := sqlvec._plan_bm25(sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, query, k, filter, where_sql,
-                                candidates, oversample, tenant, backend, NULL, NULL);
-    IF v_plan.step IS NULL THEN
-        RETURN;
+    v_run := sqlvec._run_bm25(pg_catalog.pg_typeof(rel), column_name, query, k, filter, where_sql, params, candidates, oversample, tenant,
+                              backend, NULL, NULL);
+    IF v_run.answer IS NOT NULL THEN
+        RETURN QUERY EXECUTE v_run.answer USING v_run.row_ids, v_run.row_tables, v_run.scores, v_run.complete;
     END IF;
-    v_run := sqlvec._run_bm25(v_plan.q, v_plan.state, params, v_plan.bound, v_plan.vector, k, v_plan.once, v_plan.step, v_plan.waiting,
-                                v_plan.native, query, v_plan.seqscan);
-    RETURN QUERY EXECUTE v_plan.answer USING (v_run.state).row_ids, (v_run.state).row_tables, (v_run.state).scores, v_run.complete;
 END
 $body$;
 
@@ -4803,17 +4810,13 @@ CREATE OR REPLACE FUNCTION sqlvec.bm25_search_keys(
 LANGUAGE plpgsql STABLE ROWS 10
 AS $body$
 DECLARE
-    v_plan record;
     v_run record;
 BEGIN
-    v_plan := sqlvec._plan_bm25(sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, query, k, filter, where_sql,
-                                candidates, oversample, tenant, backend, key_column, pg_catalog.pg_typeof(key));
-    IF v_plan.step IS NULL THEN
-        RETURN;
+    v_run := sqlvec._run_bm25(pg_catalog.pg_typeof(rel), column_name, query, k, filter, where_sql, params, candidates, oversample, tenant,
+                              backend, key_column, pg_catalog.pg_typeof(key));
+    IF v_run.answer IS NOT NULL THEN
+        RETURN QUERY EXECUTE v_run.answer USING v_run.row_ids, v_run.row_tables, v_run.scores, v_run.complete;
     END IF;
-    v_run := sqlvec._run_bm25(v_plan.q, v_plan.state, params, v_plan.bound, v_plan.vector, k, v_plan.once, v_plan.step, v_plan.waiting,
-                                v_plan.native, query, v_plan.seqscan);
-    RETURN QUERY EXECUTE v_plan.answer USING (v_run.state).row_ids, (v_run.state).row_tables, (v_run.state).scores, v_run.complete;
 END
 $body$;
 
