@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
-from sqlalchemy import Column, FetchedValue, Table, event
+from sqlalchemy import Column, FetchedValue, Index, Table, event
 from sqlalchemy.schema import ExecutableDDLElement, SchemaItem
 
 from sqlvec.ddl import DropDerived
@@ -75,6 +75,20 @@ class Derived(SchemaItem):
         ):
             listener = statement.execute_if(dialect="postgresql")
             event.listen(table, moment, listener, propagate=True)
+
+
+def hnsw_index(
+    name: str | None, column: str, opclass: str, m: int | None, ef_construction: int | None
+) -> Index:
+    """Return an HNSW index on a column of codes; settings left None are pgvector's."""
+    settings = {"m": m, "ef_construction": ef_construction}
+    return Index(
+        name,
+        column,
+        postgresql_using="hnsw",
+        postgresql_with={key: value for key, value in settings.items() if value is not None},
+        postgresql_ops={column: opclass},
+    )
 
 
 def declarations(table: Table) -> tuple[Derived, ...]:

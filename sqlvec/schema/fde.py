@@ -11,7 +11,7 @@ from sqlvec import encoders
 from sqlvec.ddl import AddFDE
 from sqlvec.errors import DeclarationError
 from sqlvec.identifiers import target_column
-from sqlvec.schema.derived import Derived, source_column
+from sqlvec.schema.derived import Derived, hnsw_index, source_column
 from sqlvec.types import HALFVEC, dimensions, type_name
 
 
@@ -82,14 +82,7 @@ class FDE(Derived):
         :param m: connections per node, 2 to 100; None is pgvector's default, 16.
         :param ef_construction: candidates while building, 4 to 1,000; None is 64.
         """
-        settings = {"m": m, "ef_construction": ef_construction}
-        return Index(
-            name,
-            self.target,
-            postgresql_using="hnsw",
-            postgresql_with={key: value for key, value in settings.items() if value is not None},
-            postgresql_ops={self.target: "halfvec_ip_ops"},
-        )
+        return hnsw_index(name, self.target, "halfvec_ip_ops", m, ef_construction)
 
     def _columns(self, table: Table) -> list[Column[Any]]:
         source = source_column(table, self.source)

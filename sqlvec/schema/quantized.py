@@ -13,7 +13,7 @@ from sqlvec.encoders.base import MAX_DIMENSIONS
 from sqlvec.errors import DeclarationError
 from sqlvec.identifiers import target_column
 from sqlvec.metrics import metric as find_metric
-from sqlvec.schema.derived import Derived, source_column
+from sqlvec.schema.derived import Derived, hnsw_index, source_column
 from sqlvec.types import dimensions, from_sql, type_name
 
 
@@ -87,14 +87,7 @@ class Quantized(Derived):
         :param m: connections per node, 2 to 100; None is pgvector's default, 16.
         :param ef_construction: candidates while building, 4 to 1,000; None is 64.
         """
-        settings = {"m": m, "ef_construction": ef_construction}
-        return Index(
-            name,
-            self.target,
-            postgresql_using="hnsw",
-            postgresql_with={key: value for key, value in settings.items() if value is not None},
-            postgresql_ops={self.target: self._opclass()},
-        )
+        return hnsw_index(name, self.target, self._opclass(), m, ef_construction)
 
     def _opclass(self) -> str:
         code = self.encoder.code_type(MAX_DIMENSIONS).partition("(")[0]

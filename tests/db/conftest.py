@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, NullPool, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -97,6 +99,14 @@ def conn(engine: Engine) -> Iterator[Connection]:
 
 
 @pytest.fixture
+def db(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    """Open the same through psycopg, without SQLAlchemy between."""
+    with psycopg.connect(dsn, prepare_threshold=None) as connection:
+        yield connection
+        connection.rollback()
+
+
+@pytest.fixture
 def tmp_database(server: DatabaseServer, template: str) -> Iterator[Callable[..., str]]:
     """Return a function that makes a database and returns its libpq URI.
 
@@ -110,6 +120,13 @@ def tmp_database(server: DatabaseServer, template: str) -> Iterator[Callable[...
             return server.dsn(name)
 
         yield create
+
+
+@pytest.fixture
+def fresh(tmp_database: Callable[..., str]) -> Iterator[psycopg.Connection[Any]]:
+    """Open a connection without transactions to a database of its own."""
+    with psycopg.connect(tmp_database(), autocommit=True, prepare_threshold=None) as connection:
+        yield connection
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -12,21 +11,6 @@ import pytest
 from psycopg.types.json import Jsonb
 
 Connection = psycopg.Connection[Any]
-
-
-@pytest.fixture
-def db(dsn: str) -> Iterator[Connection]:
-    """Open a transaction on the module's database that is rolled back after the test."""
-    with psycopg.connect(dsn, prepare_threshold=None) as connection:
-        yield connection
-        connection.rollback()
-
-
-@pytest.fixture
-def fresh(tmp_database: Callable[..., str]) -> Iterator[Connection]:
-    """Open a connection without transactions to a database of its own."""
-    with psycopg.connect(tmp_database(), autocommit=True, prepare_threshold=None) as connection:
-        yield connection
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,6 @@ from tests.db.test_bm25 import analyze, fails, ids, search, value
 from tests.db.test_install import extension_server  # noqa: F401
 
 Connection = psycopg.Connection[Any]
-
-
-@pytest.fixture
-def db(dsn: str) -> Iterator[Connection]:
-    """Open a transaction on the module's database that is rolled back after the test."""
-    with psycopg.connect(dsn, prepare_threshold=None) as connection:
-        yield connection
-        connection.rollback()
-
-
-@pytest.fixture
-def fresh(tmp_database: Callable[..., str]) -> Iterator[Connection]:
-    """Open a connection without transactions to a database of its own."""
-    with psycopg.connect(tmp_database(), autocommit=True, prepare_threshold=None) as connection:
-        yield connection
 
 
 @pytest.fixture
