@@ -1,0 +1,136 @@
+"""Candidates by fixed dimensional encodings: share of the exact MaxSim top 10 among them.
+
+Real token vectors, encoded in numpy with the matrices of the server and compared by a full scan:
+what is lost here no index brings back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import NullPool, create_engine
+
+from benchmarks.report import Report, table
+from benchmarks.server import Database
+from sqlvec import catalog
+
+K = 10
+CANDIDATES = (50, 100, 200, 500)
+DIMENSIONS = 128
+ENCODERS = {
+    "default": "{}",
+    "31 repetitions": '{"repetitions": 31}',
+    "3 hyperplanes": '{"simhash_bits": 3}',
+    "80 repetitions, sketched": '{"repetitions": 80, "final_dimensions": 4000}',
+}
+
+Tokens = list[NDArray[np.float32]]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that this benchmark has beside the common ones."""
+    parser.add_argument("--queries", type=int, default=150, help="queries of each collection")
+
+
+def run(database: Database, options: argparse.Namespace) -> Report:
+    """Encode every collection with every encoder, and look where the exact answers stand."""
+    engine = create_engine("postgresql+psycopg://", creator=database.connect, poolclass=NullPool)
+    loaded = {}
+    with engine.connect() as connection:
+        for name, settings in ENCODERS.items():
+            connection.exec_driver_sql(
+                "CALL sqlvec.create_encoder(%s, 'fde', %s, %s)", (name, DIMENSIONS, settings)
+            )
+            loaded[name] = catalog.load_fde(connection, name)
+    cases = []
+    for folder in _collections():
+        documents, queries = _tokens(folder, "doc"), _tokens(folder, "query")[: options.queries]
+        exact = [_best(_maxsim(documents, query), K) for query in queries]
+        for name, (fde, parts) in loaded.items():
+            codes = fde.documents(documents, parts).astype(np.float32)
+            scores = fde.queries(queries, parts).astype(np.float32) @ codes.T
+            cases.append(
+                {
+                    "collection": folder.name,
+                    "documents": len(documents),
+                    "encoder": name,
+                    "dimensions": fde.dimensions,
+                    "recall": {
+                        str(count): float(
+                            np.mean(
+                                [
+                                    len(np.intersect1d(best, _best(row, count))) / K
+                                    for best, row in zip(exact, scores, strict=True)
+                                ]
+                            )
+                        )
+                        for count in CANDIDATES
+                    },
+                }
+            )
+    rows = [
+        (
+            f"{case['collection']}, {case['documents']:,}",
+            case["encoder"],
+            case["dimensions"],
+            *case["recall"].values(),
+        )
+        for case in cases
+    ]
+    columns = ("collection, documents", "encoder", "dimensions", *map(str, CANDIDATES))
+    return Report({"cases": cases}, [], [table("Exact top 10 among the candidates", columns, rows)])
+
+
+def _collections() -> list[Path]:
+    default = Path(__file__).parents[2] / "shared" / "data"
+    root = Path(os.environ.get("SQLVEC_DATA", default))
+    found = sorted(path.parent for path in root.glob("*/doc_tokens.npy"))
+    if not found:
+        raise SystemExit(f"no token vectors under {root}; SQLVEC_DATA names the folder")
+    return found
+
+
+def _tokens(folder: Path, side: str) -> Tokens:
+    rows = np.load(folder / f"{side}_tokens.npy").astype(np.float32)
+    offsets = np.load(folder / f"{side}_offsets.npy")
+    return [rows[start:end] for start, end in zip(offsets, offsets[1:], strict=False)]
+
+
+def _maxsim(documents: Tokens, query: NDArray[np.float32]) -> NDArray[np.float32]:
+    starts = np.cumsum([0, *(len(document) for document in documents[:-1])])
+    similarity = np.concatenate(documents) @ query.T
+    scores: NDArray[np.float32] = np.maximum.reduceat(similarity, starts).sum(axis=1)
+    return scores
+
+
+def _best(scores: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    return np.argsort(-scores, kind="stable")[:count]
+
+
+def draw(report: Report, path: Path) -> None:
+    """Draw the recall of each encoder against the number of candidates."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    cases: list[dict[str, Any]] = report.figures["cases"]
+    names = list(dict.fromkeys(case["collection"] for case in cases))
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(4 * len(names), 4), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, name in zip(axes[0], names, strict=True):
+        for case in cases:
+            if case["collection"] == name:
+                label = f"{case['encoder']}, {case['dimensions']:,}"
+                axis.plot(CANDIDATES, list(case["recall"].values()), marker="o", label=label)
+        axis.set_title(name)
+        axis.set_xlabel("candidates")
+    axes[0][0].set_ylabel("recall of the exact top 10")
+    axes[0][-1].legend(fontsize=7)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
