@@ -21,8 +21,7 @@ DECLARE
     v_alias text := quote_ident(v_relname);
     v_from text := format('%s AS %s', sqlvec._qualified(rel), v_alias);
     v_terms text;
-    v_keys name[];
-    v_order text;
+    v_hit record;
     v_score text;
     v_arrays text;
     v_before text;
@@ -34,7 +33,6 @@ DECLARE
     v_stale boolean;
     v_text text;
     v_text_score text;
-    v_place text;
     v_word_order int[];
     v_native record;
 BEGIN
@@ -128,21 +126,13 @@ BEGIN
         v_text_score := format('0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s OPERATOR(%I.<#>) $2)', v_text_score, sqlvec._vector_schema());
     END IF;
 
-    -- Equal scores: by primary key, where there is one.
-    v_keys := CASE WHEN key_type IS NOT NULL THEN ARRAY[sqlvec._key_column(rel, key_column)]::name[]
-                   ELSE ARRAY(SELECT a.attname FROM pg_index AS i, unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY AS n (attnum, position)
-                              JOIN pg_attribute AS a ON a.attnum = n.attnum
-                              WHERE i.indrelid = rel AND i.indisprimary AND a.attrelid = rel ORDER BY n.position) END;
-    v_order := coalesce((SELECT string_agg(format('%s.%I', v_alias, c.name), ', ' ORDER BY c.position)
-                         FROM unnest(v_keys) WITH ORDINALITY AS c (name, position)
-                         WHERE has_column_privilege(rel, c.name::text, 'SELECT')), format('%1$s.tableoid, %1$s.ctid', v_alias));
+    v_hit := sqlvec._hit_statement(rel, v_alias, key_column, key_type, k);
+    answer := v_hit.answer;
     v_arrays := 'SELECT pg_catalog.array_agg(h.score) AS scores, pg_catalog.array_agg(h.row_id) AS row_ids, '
                 'pg_catalog.array_agg(h.row_table) AS row_tables';
     v_before := v_arrays || ' FROM (SELECT ';
-    v_place := CASE WHEN key_type IS NULL THEN format('%1$s.ctid::pg_catalog.text AS row_id, %1$s.tableoid AS row_table', v_alias)
-                    ELSE format('%s.%I::pg_catalog.text AS row_id, 0::pg_catalog.oid AS row_table', v_alias, v_keys[1]) END;
-    v_between := format(' AS score, %s FROM %s WHERE %s AND ', v_place, v_from, condition);
-    v_after := format(' ORDER BY 1 DESC, %s LIMIT %s) AS h', v_order, k);
+    v_between := format(' AS score, %s FROM %s WHERE %s AND ', v_hit.place, v_from, condition);
+    v_after := format(' ORDER BY 1 DESC, %s LIMIT %s) AS h', v_hit.tie_break, k);
     IF v_reads_codes THEN
         step := v_before || v_score || v_between || format('%s.%I OPERATOR(pg_catalog.@@) $4', v_alias, v_terms) || v_after;
     END IF;
@@ -161,21 +151,10 @@ BEGIN
         candidate_count := coalesce(candidates, ceil(k * oversample)::int, greatest(4 * k, 100));
         native := 'WITH "sqlvec found" AS MATERIALIZED (SELECT ' || v_score
                   || format(' AS score, %8$s, %1$s.%2$I AS terms FROM %3$s WHERE %4$s AND %5$s ORDER BY %6$s LIMIT %7$s) ',
-                            v_alias, v_terms, v_from, condition, v_native.condition, v_native.ordering, candidate_count, v_place)
+                            v_alias, v_terms, v_from, condition, v_native.condition, v_native.ordering, candidate_count, v_hit.place)
                   || v_arrays || format(
                          ', (SELECT pg_catalog.count(*) FROM "sqlvec found") OPERATOR(pg_catalog.<) %s AS whole FROM (SELECT c.score, c.row_id, c.row_table '
                          'FROM "sqlvec found" AS c WHERE c.terms OPERATOR(pg_catalog.@@) $4 ORDER BY 1 DESC, 3, 2 LIMIT %s) AS h', candidate_count, k);
-    END IF;
-    IF key_type IS NULL THEN
-        -- Cast as a whole: a cast in the condition would keep it behind the policies. The alias is one that no
-        -- table has.
-        answer := format('SELECT (%1$s.*)::%2$s, "sqlvec hit".score, $4::pg_catalog.bool FROM unnest($1::pg_catalog.tid[], $2, $3) AS "sqlvec hit" (row_id, row_table, score) '
-                         'JOIN %3$s ON %1$s.ctid OPERATOR(pg_catalog.=) "sqlvec hit".row_id AND %1$s.tableoid OPERATOR(pg_catalog.=) "sqlvec hit".row_table '
-                         'ORDER BY "sqlvec hit".score DESC, %4$s LIMIT %5$s', v_alias, sqlvec._qualified(rel), v_from, v_order, k);
-    ELSE
-        answer := format('SELECT "sqlvec hit".row_id::%1$s::%2$s, "sqlvec hit".score, $4::pg_catalog.bool FROM unnest($1, $2, $3) AS "sqlvec hit" (row_id, row_table, score) '
-                         'ORDER BY "sqlvec hit".score DESC, "sqlvec hit".row_id::%1$s LIMIT %3$s',
-                         (SELECT format_type(c.type_oid, -1) FROM sqlvec._column(rel, v_keys[1]) AS c), format_type(key_type, -1), k);
     END IF;
 END
 $body$;

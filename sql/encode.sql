@@ -153,7 +153,7 @@ DECLARE
     v_vector text := format('sqlvec._as_vector(%s)', arguments[1]);
     v_mean text;
 BEGIN
-    SELECT e.kind, e.dimensions, e.options INTO v_encoder FROM sqlvec.encoder AS e WHERE e.name = _encode_expression.encoder;
+    SELECT e.kind, e.dimensions, e.options, e.code_type INTO v_encoder FROM sqlvec.encoder AS e WHERE e.name = _encode_expression.encoder;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'encoder "%" does not exist', encoder
             USING ERRCODE = 'undefined_object',
@@ -178,7 +178,7 @@ BEGIN
     WHEN 'linear' THEN
         RETURN format('sqlvec._linear(%L, %s)', encoder, v_vector);
     WHEN 'fde' THEN
-        RETURN format('sqlvec._fde(%L, sqlvec._halfvecs(%s), false, %s)', encoder, arguments[1],
+        RETURN format('sqlvec._fde%s(%L, sqlvec._halfvecs(%s), false, %s)', CASE v_encoder.code_type WHEN 'bit' THEN '_bits' END, encoder, arguments[1],
                       sqlvec._fde_constants(v_encoder.dimensions, v_encoder.options));
     WHEN 'bm25' THEN
         RETURN sqlvec._bm25_expression(v_encoder.options, arguments);

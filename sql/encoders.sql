@@ -14,7 +14,7 @@ DECLARE
         WHEN 'binary' THEN '{"rotate": false, "seed": 0, "center": false}'
         WHEN 'truncate' THEN '{"dimensions": null, "type": "halfvec"}'
         WHEN 'linear' THEN '{"dimensions": null, "seed": 0, "center": false}'
-        WHEN 'fde' THEN '{"repetitions": 20, "simhash_bits": 4, "projection": 8, "final_dimensions": null, "seed": 0}'
+        WHEN 'fde' THEN '{"repetitions": 20, "simhash_bits": 4, "projection": 8, "final_dimensions": null, "seed": 0, "bits": false}'
     END::jsonb;
     v_options jsonb := v_defaults || coalesce(options, '{}');
     v_key text;
@@ -36,7 +36,7 @@ BEGIN
                 USING ERRCODE = 'invalid_parameter_value',
                       HINT = coalesce('Its options are: ' || (SELECT string_agg(k, ', ') FROM jsonb_object_keys(v_defaults) AS k) || '.',
                                       'It has no options.');
-        ELSIF v_key IN ('rotate', 'center') AND jsonb_typeof(v_value) <> 'boolean' THEN
+        ELSIF v_key IN ('rotate', 'center', 'bits') AND jsonb_typeof(v_value) <> 'boolean' THEN
             RAISE EXCEPTION 'option "%" is true or false, not %', v_key, v_value
                 USING ERRCODE = 'invalid_parameter_value';
         ELSIF v_key = 'seed' AND v_value::text !~ '^-?[0-9]{1,18}$' THEN
@@ -69,7 +69,8 @@ $body$;
 CREATE OR REPLACE FUNCTION sqlvec._code_dimensions(kind text, dimensions int, options jsonb) RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN kind = 'fde'
-            THEN coalesce((options ->> 'final_dimensions')::int,
+            THEN CASE WHEN (options ->> 'bits')::boolean THEN 2 ELSE 1 END
+                 * coalesce((options ->> 'final_dimensions')::int,
                           (options ->> 'repetitions')::int * (1 << (options ->> 'simhash_bits')::int) * (options ->> 'projection')::int)
             ELSE coalesce((options ->> 'dimensions')::int, dimensions) END;
 
@@ -118,7 +119,8 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_options jsonb := sqlvec._encoder_options(kind, dimensions, options);
-    v_code_type text := CASE kind WHEN 'binary' THEN 'bit' WHEN 'truncate' THEN v_options ->> 'type' ELSE 'halfvec' END;
+    v_code_type text := CASE WHEN kind = 'binary' OR (v_options ->> 'bits')::boolean THEN 'bit'
+                             WHEN kind = 'truncate' THEN v_options ->> 'type' ELSE 'halfvec' END;
     v_code_dimensions int := sqlvec._code_dimensions(kind, dimensions, v_options);
     v_center boolean := coalesce((v_options ->> 'center')::boolean, false);
     v_matrix boolean := kind IN ('linear', 'fde') OR coalesce((v_options ->> 'rotate')::boolean, false);
@@ -175,7 +177,7 @@ END
 $body$;
 
 COMMENT ON PROCEDURE sqlvec.create_encoder(text, text, int, jsonb, vector) IS
-    'Make a named, immutable encoder for vectors of `dimensions`. Kinds: halfvec {}, binary {"rotate", "seed", "center"}, truncate {"dimensions", "type"}, linear {"dimensions", "seed", "center"}, and for multi-vectors fde {"repetitions", "simhash_bits", "projection", "final_dimensions", "seed"}; mean is what "center" takes off.';
+    'Make a named, immutable encoder for vectors of `dimensions`. Kinds: halfvec {}, binary {"rotate", "seed", "center"}, truncate {"dimensions", "type"}, linear {"dimensions", "seed", "center"}, and for multi-vectors fde {"repetitions", "simhash_bits", "projection", "final_dimensions", "seed", "bits"}; mean is what "center" takes off.';
 
 CREATE OR REPLACE PROCEDURE sqlvec.drop_encoder(name text) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$

@@ -2,14 +2,14 @@
 
 CREATE OR REPLACE PROCEDURE sqlvec.add_fde(
     rel regclass, column_name text, target text = NULL, repetitions int = 20, simhash_bits int = 4, projection int = 8,
-    final_dimensions int = NULL, seed bigint = 0
+    final_dimensions int = NULL, seed bigint = 0, bits boolean = false
 ) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_source record;
     v_dimensions int;
     v_options jsonb := jsonb_build_object('repetitions', repetitions, 'simhash_bits', simhash_bits, 'projection', projection,
-                                          'final_dimensions', final_dimensions, 'seed', seed);
+                                          'final_dimensions', final_dimensions, 'seed', seed, 'bits', bits);
     v_target text := coalesce(target, sqlvec._name(column_name || '_fde'));
     v_encoder text;
     v_filled boolean;
@@ -29,7 +29,7 @@ BEGIN
     PERFORM sqlvec._claim_targets(rel, ARRAY[column_name], ARRAY[v_target]);
     v_encoder := sqlvec._own_encoder_name(rel, v_target);
     PERFORM sqlvec._write_encoder(v_encoder, 'fde', v_dimensions, v_options, sqlvec._owner(rel), NULL);
-    v_filled := sqlvec._add_target(rel, v_target, v_encoder, 'halfvec', sqlvec._code_dimensions('fde', v_dimensions, v_options));
+    v_filled := sqlvec._add_target(rel, v_target, v_encoder, CASE WHEN bits THEN 'bit' ELSE 'halfvec' END, sqlvec._code_dimensions('fde', v_dimensions, v_options));
     -- Token vectors hardly compress. A choice made by the application stays.
     IF (SELECT a.attstorage = 'x' FROM pg_attribute AS a WHERE a.attrelid = rel AND a.attname = column_name) THEN
         EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET STORAGE EXTERNAL', sqlvec._qualified(rel), column_name);
@@ -38,5 +38,5 @@ BEGIN
 END
 $body$;
 
-COMMENT ON PROCEDURE sqlvec.add_fde(regclass, text, text, int, int, int, int, bigint) IS
-    'Declare a column `target` that holds the fixed dimensional encoding (MUVERA) of multi-vector column `column_name`: repetitions * 2^simhash_bits * projection dimensions in halfvec, or final_dimensions. Adds the column, the trigger and the catalog row; rows already there wait for sqlvec.backfill, and an empty array gets zeros. Index it with halfvec_ip_ops.';
+COMMENT ON PROCEDURE sqlvec.add_fde(regclass, text, text, int, int, int, int, bigint, boolean) IS
+    'Declare a column `target` that holds the fixed dimensional encoding (MUVERA) of multi-vector column `column_name`: repetitions * 2^simhash_bits * projection dimensions in halfvec, or final_dimensions; with bits their signs, twice as many bits. Adds the column, the trigger and the catalog row; rows already there wait for sqlvec.backfill, and an empty array gets zeros. Index it with halfvec_ip_ops, signs with bit_hamming_ops.';

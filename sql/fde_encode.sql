@@ -131,25 +131,46 @@ CREATE OR REPLACE FUNCTION sqlvec._is_blank(tokens halfvec[]) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN tokens IS NOT NULL AND NOT EXISTS (SELECT FROM unnest(tokens) AS t WHERE t IS NOT NULL);
 
-CREATE OR REPLACE FUNCTION sqlvec._fde(
+-- The values of a code. Zeros without tokens, so that such a row counts as encoded; it is found by nothing.
+CREATE OR REPLACE FUNCTION sqlvec._fde_code(
     encoder text, tokens halfvec[], as_query boolean, dimensions int, repetitions int, simhash_bits int, projection int, final_dimensions int
-) RETURNS halfvec
+) RETURNS float8[]
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_values float8[];
 BEGIN
     IF sqlvec._is_blank(tokens) THEN
-        -- So that a row without tokens counts as encoded. It is found by nothing.
-        RETURN sqlvec._to_halfvec(array_fill(0::float8, ARRAY[coalesce(final_dimensions, repetitions * (1 << simhash_bits) * projection)]));
+        RETURN array_fill(0::float8, ARRAY[coalesce(final_dimensions, repetitions * (1 << simhash_bits) * projection)]);
     END IF;
     v_values := sqlvec._fde_values(encoder, tokens, as_query, dimensions, repetitions, simhash_bits, projection);
-    IF final_dimensions IS NOT NULL THEN
-        v_values := sqlvec._fde_sketch(encoder, v_values, final_dimensions);
-    END IF;
-    RETURN sqlvec._to_halfvec(v_values);
+    RETURN CASE WHEN final_dimensions IS NULL THEN v_values ELSE sqlvec._fde_sketch(encoder, v_values, final_dimensions) END;
 END
 $body$;
+
+CREATE OR REPLACE FUNCTION sqlvec._fde(
+    encoder text, tokens halfvec[], as_query boolean, dimensions int, repetitions int, simhash_bits int, projection int, final_dimensions int
+) RETURNS halfvec
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN sqlvec._to_halfvec(sqlvec._fde_code(encoder, tokens, as_query, dimensions, repetitions, simhash_bits, projection, final_dimensions));
+
+-- One bit per value; a vector has no more than 16000.
+CREATE OR REPLACE FUNCTION sqlvec._positive(x float8[]) RETURNS varbit
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN cardinality(x) <= 16000 THEN sqlvec._bits(x) ELSE sqlvec._bits(x[:16000]) || sqlvec._bits(x[16001:]) END;
+
+-- The same as signs: which values are positive, then which are negative. A document and a query that
+-- agree in a sign differ in no bit, those that disagree in two, and where one of them has a zero, as the
+-- empty buckets of a query do, in one whatever the other has: Hamming distance then ranks by the signs of
+-- the query's tokens alone.
+CREATE OR REPLACE FUNCTION sqlvec._fde_bits(
+    encoder text, tokens halfvec[], as_query boolean, dimensions int, repetitions int, simhash_bits int, projection int, final_dimensions int
+) RETURNS bit
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT sqlvec._positive(c.code) || sqlvec._positive(ARRAY(SELECT 0 - v.value FROM unnest(c.code) WITH ORDINALITY AS v (value, n) ORDER BY v.n))
+    FROM (SELECT sqlvec._fde_code(encoder, tokens, as_query, dimensions, repetitions, simhash_bits, projection, final_dimensions) AS code OFFSET 0) AS c;
+END;
 
 -- Dimensions and options of an encoder as SQL constants. Whatever a row of the catalog says, these are
 -- integers.
@@ -158,13 +179,14 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN format('%s, %s, %s, %s, %s', dimensions, (options ->> 'repetitions')::int, (options ->> 'simhash_bits')::int,
               (options ->> 'projection')::int, coalesce((options ->> 'final_dimensions')::int::text, 'NULL'));
 
-CREATE OR REPLACE FUNCTION sqlvec._fde_of(encoder text, tokens halfvec[], as_query boolean) RETURNS halfvec
+-- The encoder, when it makes codes of this type.
+CREATE OR REPLACE FUNCTION sqlvec._fde_encoder(encoder text, code_type text) RETURNS sqlvec.encoder
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_encoder record;
+    v_encoder sqlvec.encoder;
 BEGIN
-    SELECT e.kind, e.dimensions, e.options INTO v_encoder FROM sqlvec.encoder AS e WHERE e.name = _fde_of.encoder;
+    SELECT e.* INTO v_encoder FROM sqlvec.encoder AS e WHERE e.name = _fde_encoder.encoder;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'encoder "%" does not exist', encoder
             USING ERRCODE = 'undefined_object',
@@ -172,15 +194,33 @@ BEGIN
     ELSIF v_encoder.kind <> 'fde' THEN
         RAISE EXCEPTION 'encoder "%" is of kind "%", not "fde"', encoder, v_encoder.kind
             USING ERRCODE = 'datatype_mismatch', HINT = 'sqlvec.encode encodes single vectors.';
+    ELSIF v_encoder.code_type <> code_type THEN
+        RAISE EXCEPTION 'encoder "%" makes codes of type %, not %', encoder, v_encoder.code_type, code_type
+            USING ERRCODE = 'datatype_mismatch',
+                  HINT = CASE code_type WHEN 'bit' THEN 'Use sqlvec.fde_document or sqlvec.fde_query.'
+                                        ELSE 'Use sqlvec.fde_document_bits or sqlvec.fde_query_bits.' END;
     END IF;
-    IF sqlvec._is_blank(tokens) THEN
-        RETURN NULL;
-    END IF;
-    RETURN sqlvec._fde(encoder, tokens, as_query, v_encoder.dimensions, (v_encoder.options ->> 'repetitions')::int,
-                       (v_encoder.options ->> 'simhash_bits')::int, (v_encoder.options ->> 'projection')::int,
-                       (v_encoder.options ->> 'final_dimensions')::int);
+    RETURN v_encoder;
 END
 $body$;
+
+CREATE OR REPLACE FUNCTION sqlvec._fde_of(encoder text, tokens halfvec[], as_query boolean) RETURNS halfvec
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT CASE WHEN NOT sqlvec._is_blank(tokens)
+                THEN sqlvec._fde(encoder, tokens, as_query, e.dimensions, (e.options ->> 'repetitions')::int, (e.options ->> 'simhash_bits')::int,
+                                 (e.options ->> 'projection')::int, (e.options ->> 'final_dimensions')::int) END
+    FROM sqlvec._fde_encoder(encoder, 'halfvec') AS e;
+END;
+
+CREATE OR REPLACE FUNCTION sqlvec._fde_bits_of(encoder text, tokens halfvec[], as_query boolean) RETURNS bit
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT CASE WHEN NOT sqlvec._is_blank(tokens)
+                THEN sqlvec._fde_bits(encoder, tokens, as_query, e.dimensions, (e.options ->> 'repetitions')::int, (e.options ->> 'simhash_bits')::int,
+                                      (e.options ->> 'projection')::int, (e.options ->> 'final_dimensions')::int) END
+    FROM sqlvec._fde_encoder(encoder, 'bit') AS e;
+END;
 
 CREATE OR REPLACE FUNCTION sqlvec.fde_document(encoder text, tokens halfvec[]) RETURNS halfvec
 LANGUAGE sql STABLE PARALLEL SAFE RETURN sqlvec._fde_of(encoder, tokens, false);
@@ -192,6 +232,16 @@ LANGUAGE sql STABLE PARALLEL SAFE RETURN sqlvec._fde_of(encoder, tokens, true);
 COMMENT ON FUNCTION sqlvec.fde_query(text, halfvec[]) IS
     'Fixed dimensional encoding of the multi-vector of a query, to be compared by <#> with those that sqlvec.fde_document makes. NULL without tokens.';
 
+CREATE OR REPLACE FUNCTION sqlvec.fde_document_bits(encoder text, tokens halfvec[]) RETURNS bit
+LANGUAGE sql STABLE PARALLEL SAFE RETURN sqlvec._fde_bits_of(encoder, tokens, false);
+COMMENT ON FUNCTION sqlvec.fde_document_bits(text, halfvec[]) IS
+    'Signs of the fixed dimensional encoding of a document, under a catalog encoder of kind fde with option "bits": which values are positive, then which are negative. NULL without tokens.';
+
+CREATE OR REPLACE FUNCTION sqlvec.fde_query_bits(encoder text, tokens halfvec[]) RETURNS bit
+LANGUAGE sql STABLE PARALLEL SAFE RETURN sqlvec._fde_bits_of(encoder, tokens, true);
+COMMENT ON FUNCTION sqlvec.fde_query_bits(text, halfvec[]) IS
+    'Signs of the fixed dimensional encoding of a query, to be compared by Hamming distance <~> with those that sqlvec.fde_document_bits makes: the more a document agrees with the query, the nearer it is. NULL without tokens.';
+
 -- An error for settings whose codes no HNSW index on halfvec can hold; its hint names some that fit.
 CREATE OR REPLACE FUNCTION sqlvec._check_fde(dimensions int, options jsonb) RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -201,7 +251,8 @@ DECLARE
     v_bits int := options ->> 'simhash_bits';
     v_p int := options ->> 'projection';
     v_final int := options ->> 'final_dimensions';
-    v_most CONSTANT int := 4000;
+    v_signs boolean := coalesce((options ->> 'bits')::boolean, false);
+    v_most int := CASE WHEN v_signs THEN 32000 ELSE 4000 END;
     v_fitting text[] := '{}';
     v_blocks bigint := v_r::bigint * (1 << v_bits) * v_p;
 BEGIN
@@ -224,11 +275,12 @@ BEGIN
         IF v_most / (v_r * (1 << v_bits)) > 0 THEN
             v_fitting := v_fitting || format('projection => %s', v_most / (v_r * (1 << v_bits)));
         END IF;
-        RAISE EXCEPTION 'an encoding of % repetitions, 2^% buckets and projection % has % dimensions; an index on halfvec takes %',
-            v_r, v_bits, v_p, v_blocks, v_most
+        RAISE EXCEPTION 'an encoding of % repetitions, 2^% buckets and projection % has % dimensions; an index on % takes %',
+            v_r, v_bits, v_p, v_blocks, CASE WHEN v_signs THEN 'its signs' ELSE 'halfvec' END, v_most
             USING ERRCODE = 'program_limit_exceeded',
                   HINT = format('Any one of these fits: %s.',
-                                array_to_string(v_fitting || format('final_dimensions => %s', v_most), ', '));
+                                array_to_string(v_fitting || format('final_dimensions => %s', least(v_most, 4000))
+                                                || CASE WHEN NOT v_signs AND v_blocks <= 32000 THEN ARRAY['bits => true'] ELSE '{}' END, ', '));
     END IF;
 END
 $body$;
@@ -279,3 +331,11 @@ BEGIN
     END IF;
 END
 $body$;
+
+-- The SQL expression that computes the code of a query, given that of its tokens.
+CREATE OR REPLACE FUNCTION sqlvec._fde_query_expression(encoder text, argument text) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT format('sqlvec._fde%s(%L, %s, true, %s)', CASE e.code_type WHEN 'bit' THEN '_bits' END, encoder, argument, sqlvec._fde_constants(e.dimensions, e.options))
+    FROM sqlvec.encoder AS e WHERE e.name = encoder;
+END;

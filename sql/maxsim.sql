@@ -54,3 +54,16 @@ RETURN sqlvec.maxsim(trim_array(tokens, cardinality(tokens) - least(greatest(coa
 
 COMMENT ON FUNCTION sqlvec.maxsim_nested(halfvec[], halfvec[], int, int) IS
     'sqlvec.maxsim of the first document_tokens of tokens and the first query_tokens of query; NULL means all of them. For nested multi-vectors, whose first vectors matter most.';
+
+-- Constrained nearest neighbours (Aiger and others 2023, "Yes, we CANN"): MaxSim in which a document token
+-- counts only within a radius.
+CREATE OR REPLACE FUNCTION sqlvec.maxsim_radius(tokens halfvec[], query halfvec[], radius float8, power float8 = 1) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN cardinality(query) > 0
+            THEN (SELECT sum(CASE WHEN n.distance < radius THEN power(1 - power(n.distance / radius, power), 1 / power)
+                                  WHEN n.distance >= radius THEN 0 END)
+                  FROM unnest(query) AS y, LATERAL (SELECT (SELECT min(x <-> y) FROM unnest(tokens) AS x) AS distance OFFSET 0) AS n)
+            WHEN cardinality(query) = 0 AND cardinality(tokens) > 0 THEN 0 END;
+
+COMMENT ON FUNCTION sqlvec.maxsim_radius(halfvec[], halfvec[], float8, float8) IS
+    'MaxSim with a radius (CANN): for every vector of query (1 - (distance / radius)^power)^(1/power) of its nearest of tokens by L2 distance, 0 from the radius on, summed. 0 for an empty query; NULL where either is NULL or tokens is empty.';

@@ -196,15 +196,7 @@ BEGIN
     way := coalesce(v_way.way, 'exact');
     index_name := v_way.index_name;
     IF v_way.way IS NOT NULL THEN
-        -- Candidates are sorted by exact distance in the end: the scan may hand them over in any order.
-        settings := ARRAY[
-            greatest(least(candidate_count, 1000), nullif(current_setting('hnsw.ef_search', true), '')::int)::text,
-            'relaxed_order', 'relaxed_order', 'off',
-            -- The scan was chosen for what it is expected to visit, so let it get there; the limits
-            -- of an index that was asked for are the caller's.
-            CASE WHEN mode = 'auto' THEN greatest(least(4 * candidate_count * v_total / greatest(v_matching, 1), 1e9),
-                                                  nullif(current_setting('hnsw.max_scan_tuples', true), '')::float8, 20000)::bigint::text END,
-            CASE WHEN mode = 'auto' THEN greatest(16, nullif(current_setting('hnsw.scan_mem_multiplier', true), '')::float8)::text END];
+        settings := sqlvec._scan_settings(candidate_count, v_total, v_matching, mode = 'auto');
     END IF;
 
     IF key_type IS NOT NULL THEN
@@ -238,6 +230,18 @@ BEGIN
     fallback := v_part.fallback;
 END
 $body$;
+
+-- What sqlvec._set_scan sets for a scan of an approximate index: rows come in any order, because they
+-- are sorted anew. Where all that is asked for is to be found (`whole`), the scan may visit as many as
+-- were expected; the limits of an index that was asked for by name are the caller's.
+CREATE OR REPLACE FUNCTION sqlvec._scan_settings(candidate_count int, total float8, matching float8, whole boolean) RETURNS text[]
+LANGUAGE sql STABLE
+RETURN ARRAY[
+    greatest(least(candidate_count, 1000), nullif(current_setting('hnsw.ef_search', true), '')::int)::text,
+    'relaxed_order', 'relaxed_order', 'off',
+    CASE WHEN whole THEN greatest(least(4 * candidate_count * total / greatest(matching, 1), 1e9),
+                                  nullif(current_setting('hnsw.max_scan_tuples', true), '')::float8, 20000)::bigint::text END,
+    CASE WHEN whole THEN greatest(16, nullif(current_setting('hnsw.scan_mem_multiplier', true), '')::float8)::text END];
 
 -- Calls into pgvector, whose settings cannot be read before its library is loaded.
 CREATE OR REPLACE FUNCTION sqlvec._load_pgvector() RETURNS boolean

@@ -70,3 +70,39 @@ BEGIN
                        fallback, v_exact, candidate_count, answer, carried, v_order, k);
 END
 $body$;
+
+-- The statement that ends a search of several steps: the rows or keys at $1, $2 with scores $3 and
+-- complete $4, the best first.
+--   alias      the table is read under this name
+--   k          rows to answer, NULL all
+--   place      what a step answers as row_id and row_table: the address, or the key as text
+--   tie_break  which of equal scores comes first: by key where there is one that may be read
+CREATE OR REPLACE FUNCTION sqlvec._hit_statement(
+    rel oid, alias text, key_column text, key_type regtype, k int, OUT place text, OUT tie_break text, OUT answer text
+) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_keys name[] := CASE WHEN key_type IS NOT NULL THEN ARRAY[sqlvec._key_column(rel, key_column)]::name[]
+                          ELSE ARRAY(SELECT a.attname FROM pg_index AS i, unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY AS n (attnum, position)
+                                     JOIN pg_attribute AS a ON a.attnum = n.attnum
+                                     WHERE i.indrelid = rel AND i.indisprimary AND a.attrelid = rel ORDER BY n.position) END;
+    v_type text;
+BEGIN
+    tie_break := coalesce((SELECT string_agg(format('%s.%I', alias, c.name), ', ' ORDER BY c.position)
+                           FROM unnest(v_keys) WITH ORDINALITY AS c (name, position)
+                           WHERE has_column_privilege(rel, c.name::text, 'SELECT')), format('%1$s.tableoid, %1$s.ctid', alias));
+    IF key_type IS NULL THEN
+        place := format('%1$s.ctid::pg_catalog.text AS row_id, %1$s.tableoid AS row_table', alias);
+        -- Cast as a whole: a cast in the condition would keep it behind the policies. The alias is one that no
+        -- table has.
+        answer := format('SELECT (%1$s.*)::%2$s, "sqlvec hit".score, $4::pg_catalog.bool FROM unnest($1::pg_catalog.tid[], $2, $3) AS "sqlvec hit" (row_id, row_table, score) '
+                         'JOIN %2$s AS %1$s ON %1$s.ctid OPERATOR(pg_catalog.=) "sqlvec hit".row_id AND %1$s.tableoid OPERATOR(pg_catalog.=) "sqlvec hit".row_table '
+                         'ORDER BY "sqlvec hit".score DESC, %3$s LIMIT %4$s', alias, sqlvec._qualified(rel), tie_break, coalesce(k::text, 'ALL'));
+        RETURN;
+    END IF;
+    v_type := (SELECT format_type(c.type_oid, -1) FROM sqlvec._column(rel, v_keys[1]) AS c);
+    place := format('%s.%I::pg_catalog.text AS row_id, 0::pg_catalog.oid AS row_table', alias, v_keys[1]);
+    answer := format('SELECT "sqlvec hit".row_id::%1$s::%2$s, "sqlvec hit".score, $4::pg_catalog.bool FROM unnest($1, $2, $3) AS "sqlvec hit" (row_id, row_table, score) '
+                     'ORDER BY "sqlvec hit".score DESC, "sqlvec hit".row_id::%1$s LIMIT %3$s', v_type, format_type(key_type, -1), coalesce(k::text, 'ALL'));
+END
+$body$;

@@ -8,7 +8,9 @@ from sqlvec.search import (
     bit_search,
     bm25_search,
     explain_bm25_search,
+    explain_maxsim_search,
     explain_search,
+    maxsim_search,
     sparse_search,
     vector_search,
 )
@@ -28,7 +30,9 @@ __all__ = [
     "bit_search",
     "bm25_search",
     "explain_bm25_search",
+    "explain_maxsim_search",
     "explain_search",
+    "maxsim_search",
     "sparse_search",
     "vector_search",
 ]

@@ -113,7 +113,8 @@ class AddFDE(ExecutableDDLElement):
 
     :param source: the multi-vector column.
     :param code: the column that holds the encoding; made where it is not there.
-    :param options: integers by name, as ``sqlvec.add_fde`` has them; None is its default.
+    :param options: numbers and flags by name, as ``sqlvec.add_fde`` has them; None is its
+        default.
 
     .. versionadded:: 0.1
     """
@@ -243,7 +244,7 @@ def _compile_add_fde(element: AddFDE, compiler: DDLCompiler, **kw: Any) -> str:
     ]
     for name, value in (element.encoder_options or {}).items():
         if value is not None:
-            arguments.append(f"{name} => {int(value)}")
+            arguments.append(f"{name} => {json.dumps(value)}")
     return f"CALL sqlvec.add_fde({', '.join(arguments)})"
 
 

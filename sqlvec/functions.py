@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from sqlalchemy import Double, Integer, Table, Text, cast, literal, null
+from sqlalchemy import Boolean, Double, Integer, Table, Text, cast, literal, null
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSQUERY
 from sqlalchemy.orm import QueryableAttribute
 from sqlalchemy.sql import coercions, roles
@@ -147,6 +147,19 @@ class maxsim_nested(_MaxSim):
         )
 
 
+class maxsim_radius(_MaxSim):
+    """``maxsim`` in which a document token counts only within a radius of the query token.
+
+    :param radius: L2 distance at which a token counts for nothing.
+    :param power: how the similarity falls with the distance d, (1 - (d/radius)^p)^(1/p).
+    """
+
+    def __init__(self, tokens: Any, query: Any, radius: Any, power: Any = None) -> None:
+        super().__init__(
+            tokens, query, radius=_value(radius, Double()), power=_value(power, Double())
+        )
+
+
 class _FixedDimensional(SqlvecFunction):
     """The arguments that both sides of a fixed dimensional encoding have.
 
@@ -154,7 +167,7 @@ class _FixedDimensional(SqlvecFunction):
     :param tokens: a multi-vector.
     """
 
-    type = HALFVEC()
+    type: TypeEngine[Any] = HALFVEC()
 
     def __init__(self, encoder: Any, tokens: Any) -> None:
         super().__init__(encoder=_value(encoder, Text()), tokens=_value(tokens, MULTIVECTOR()))
@@ -166,6 +179,31 @@ class fde_document(_FixedDimensional):
 
 class fde_query(_FixedDimensional):
     """Code of the multi-vector of a query."""
+
+
+class fde_document_bits(_FixedDimensional):
+    """Signs of the code of a document, under an encoder with option ``bits``."""
+
+    type = BIT(varying=True)
+
+
+class fde_query_bits(_FixedDimensional):
+    """Signs of the code of a query, under an encoder with option ``bits``."""
+
+    type = BIT(varying=True)
+
+
+class carve(SqlvecFunction):
+    """Query tokens with those that point the same way added up (ball carving).
+
+    :param query: the multi-vector of a query.
+    :param threshold: cosine from which on tokens go together, 0 to 1.
+    """
+
+    type = MULTIVECTOR()
+
+    def __init__(self, query: Any, threshold: Any) -> None:
+        super().__init__(query=_value(query, MULTIVECTOR()), threshold=_value(threshold, Double()))
 
 
 class plan_index(SqlvecFunction):
@@ -309,6 +347,45 @@ class TextSearch(RowSearch):
         )
 
 
+class TokenSearch(RowSearch):
+    """A search by MaxSim.
+
+    :param query: the multi-vector of the query.
+    :param mode: ``auto``, ``exact``, or the name of an encoding or of its index.
+    :param recall: expected share of the true k best, above 0 to 1.
+    :param pooled: ``auto``, ``none``, or the name of a column of pooled tokens.
+    :param carve: cosine from which on query tokens go together while candidates are compared.
+    :param rescore: False answers the candidates with estimates for scores.
+    """
+
+    query_type = MULTIVECTOR()
+
+    def __init__(
+        self,
+        rel: Table,
+        column_name: Any,
+        query: Any,
+        *,
+        mode: Any = None,
+        recall: Any = None,
+        pooled: Any = None,
+        carve: Any = None,
+        rescore: Any = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(
+            rel,
+            column_name,
+            query,
+            **arguments,
+            mode=_value(mode, Text()),
+            recall=_value(recall, Double()),
+            pooled=_value(pooled, Text()),
+            carve=_value(carve, Double()),
+            rescore=_value(rescore, Boolean()),
+        )
+
+
 class vector_search(NearestSearch):
     """Nearest rows of a vector or halfvec column, as (hit, distance, complete)."""
 
@@ -361,6 +438,18 @@ class bm25_search_keys(KeySearch, TextSearch):
 
 class explain_bm25_search(TextSearch):
     """What ``bm25_search`` would do with the same arguments, as (topic, detail)."""
+
+
+class maxsim_search(TokenSearch):
+    """Rows with the highest MaxSim, as (hit, score, complete)."""
+
+
+class maxsim_search_keys(KeySearch, TokenSearch):
+    """Rows with the highest MaxSim, as (key, score, complete)."""
+
+
+class explain_maxsim_search(TokenSearch):
+    """What ``maxsim_search`` would do with the same arguments, as (topic, detail)."""
 
 
 class bm25_score(SqlvecFunction):

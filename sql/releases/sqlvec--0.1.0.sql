@@ -536,7 +536,7 @@ DECLARE
     v_vector text := format('sqlvec._as_vector(%s)', arguments[1]);
     v_mean text;
 BEGIN
-    SELECT e.kind, e.dimensions, e.options INTO v_encoder FROM sqlvec.encoder AS e WHERE e.name = _encode_expression.encoder;
+    SELECT e.kind, e.dimensions, e.options, e.code_type INTO v_encoder FROM sqlvec.encoder AS e WHERE e.name = _encode_expression.encoder;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'encoder "%" does not exist', encoder
             USING ERRCODE = 'undefined_object',
@@ -561,7 +561,7 @@ BEGIN
     WHEN 'linear' THEN
         RETURN format('sqlvec._linear(%L, %s)', encoder, v_vector);
     WHEN 'fde' THEN
-        RETURN format('sqlvec._fde(%L, sqlvec._halfvecs(%s), false, %s)', encoder, arguments[1],
+        RETURN format('sqlvec._fde%s(%L, sqlvec._halfvecs(%s), false, %s)', CASE v_encoder.code_type WHEN 'bit' THEN '_bits' END, encoder, arguments[1],
                       sqlvec._fde_constants(v_encoder.dimensions, v_encoder.options));
     WHEN 'bm25' THEN
         RETURN sqlvec._bm25_expression(v_encoder.options, arguments);
@@ -613,7 +613,7 @@ DECLARE
         WHEN 'binary' THEN '{"rotate": false, "seed": 0, "center": false}'
         WHEN 'truncate' THEN '{"dimensions": null, "type": "halfvec"}'
         WHEN 'linear' THEN '{"dimensions": null, "seed": 0, "center": false}'
-        WHEN 'fde' THEN '{"repetitions": 20, "simhash_bits": 4, "projection": 8, "final_dimensions": null, "seed": 0}'
+        WHEN 'fde' THEN '{"repetitions": 20, "simhash_bits": 4, "projection": 8, "final_dimensions": null, "seed": 0, "bits": false}'
     END::jsonb;
     v_options jsonb := v_defaults || coalesce(options, '{}');
     v_key text;
@@ -635,7 +635,7 @@ BEGIN
                 USING ERRCODE = 'invalid_parameter_value',
                       HINT = coalesce('Its options are: ' || (SELECT string_agg(k, ', ') FROM jsonb_object_keys(v_defaults) AS k) || '.',
                                       'It has no options.');
-        ELSIF v_key IN ('rotate', 'center') AND jsonb_typeof(v_value) <> 'boolean' THEN
+        ELSIF v_key IN ('rotate', 'center', 'bits') AND jsonb_typeof(v_value) <> 'boolean' THEN
             RAISE EXCEPTION 'option "%" is true or false, not %', v_key, v_value
                 USING ERRCODE = 'invalid_parameter_value';
         ELSIF v_key = 'seed' AND v_value::text !~ '^-?[0-9]{1,18}$' THEN
@@ -668,7 +668,8 @@ $body$;
 CREATE OR REPLACE FUNCTION sqlvec._code_dimensions(kind text, dimensions int, options jsonb) RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN kind = 'fde'
-            THEN coalesce((options ->> 'final_dimensions')::int,
+            THEN CASE WHEN (options ->> 'bits')::boolean THEN 2 ELSE 1 END
+                 * coalesce((options ->> 'final_dimensions')::int,
                           (options ->> 'repetitions')::int * (1 << (options ->> 'simhash_bits')::int) * (options ->> 'projection')::int)
             ELSE coalesce((options ->> 'dimensions')::int, dimensions) END;
 
@@ -717,7 +718,8 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_options jsonb := sqlvec._encoder_options(kind, dimensions, options);
-    v_code_type text := CASE kind WHEN 'binary' THEN 'bit' WHEN 'truncate' THEN v_options ->> 'type' ELSE 'halfvec' END;
+    v_code_type text := CASE WHEN kind = 'binary' OR (v_options ->> 'bits')::boolean THEN 'bit'
+                             WHEN kind = 'truncate' THEN v_options ->> 'type' ELSE 'halfvec' END;
     v_code_dimensions int := sqlvec._code_dimensions(kind, dimensions, v_options);
     v_center boolean := coalesce((v_options ->> 'center')::boolean, false);
     v_matrix boolean := kind IN ('linear', 'fde') OR coalesce((v_options ->> 'rotate')::boolean, false);
@@ -774,7 +776,7 @@ END
 $body$;
 
 COMMENT ON PROCEDURE sqlvec.create_encoder(text, text, int, jsonb, vector) IS
-    'Make a named, immutable encoder for vectors of `dimensions`. Kinds: halfvec {}, binary {"rotate", "seed", "center"}, truncate {"dimensions", "type"}, linear {"dimensions", "seed", "center"}, and for multi-vectors fde {"repetitions", "simhash_bits", "projection", "final_dimensions", "seed"}; mean is what "center" takes off.';
+    'Make a named, immutable encoder for vectors of `dimensions`. Kinds: halfvec {}, binary {"rotate", "seed", "center"}, truncate {"dimensions", "type"}, linear {"dimensions", "seed", "center"}, and for multi-vectors fde {"repetitions", "simhash_bits", "projection", "final_dimensions", "seed", "bits"}; mean is what "center" takes off.';
 
 CREATE OR REPLACE PROCEDURE sqlvec.drop_encoder(name text) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -1027,25 +1029,46 @@ CREATE OR REPLACE FUNCTION sqlvec._is_blank(tokens halfvec[]) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN tokens IS NOT NULL AND NOT EXISTS (SELECT FROM unnest(tokens) AS t WHERE t IS NOT NULL);
 
-CREATE OR REPLACE FUNCTION sqlvec._fde(
+-- The values of a code. Zeros without tokens, so that such a row counts as encoded; it is found by nothing.
+CREATE OR REPLACE FUNCTION sqlvec._fde_code(
     encoder text, tokens halfvec[], as_query boolean, dimensions int, repetitions int, simhash_bits int, projection int, final_dimensions int
-) RETURNS halfvec
+) RETURNS float8[]
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_values float8[];
 BEGIN
     IF sqlvec._is_blank(tokens) THEN
-        -- So that a row without tokens counts as encoded. It is found by nothing.
-        RETURN sqlvec._to_halfvec(array_fill(0::float8, ARRAY[coalesce(final_dimensions, repetitions * (1 << simhash_bits) * projection)]));
+        RETURN array_fill(0::float8, ARRAY[coalesce(final_dimensions, repetitions * (1 << simhash_bits) * projection)]);
     END IF;
     v_values := sqlvec._fde_values(encoder, tokens, as_query, dimensions, repetitions, simhash_bits, projection);
-    IF final_dimensions IS NOT NULL THEN
-        v_values := sqlvec._fde_sketch(encoder, v_values, final_dimensions);
-    END IF;
-    RETURN sqlvec._to_halfvec(v_values);
+    RETURN CASE WHEN final_dimensions IS NULL THEN v_values ELSE sqlvec._fde_sketch(encoder, v_values, final_dimensions) END;
 END
 $body$;
+
+CREATE OR REPLACE FUNCTION sqlvec._fde(
+    encoder text, tokens halfvec[], as_query boolean, dimensions int, repetitions int, simhash_bits int, projection int, final_dimensions int
+) RETURNS halfvec
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN sqlvec._to_halfvec(sqlvec._fde_code(encoder, tokens, as_query, dimensions, repetitions, simhash_bits, projection, final_dimensions));
+
+-- One bit per value; a vector has no more than 16000.
+CREATE OR REPLACE FUNCTION sqlvec._positive(x float8[]) RETURNS varbit
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN cardinality(x) <= 16000 THEN sqlvec._bits(x) ELSE sqlvec._bits(x[:16000]) || sqlvec._bits(x[16001:]) END;
+
+-- The same as signs: which values are positive, then which are negative. A document and a query that
+-- agree in a sign differ in no bit, those that disagree in two, and where one of them has a zero, as the
+-- empty buckets of a query do, in one whatever the other has: Hamming distance then ranks by the signs of
+-- the query's tokens alone.
+CREATE OR REPLACE FUNCTION sqlvec._fde_bits(
+    encoder text, tokens halfvec[], as_query boolean, dimensions int, repetitions int, simhash_bits int, projection int, final_dimensions int
+) RETURNS bit
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT sqlvec._positive(c.code) || sqlvec._positive(ARRAY(SELECT 0 - v.value FROM unnest(c.code) WITH ORDINALITY AS v (value, n) ORDER BY v.n))
+    FROM (SELECT sqlvec._fde_code(encoder, tokens, as_query, dimensions, repetitions, simhash_bits, projection, final_dimensions) AS code OFFSET 0) AS c;
+END;
 
 -- Dimensions and options of an encoder as SQL constants. Whatever a row of the catalog says, these are
 -- integers.
@@ -1054,13 +1077,14 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN format('%s, %s, %s, %s, %s', dimensions, (options ->> 'repetitions')::int, (options ->> 'simhash_bits')::int,
               (options ->> 'projection')::int, coalesce((options ->> 'final_dimensions')::int::text, 'NULL'));
 
-CREATE OR REPLACE FUNCTION sqlvec._fde_of(encoder text, tokens halfvec[], as_query boolean) RETURNS halfvec
+-- The encoder, when it makes codes of this type.
+CREATE OR REPLACE FUNCTION sqlvec._fde_encoder(encoder text, code_type text) RETURNS sqlvec.encoder
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_encoder record;
+    v_encoder sqlvec.encoder;
 BEGIN
-    SELECT e.kind, e.dimensions, e.options INTO v_encoder FROM sqlvec.encoder AS e WHERE e.name = _fde_of.encoder;
+    SELECT e.* INTO v_encoder FROM sqlvec.encoder AS e WHERE e.name = _fde_encoder.encoder;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'encoder "%" does not exist', encoder
             USING ERRCODE = 'undefined_object',
@@ -1068,15 +1092,33 @@ BEGIN
     ELSIF v_encoder.kind <> 'fde' THEN
         RAISE EXCEPTION 'encoder "%" is of kind "%", not "fde"', encoder, v_encoder.kind
             USING ERRCODE = 'datatype_mismatch', HINT = 'sqlvec.encode encodes single vectors.';
+    ELSIF v_encoder.code_type <> code_type THEN
+        RAISE EXCEPTION 'encoder "%" makes codes of type %, not %', encoder, v_encoder.code_type, code_type
+            USING ERRCODE = 'datatype_mismatch',
+                  HINT = CASE code_type WHEN 'bit' THEN 'Use sqlvec.fde_document or sqlvec.fde_query.'
+                                        ELSE 'Use sqlvec.fde_document_bits or sqlvec.fde_query_bits.' END;
     END IF;
-    IF sqlvec._is_blank(tokens) THEN
-        RETURN NULL;
-    END IF;
-    RETURN sqlvec._fde(encoder, tokens, as_query, v_encoder.dimensions, (v_encoder.options ->> 'repetitions')::int,
-                       (v_encoder.options ->> 'simhash_bits')::int, (v_encoder.options ->> 'projection')::int,
-                       (v_encoder.options ->> 'final_dimensions')::int);
+    RETURN v_encoder;
 END
 $body$;
+
+CREATE OR REPLACE FUNCTION sqlvec._fde_of(encoder text, tokens halfvec[], as_query boolean) RETURNS halfvec
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT CASE WHEN NOT sqlvec._is_blank(tokens)
+                THEN sqlvec._fde(encoder, tokens, as_query, e.dimensions, (e.options ->> 'repetitions')::int, (e.options ->> 'simhash_bits')::int,
+                                 (e.options ->> 'projection')::int, (e.options ->> 'final_dimensions')::int) END
+    FROM sqlvec._fde_encoder(encoder, 'halfvec') AS e;
+END;
+
+CREATE OR REPLACE FUNCTION sqlvec._fde_bits_of(encoder text, tokens halfvec[], as_query boolean) RETURNS bit
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT CASE WHEN NOT sqlvec._is_blank(tokens)
+                THEN sqlvec._fde_bits(encoder, tokens, as_query, e.dimensions, (e.options ->> 'repetitions')::int, (e.options ->> 'simhash_bits')::int,
+                                      (e.options ->> 'projection')::int, (e.options ->> 'final_dimensions')::int) END
+    FROM sqlvec._fde_encoder(encoder, 'bit') AS e;
+END;
 
 CREATE OR REPLACE FUNCTION sqlvec.fde_document(encoder text, tokens halfvec[]) RETURNS halfvec
 LANGUAGE sql STABLE PARALLEL SAFE RETURN sqlvec._fde_of(encoder, tokens, false);
@@ -1088,6 +1130,16 @@ LANGUAGE sql STABLE PARALLEL SAFE RETURN sqlvec._fde_of(encoder, tokens, true);
 COMMENT ON FUNCTION sqlvec.fde_query(text, halfvec[]) IS
     'Fixed dimensional encoding of the multi-vector of a query, to be compared by <#> with those that sqlvec.fde_document makes. NULL without tokens.';
 
+CREATE OR REPLACE FUNCTION sqlvec.fde_document_bits(encoder text, tokens halfvec[]) RETURNS bit
+LANGUAGE sql STABLE PARALLEL SAFE RETURN sqlvec._fde_bits_of(encoder, tokens, false);
+COMMENT ON FUNCTION sqlvec.fde_document_bits(text, halfvec[]) IS
+    'Signs of the fixed dimensional encoding of a document, under a catalog encoder of kind fde with option "bits": which values are positive, then which are negative. NULL without tokens.';
+
+CREATE OR REPLACE FUNCTION sqlvec.fde_query_bits(encoder text, tokens halfvec[]) RETURNS bit
+LANGUAGE sql STABLE PARALLEL SAFE RETURN sqlvec._fde_bits_of(encoder, tokens, true);
+COMMENT ON FUNCTION sqlvec.fde_query_bits(text, halfvec[]) IS
+    'Signs of the fixed dimensional encoding of a query, to be compared by Hamming distance <~> with those that sqlvec.fde_document_bits makes: the more a document agrees with the query, the nearer it is. NULL without tokens.';
+
 -- An error for settings whose codes no HNSW index on halfvec can hold; its hint names some that fit.
 CREATE OR REPLACE FUNCTION sqlvec._check_fde(dimensions int, options jsonb) RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -1097,7 +1149,8 @@ DECLARE
     v_bits int := options ->> 'simhash_bits';
     v_p int := options ->> 'projection';
     v_final int := options ->> 'final_dimensions';
-    v_most CONSTANT int := 4000;
+    v_signs boolean := coalesce((options ->> 'bits')::boolean, false);
+    v_most int := CASE WHEN v_signs THEN 32000 ELSE 4000 END;
     v_fitting text[] := '{}';
     v_blocks bigint := v_r::bigint * (1 << v_bits) * v_p;
 BEGIN
@@ -1120,11 +1173,12 @@ BEGIN
         IF v_most / (v_r * (1 << v_bits)) > 0 THEN
             v_fitting := v_fitting || format('projection => %s', v_most / (v_r * (1 << v_bits)));
         END IF;
-        RAISE EXCEPTION 'an encoding of % repetitions, 2^% buckets and projection % has % dimensions; an index on halfvec takes %',
-            v_r, v_bits, v_p, v_blocks, v_most
+        RAISE EXCEPTION 'an encoding of % repetitions, 2^% buckets and projection % has % dimensions; an index on % takes %',
+            v_r, v_bits, v_p, v_blocks, CASE WHEN v_signs THEN 'its signs' ELSE 'halfvec' END, v_most
             USING ERRCODE = 'program_limit_exceeded',
                   HINT = format('Any one of these fits: %s.',
-                                array_to_string(v_fitting || format('final_dimensions => %s', v_most), ', '));
+                                array_to_string(v_fitting || format('final_dimensions => %s', least(v_most, 4000))
+                                                || CASE WHEN NOT v_signs AND v_blocks <= 32000 THEN ARRAY['bits => true'] ELSE '{}' END, ', '));
     END IF;
 END
 $body$;
@@ -1175,6 +1229,14 @@ BEGIN
     END IF;
 END
 $body$;
+
+-- The SQL expression that computes the code of a query, given that of its tokens.
+CREATE OR REPLACE FUNCTION sqlvec._fde_query_expression(encoder text, argument text) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT format('sqlvec._fde%s(%L, %s, true, %s)', CASE e.code_type WHEN 'bit' THEN '_bits' END, encoder, argument, sqlvec._fde_constants(e.dimensions, e.options))
+    FROM sqlvec.encoder AS e WHERE e.name = encoder;
+END;
 
 -- sqlvec.maxsim: late interaction (Khattab and Zaharia 2020, ColBERT). For every query token its best
 -- document token; the score is the sum of those similarities.
@@ -1232,6 +1294,19 @@ RETURN sqlvec.maxsim(trim_array(tokens, cardinality(tokens) - least(greatest(coa
 
 COMMENT ON FUNCTION sqlvec.maxsim_nested(halfvec[], halfvec[], int, int) IS
     'sqlvec.maxsim of the first document_tokens of tokens and the first query_tokens of query; NULL means all of them. For nested multi-vectors, whose first vectors matter most.';
+
+-- Constrained nearest neighbours (Aiger and others 2023, "Yes, we CANN"): MaxSim in which a document token
+-- counts only within a radius.
+CREATE OR REPLACE FUNCTION sqlvec.maxsim_radius(tokens halfvec[], query halfvec[], radius float8, power float8 = 1) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN cardinality(query) > 0
+            THEN (SELECT sum(CASE WHEN n.distance < radius THEN power(1 - power(n.distance / radius, power), 1 / power)
+                                  WHEN n.distance >= radius THEN 0 END)
+                  FROM unnest(query) AS y, LATERAL (SELECT (SELECT min(x <-> y) FROM unnest(tokens) AS x) AS distance OFFSET 0) AS n)
+            WHEN cardinality(query) = 0 AND cardinality(tokens) > 0 THEN 0 END;
+
+COMMENT ON FUNCTION sqlvec.maxsim_radius(halfvec[], halfvec[], float8, float8) IS
+    'MaxSim with a radius (CANN): for every vector of query (1 - (distance / radius)^power)^(1/power) of its nearest of tokens by L2 distance, 0 from the radius on, summed. 0 for an empty query; NULL where either is NULL or tokens is empty.';
 
 -- Derived columns as they stand now: catalog rows joined to the live table, so that renames and
 -- restores are followed and a column dropped by hand is seen.
@@ -1942,14 +2017,14 @@ COMMENT ON PROCEDURE sqlvec.add_quantized(regclass, text, text, text, text, json
 
 CREATE OR REPLACE PROCEDURE sqlvec.add_fde(
     rel regclass, column_name text, target text = NULL, repetitions int = 20, simhash_bits int = 4, projection int = 8,
-    final_dimensions int = NULL, seed bigint = 0
+    final_dimensions int = NULL, seed bigint = 0, bits boolean = false
 ) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_source record;
     v_dimensions int;
     v_options jsonb := jsonb_build_object('repetitions', repetitions, 'simhash_bits', simhash_bits, 'projection', projection,
-                                          'final_dimensions', final_dimensions, 'seed', seed);
+                                          'final_dimensions', final_dimensions, 'seed', seed, 'bits', bits);
     v_target text := coalesce(target, sqlvec._name(column_name || '_fde'));
     v_encoder text;
     v_filled boolean;
@@ -1969,7 +2044,7 @@ BEGIN
     PERFORM sqlvec._claim_targets(rel, ARRAY[column_name], ARRAY[v_target]);
     v_encoder := sqlvec._own_encoder_name(rel, v_target);
     PERFORM sqlvec._write_encoder(v_encoder, 'fde', v_dimensions, v_options, sqlvec._owner(rel), NULL);
-    v_filled := sqlvec._add_target(rel, v_target, v_encoder, 'halfvec', sqlvec._code_dimensions('fde', v_dimensions, v_options));
+    v_filled := sqlvec._add_target(rel, v_target, v_encoder, CASE WHEN bits THEN 'bit' ELSE 'halfvec' END, sqlvec._code_dimensions('fde', v_dimensions, v_options));
     -- Token vectors hardly compress. A choice made by the application stays.
     IF (SELECT a.attstorage = 'x' FROM pg_attribute AS a WHERE a.attrelid = rel AND a.attname = column_name) THEN
         EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET STORAGE EXTERNAL', sqlvec._qualified(rel), column_name);
@@ -1978,8 +2053,8 @@ BEGIN
 END
 $body$;
 
-COMMENT ON PROCEDURE sqlvec.add_fde(regclass, text, text, int, int, int, int, bigint) IS
-    'Declare a column `target` that holds the fixed dimensional encoding (MUVERA) of multi-vector column `column_name`: repetitions * 2^simhash_bits * projection dimensions in halfvec, or final_dimensions. Adds the column, the trigger and the catalog row; rows already there wait for sqlvec.backfill, and an empty array gets zeros. Index it with halfvec_ip_ops.';
+COMMENT ON PROCEDURE sqlvec.add_fde(regclass, text, text, int, int, int, int, bigint, boolean) IS
+    'Declare a column `target` that holds the fixed dimensional encoding (MUVERA) of multi-vector column `column_name`: repetitions * 2^simhash_bits * projection dimensions in halfvec, or final_dimensions; with bits their signs, twice as many bits. Adds the column, the trigger and the catalog row; rows already there wait for sqlvec.backfill, and an empty array gets zeros. Index it with halfvec_ip_ops, signs with bit_hamming_ops.';
 
 -- sqlvec.backfill: codes for the rows that were there before the column was declared.
 
@@ -3439,6 +3514,42 @@ BEGIN
 END
 $body$;
 
+-- The statement that ends a search of several steps: the rows or keys at $1, $2 with scores $3 and
+-- complete $4, the best first.
+--   alias      the table is read under this name
+--   k          rows to answer, NULL all
+--   place      what a step answers as row_id and row_table: the address, or the key as text
+--   tie_break  which of equal scores comes first: by key where there is one that may be read
+CREATE OR REPLACE FUNCTION sqlvec._hit_statement(
+    rel oid, alias text, key_column text, key_type regtype, k int, OUT place text, OUT tie_break text, OUT answer text
+) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_keys name[] := CASE WHEN key_type IS NOT NULL THEN ARRAY[sqlvec._key_column(rel, key_column)]::name[]
+                          ELSE ARRAY(SELECT a.attname FROM pg_index AS i, unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY AS n (attnum, position)
+                                     JOIN pg_attribute AS a ON a.attnum = n.attnum
+                                     WHERE i.indrelid = rel AND i.indisprimary AND a.attrelid = rel ORDER BY n.position) END;
+    v_type text;
+BEGIN
+    tie_break := coalesce((SELECT string_agg(format('%s.%I', alias, c.name), ', ' ORDER BY c.position)
+                           FROM unnest(v_keys) WITH ORDINALITY AS c (name, position)
+                           WHERE has_column_privilege(rel, c.name::text, 'SELECT')), format('%1$s.tableoid, %1$s.ctid', alias));
+    IF key_type IS NULL THEN
+        place := format('%1$s.ctid::pg_catalog.text AS row_id, %1$s.tableoid AS row_table', alias);
+        -- Cast as a whole: a cast in the condition would keep it behind the policies. The alias is one that no
+        -- table has.
+        answer := format('SELECT (%1$s.*)::%2$s, "sqlvec hit".score, $4::pg_catalog.bool FROM unnest($1::pg_catalog.tid[], $2, $3) AS "sqlvec hit" (row_id, row_table, score) '
+                         'JOIN %2$s AS %1$s ON %1$s.ctid OPERATOR(pg_catalog.=) "sqlvec hit".row_id AND %1$s.tableoid OPERATOR(pg_catalog.=) "sqlvec hit".row_table '
+                         'ORDER BY "sqlvec hit".score DESC, %3$s LIMIT %4$s', alias, sqlvec._qualified(rel), tie_break, coalesce(k::text, 'ALL'));
+        RETURN;
+    END IF;
+    v_type := (SELECT format_type(c.type_oid, -1) FROM sqlvec._column(rel, v_keys[1]) AS c);
+    place := format('%s.%I::pg_catalog.text AS row_id, 0::pg_catalog.oid AS row_table', alias, v_keys[1]);
+    answer := format('SELECT "sqlvec hit".row_id::%1$s::%2$s, "sqlvec hit".score, $4::pg_catalog.bool FROM unnest($1, $2, $3) AS "sqlvec hit" (row_id, row_table, score) '
+                     'ORDER BY "sqlvec hit".score DESC, "sqlvec hit".row_id::%1$s LIMIT %3$s', v_type, format_type(key_type, -1), coalesce(k::text, 'ALL'));
+END
+$body$;
+
 -- The search engine: one plan for every search function.
 --
 -- Every identifier is quoted, every value is bound: $1 is the caller's params, $2 the query, $3 the
@@ -3637,15 +3748,7 @@ BEGIN
     way := coalesce(v_way.way, 'exact');
     index_name := v_way.index_name;
     IF v_way.way IS NOT NULL THEN
-        -- Candidates are sorted by exact distance in the end: the scan may hand them over in any order.
-        settings := ARRAY[
-            greatest(least(candidate_count, 1000), nullif(current_setting('hnsw.ef_search', true), '')::int)::text,
-            'relaxed_order', 'relaxed_order', 'off',
-            -- The scan was chosen for what it is expected to visit, so let it get there; the limits
-            -- of an index that was asked for are the caller's.
-            CASE WHEN mode = 'auto' THEN greatest(least(4 * candidate_count * v_total / greatest(v_matching, 1), 1e9),
-                                                  nullif(current_setting('hnsw.max_scan_tuples', true), '')::float8, 20000)::bigint::text END,
-            CASE WHEN mode = 'auto' THEN greatest(16, nullif(current_setting('hnsw.scan_mem_multiplier', true), '')::float8)::text END];
+        settings := sqlvec._scan_settings(candidate_count, v_total, v_matching, mode = 'auto');
     END IF;
 
     IF key_type IS NOT NULL THEN
@@ -3679,6 +3782,18 @@ BEGIN
     fallback := v_part.fallback;
 END
 $body$;
+
+-- What sqlvec._set_scan sets for a scan of an approximate index: rows come in any order, because they
+-- are sorted anew. Where all that is asked for is to be found (`whole`), the scan may visit as many as
+-- were expected; the limits of an index that was asked for by name are the caller's.
+CREATE OR REPLACE FUNCTION sqlvec._scan_settings(candidate_count int, total float8, matching float8, whole boolean) RETURNS text[]
+LANGUAGE sql STABLE
+RETURN ARRAY[
+    greatest(least(candidate_count, 1000), nullif(current_setting('hnsw.ef_search', true), '')::int)::text,
+    'relaxed_order', 'relaxed_order', 'off',
+    CASE WHEN whole THEN greatest(least(4 * candidate_count * total / greatest(matching, 1), 1e9),
+                                  nullif(current_setting('hnsw.max_scan_tuples', true), '')::float8, 20000)::bigint::text END,
+    CASE WHEN whole THEN greatest(16, nullif(current_setting('hnsw.scan_mem_multiplier', true), '')::float8)::text END];
 
 -- Calls into pgvector, whose settings cannot be read before its library is loaded.
 CREATE OR REPLACE FUNCTION sqlvec._load_pgvector() RETURNS boolean
@@ -3894,6 +4009,680 @@ $body$;
 
 COMMENT ON FUNCTION sqlvec.sparse_search_keys(anyelement, text, sparsevec, anycompatible, int, jsonb, text, text[], int, float8, text, text, text) IS
     'The rows of sqlvec.sparse_search as values of the key column (by default the primary key) cast to the type of key, a typed NULL that stands right after the query (key => NULL::uuid): needs SELECT on the searched and key columns only.';
+
+-- sqlvec.carve: fewer query tokens (ball carving; Dhulipala and others 2024, arXiv:2405.19504, section C.3).
+
+CREATE OR REPLACE FUNCTION sqlvec._cosine(a halfvec, b halfvec) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN 1 - (a <=> b);
+CREATE OR REPLACE FUNCTION sqlvec._total(tokens halfvec[]) RETURNS halfvec
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN (SELECT sum(t::vector) FROM unnest(tokens) AS t)::halfvec;
+
+CREATE OR REPLACE FUNCTION sqlvec.carve(query halfvec[], threshold float8) RETURNS halfvec[]
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_tokens query%TYPE := ARRAY(SELECT u.token FROM unnest(query) WITH ORDINALITY AS u (token, n) WHERE u.token IS NOT NULL ORDER BY u.n);
+    v_left int[] := ARRAY(SELECT generate_series(1, cardinality(v_tokens)));
+    v_ball int[];
+    v_carved query%TYPE := '{}';
+BEGIN
+    IF NOT coalesce(threshold BETWEEN 0 AND 1, false) THEN
+        RAISE EXCEPTION 'threshold is a cosine from 0 to 1, not %', threshold USING ERRCODE = 'invalid_parameter_value';
+    ELSIF query IS NULL THEN
+        RETURN NULL;
+    END IF;
+    WHILE cardinality(v_left) > 0 LOOP
+        -- A zero vector has no cosine and stays alone.
+        v_ball := ARRAY(SELECT n FROM unnest(v_left) AS n
+                        WHERE n = v_left[1] OR nullif(sqlvec._cosine(v_tokens[n], v_tokens[v_left[1]]), 'NaN') >= threshold ORDER BY n);
+        v_carved := v_carved || sqlvec._total(ARRAY(SELECT v_tokens[n] FROM unnest(v_ball) AS n));
+        v_left := ARRAY(SELECT n FROM unnest(v_left) AS n WHERE n <> ALL (v_ball) ORDER BY n);
+    END LOOP;
+    RETURN v_carved;
+END
+$body$;
+
+COMMENT ON FUNCTION sqlvec.carve(halfvec[], float8) IS
+    'Ball carving of query tokens: each token takes along the later ones whose cosine to it is at least threshold (0 to 1; 0.7 or more keeps the ranking), and they stand as their sum. MaxSim with fewer tokens: the same where those of a ball share their best document token, otherwise a little less.';
+
+-- How many candidates a MaxSim search reads: it asks an index for some, scores them exactly, and goes on
+-- while rows that it has not seen are expected to belong among the k best.
+--
+-- What the index ranks by only estimates MaxSim. How well is seen on the candidates themselves: the
+-- regression of exact scores on estimates holds for rows not read yet too, because candidates are chosen
+-- by the estimate alone. Estimates fall by about the same step whenever the rank doubles. The two tell
+-- how many of the rows left should beat the k-th score found; once that is less than k * (1 - recall),
+-- the search ends.
+--
+-- A middle stage, MaxSim on pooled tokens, spares most candidates the exact score: the first ones get both,
+-- later ones only where the regression of one on the other leaves them a chance of a thousandth or so.
+
+-- Share of a standard normal distribution above x, to seven digits (Abramowitz and Stegun 26.2.17; erfc
+-- came with PostgreSQL 16).
+CREATE OR REPLACE FUNCTION sqlvec._normal_tail(x float8) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT CASE WHEN x < 0 THEN 1 - t.tail ELSE t.tail END
+    FROM (SELECT least(abs(x), 30) AS x, 1 / (1 + 0.2316419 * least(abs(x), 30)) AS t) AS a,
+    LATERAL (SELECT exp(- a.x * a.x / 2) * 0.3989422804014327
+                    * a.t * (0.319381530 + a.t * (-0.356563782 + a.t * (1.781477937 + a.t * (-1.821255978 + a.t * 1.330274429)))) AS tail) AS t;
+END;
+
+-- Where a search stands.
+DO $do$
+BEGIN
+    IF pg_catalog.to_regtype('sqlvec._maxsim_state') IS NULL THEN
+        CREATE TYPE sqlvec._maxsim_state AS (
+            wanted     int,      -- candidates to ask the index for
+            bar        float8,   -- pooled score below which a candidate is not scored exactly; NULL scores all
+            estimates  float8[], -- of the candidates so far, with their pooled and exact scores and where they are
+            pooled     float8[],
+            scores     float8[],
+            row_ids    text[],
+            row_tables oid[],
+            missing    float8,   -- how many of the k best are expected among rows that were not read
+            finished   boolean,
+            exhaustive boolean,  -- reading all that match is the way to go on
+            complete   boolean
+        );
+    END IF;
+END
+$do$;
+
+CREATE OR REPLACE FUNCTION sqlvec._maxsim_start(wanted int) RETURNS sqlvec._maxsim_state
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ROW(wanted, NULL, '{}', '{}', '{}', '{}', '{}', NULL, false, false, true)::sqlvec._maxsim_state;
+
+-- Straight line of y over x with the variance around it. Never falling: a higher estimate is no worse.
+CREATE OR REPLACE FUNCTION sqlvec._line(x float8[], y float8[], OUT slope float8, OUT intercept float8, OUT variance float8)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT b.slope, r.y - b.slope * r.x, greatest(r.yy - 2 * b.slope * r.xy + b.slope * b.slope * r.xx, 0) / greatest(r.n - 2, 1)
+    FROM (SELECT regr_count(p.y, p.x)::float8 AS n, regr_avgx(p.y, p.x) AS x, regr_avgy(p.y, p.x) AS y,
+                 regr_sxx(p.y, p.x) AS xx, regr_syy(p.y, p.x) AS yy, regr_sxy(p.y, p.x) AS xy
+          FROM unnest(x, y) AS p (x, y)) AS r,
+    LATERAL (SELECT CASE WHEN r.xx > 0 THEN greatest(r.xy / r.xx, 0) ELSE 0 END AS slope) AS b;
+END;
+
+-- The state after the candidates of one step.
+--   given     candidates that the index gave, of which those seen before are left out of the arrays
+--   matching  rows that meet the condition, as far as the planner can tell
+--   fixed     candidates to read whatever is expected; NULL where that is for the expectation to say
+--   budget    most candidates to read
+--   whole     all matches may be read instead
+CREATE OR REPLACE FUNCTION sqlvec._maxsim_advance(
+    state sqlvec._maxsim_state, estimates float8[], pooled float8[], scores float8[], row_ids text[], row_tables oid[], given bigint,
+    k int, matching float8, recall float8, fixed int, budget int, whole boolean
+) RETURNS sqlvec._maxsim_state
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    s sqlvec._maxsim_state := state;
+    v_count float8;
+    v_left float8;
+    v_estimates float8[];
+    v_last float8;
+    v_step float8;
+    v_kth float8;
+    v_line record;
+    v_exact record;
+    v_deviation float8;
+    v_gap float8;
+    v_allowed float8 := (1 - recall) * k;
+    v_wanted float8;
+BEGIN
+    s.estimates := s.estimates || estimates;
+    s.pooled := s.pooled || pooled;
+    s.scores := s.scores || scores;
+    s.row_ids := s.row_ids || row_ids;
+    s.row_tables := s.row_tables || row_tables;
+    s.complete := coalesce(given, cardinality(state.estimates)) >= k;
+    IF coalesce(given, cardinality(state.estimates)) < s.wanted THEN
+        -- The scan has ended. With k rows it is an answer; with fewer it may have been cut short.
+        s.finished := true;
+        s.exhaustive := whole AND NOT s.complete;
+        RETURN s;
+    END IF;
+    v_count := cardinality(s.estimates);
+    v_kth := (SELECT u.score FROM unnest(s.scores) AS u (score) WHERE u.score IS NOT NULL ORDER BY u.score DESC OFFSET k - 1 LIMIT 1);
+    IF s.pooled[1] IS NOT NULL THEN
+        v_line := sqlvec._line(s.estimates, s.pooled);
+        v_exact := sqlvec._line(s.pooled, s.scores);
+        IF v_exact.slope > 0 THEN
+            s.bar := (v_kth - v_exact.intercept - 3 * sqrt(v_exact.variance)) / v_exact.slope;
+        END IF;
+        v_line.intercept := v_exact.intercept + v_exact.slope * v_line.intercept;
+        v_line.variance := v_exact.variance + v_exact.slope * v_exact.slope * v_line.variance;
+        v_line.slope := v_exact.slope * v_line.slope;
+    ELSE
+        v_line := sqlvec._line(s.estimates, s.scores);
+    END IF;
+    IF fixed IS NOT NULL THEN
+        s.finished := s.wanted >= fixed;
+        s.wanted := fixed;
+        RETURN s;
+    END IF;
+
+    v_left := greatest(matching / v_count, 1);
+    v_estimates := ARRAY(SELECT u.estimate FROM unnest(s.estimates) AS u (estimate) ORDER BY u.estimate DESC);
+    v_last := v_estimates[v_count::int];
+    v_step := (v_estimates[greatest(v_count::int / 2, 1)] - v_last) / ln(2::float8);
+    v_deviation := greatest(sqrt(v_line.variance), 1e-9);
+    v_gap := (v_kth - v_line.intercept - v_line.slope * v_last) / v_deviation;
+    -- Sum over ranks count * e^t, from the last one back: what is expected beyond each.
+    SELECT max(b.beyond), min(b.rank) FILTER (WHERE b.beyond <= v_allowed) INTO s.missing, v_wanted
+    FROM (SELECT v_count * exp(t.here) AS rank,
+                 sum(sqlvec._normal_tail(v_gap + v_line.slope * v_step / v_deviation * (t.here + t.width / 2)) * v_count * exp(t.here + t.width / 2) * t.width)
+                     OVER (ORDER BY t.here DESC) AS beyond
+          FROM (SELECT (i - 1) * ln(v_left) / 64 AS here, ln(v_left) / 64 AS width FROM generate_series(1, 64) AS i) AS t) AS b;
+    -- Without a k-th score nothing can be said.
+    s.missing := coalesce(s.missing, k);
+    s.finished := s.missing <= v_allowed;
+    IF s.finished THEN
+        RETURN s;
+    END IF;
+    v_wanted := coalesce(v_wanted, matching);
+    s.exhaustive := whole AND matching <= budget AND v_wanted > 0.7 * matching;
+    s.complete := s.wanted < budget;
+    s.finished := s.exhaustive OR NOT s.complete;
+    s.wanted := least(greatest(v_wanted, 1.25 * v_count), 4 * v_count, budget);
+    RETURN s;
+END
+$body$;
+
+-- The places of the k best scores, with all that tie with the last of them.
+CREATE OR REPLACE FUNCTION sqlvec._maxsim_best(
+    found_scores float8[], found_ids text[], found_tables oid[], k int, OUT scores float8[], OUT row_ids text[], OUT row_tables oid[]
+) LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT array_agg(h.score ORDER BY h.score DESC), array_agg(h.row_id ORDER BY h.score DESC), array_agg(h.row_table ORDER BY h.score DESC)
+    FROM (SELECT a.score, a.row_id, a.row_table, rank() OVER (ORDER BY a.score DESC) AS place
+          FROM unnest(found_scores, found_ids, found_tables) AS a (score, row_id, row_table) WHERE a.score IS NOT NULL) AS h
+    WHERE h.place <= k;
+END;
+
+-- How a MaxSim search of a table is written: the statements that are the same for each of its steps.
+--
+-- $1 is the caller's params, $2 the query, $3 the values of filter. A step reads $4 the code of the query,
+-- $5 and $6 the places of rows seen before, $7 how many candidates, $8 the query to rescore with, $9 the
+-- bar of the middle stage.
+
+CREATE OR REPLACE FUNCTION sqlvec._vectors(x halfvec[]) RETURNS vector[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x::vector[];
+
+-- An error unless the query is made of vectors that fit the column, `dimensions` where it names them.
+CREATE OR REPLACE FUNCTION sqlvec._check_tokens(query halfvec[], column_name text, rel oid, dimensions int) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_least int;
+    v_most int;
+    v_vectors int;
+BEGIN
+    SELECT min(sqlvec._dims(q)), max(sqlvec._dims(q)), count(q) INTO v_least, v_most, v_vectors FROM unnest(query) AS q;
+    IF query IS NULL THEN
+        RAISE EXCEPTION 'the query is NULL' USING ERRCODE = 'null_value_not_allowed';
+    ELSIF v_vectors = 0 OR v_vectors <> cardinality(query) THEN
+        RAISE EXCEPTION 'the query has %', CASE v_vectors WHEN 0 THEN 'no vectors' ELSE 'NULL among its vectors' END
+            USING ERRCODE = 'invalid_parameter_value';
+    ELSIF v_least <> v_most THEN
+        RAISE EXCEPTION 'the query has vectors of % and of % dimensions', v_least, v_most USING ERRCODE = 'data_exception';
+    ELSIF dimensions <> v_most THEN
+        RAISE EXCEPTION 'column "%" of table % has vectors of % dimensions, the query of %', column_name, sqlvec._qualified(rel), dimensions, v_most
+            USING ERRCODE = 'data_exception';
+    END IF;
+END
+$body$;
+
+-- Encodings of a multi-vector column that the trigger keeps, of itself or of its pooled tokens (`pooled`
+-- says which), each with an index where it has one that is valid and by inner product or, for bits, by
+-- Hamming distance.
+CREATE OR REPLACE FUNCTION sqlvec._fde_ways(rel oid, column_name name) RETURNS TABLE (
+    target_column name, encoder text, code_type text, pooled name, index_name name
+) LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT e.target_column, e.encoder, e.code_type, s.pooled, i.index_name
+    FROM (SELECT column_name AS source, NULL::name AS pooled
+          UNION ALL
+          SELECT p.target_column, p.target_column FROM sqlvec._maintained_of(rel, column_name) AS p WHERE p.kind = 'pool') AS s
+    CROSS JOIN LATERAL sqlvec._maintained_of(rel, s.source) AS e
+    LEFT JOIN sqlvec._ann_indexes(rel) AS i
+           ON i.column_name = e.target_column AND NOT i.partial
+          AND i.opclass = CASE e.code_type WHEN 'bit' THEN 'bit_hamming_ops' ELSE 'halfvec_ip_ops' END
+    WHERE e.kind = 'fde'
+    ORDER BY i.index_name IS NULL, s.pooled IS NOT NULL, e.target_column, i.index_name;
+END;
+
+CREATE OR REPLACE FUNCTION sqlvec._plan_maxsim(
+    rel oid, column_name text, query halfvec[], k int, filter jsonb, where_sql text, params text[], candidates int, oversample float8,
+    mode text, recall float8, pooled text, carve float8, rescore boolean, key_column text, key_type regtype, caller_path text,
+    OUT direct text,          -- answers a view, whose rows have no address; then nothing else is set
+    OUT step text,            -- candidates of an index with their scores; NULL where all matches are read
+    OUT exhaustive text,      -- the k best of all that match, as arrays of scores and places
+    OUT waiting text,         -- the same for rows that wait for their code; NULL when there are none
+    OUT listed text,          -- candidates of an index with their estimates for scores
+    OUT unlisted text,        -- rows that wait for their code, without scores; NULL when there are none
+    OUT everything text,      -- all that match, without scores
+    OUT carved text,          -- scores of the rows at $5, $6 with the whole query; NULL unless it was carved
+    OUT answer text,          -- rows or keys of places $1, $2 with scores $3
+    OUT query_code text,      -- SQL of $4
+    OUT bound text[], OUT condition text, OUT way text, OUT index_name text, OUT middle text,
+    OUT first int, OUT fixed int, OUT budget int, OUT matching float8, OUT total float8, OUT reason text
+) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_class record;
+    v_source record;
+    v_way record;
+    v_hit record;
+    v_alias text;
+    v_from text;
+    v_tokens text;
+    v_maxsim text;
+    v_score text;
+    v_code text;
+    v_operator text;
+    v_nearest text;
+    v_matching text;
+    v_best text;
+    v_list text;
+    v_arrays CONSTANT text := 'SELECT pg_catalog.array_agg(h.score) AS scores, pg_catalog.array_agg(h.row_id) AS row_ids, '
+                              'pg_catalog.array_agg(h.row_table) AS row_tables FROM ';
+    v_pooled text;
+    v_read text;
+    v_encoded boolean;
+BEGIN
+    PERFORM sqlvec._check_search(column_name, 1, k, candidates, oversample, mode);
+    IF NOT coalesce(recall > 0 AND recall <= 1, false) THEN
+        RAISE EXCEPTION 'recall is a number above 0, at most 1, not %', recall USING ERRCODE = 'invalid_parameter_value';
+    ELSIF NOT (carve BETWEEN 0 AND 1) THEN
+        RAISE EXCEPTION 'carve is a cosine from 0 to 1, not %', carve USING ERRCODE = 'invalid_parameter_value';
+    ELSIF pooled IS NULL OR rescore IS NULL THEN
+        RAISE EXCEPTION 'pooled and rescore cannot be NULL' USING ERRCODE = 'null_value_not_allowed', HINT = 'It is auto, none, or the name of a pooled column.';
+    END IF;
+    SELECT c.relname, c.relkind, c.reltuples::float8 AS reltuples INTO v_class FROM pg_class AS c WHERE c.oid = rel;
+    v_source := sqlvec._column(rel, column_name);
+    IF v_source.type_name NOT IN ('_halfvec', '_vector') THEN
+        RAISE EXCEPTION 'column "%" of table % is of type %, not halfvec[] or vector[]',
+            column_name, sqlvec._qualified(rel), format_type(v_source.type_oid, NULL)
+            USING ERRCODE = 'datatype_mismatch',
+                  HINT = CASE WHEN v_source.type_name IN ('vector', 'halfvec') THEN 'Use sqlvec.vector_search.'
+                              ELSE 'MaxSim compares multi-vectors: arrays of halfvec or vector.' END;
+    END IF;
+    PERFORM sqlvec._check_tokens(query, column_name, rel, v_source.dimensions);
+
+    v_alias := quote_ident(v_class.relname);
+    v_from := format('%s AS %s', sqlvec._qualified(rel), v_alias);
+    bound := '{}';
+    condition := 'true';
+    IF filter IS NOT NULL THEN
+        SELECT f.bound, f.condition INTO bound, condition FROM sqlvec._filter(rel, v_class.relname, filter, '$3', bound) AS f;
+    END IF;
+    IF where_sql IS NOT NULL THEN
+        condition := format(E'%s AND (%s\n)', condition, where_sql);
+    END IF;
+    v_tokens := format('%s.%I', v_alias, column_name);
+    v_maxsim := CASE v_source.type_name WHEN '_halfvec' THEN 'sqlvec.maxsim(%s, %s)' ELSE 'sqlvec.maxsim_vector(%s, sqlvec._vectors(%s))' END;
+    IF v_source.dimensions IS NULL THEN
+        -- A column without dimensions may hold vectors that the query cannot be compared with.
+        condition := format('sqlvec._dims(%s) OPERATOR(pg_catalog.=) %s AND %s', v_tokens, sqlvec._dims(query), condition);
+    END IF;
+    IF v_class.relkind NOT IN ('r', 'p', 'm') AND key_type IS NULL THEN
+        IF NOT rescore THEN
+            RAISE EXCEPTION 'rows of a view or foreign table have no address to answer candidates by'
+                USING ERRCODE = 'wrong_object_type', HINT = 'sqlvec.maxsim_search_keys answers their keys.';
+        END IF;
+        way := 'exact'; reason := 'rows of a view or foreign table have no address';
+        direct := format('SELECT h.row_value, h.score, true FROM (SELECT (%1$s.*)::%2$s AS row_value, %3$s AS score FROM %4$s WHERE %5$s) AS h '
+                         'WHERE h.score IS NOT NULL ORDER BY h.score DESC LIMIT %6$s',
+                         v_alias, sqlvec._qualified(rel), format(v_maxsim, v_tokens, '$2'), v_from, condition, k);
+        RETURN;
+    END IF;
+    v_hit := sqlvec._hit_statement(rel, v_alias, key_column, key_type, CASE WHEN rescore THEN k END);
+    answer := v_hit.answer;
+    v_matching := format('FROM %s WHERE %s AND %s IS NOT NULL', v_from, condition, v_tokens);
+    v_read := v_arrays || format('(SELECT %s AS score, %s ', format(v_maxsim, v_tokens, '$2'), v_hit.place);
+    v_best := format(' ORDER BY 1 DESC NULLS LAST, %s LIMIT %s) AS h WHERE h.score IS NOT NULL', v_hit.tie_break, k);
+    v_list := v_arrays || format('(SELECT NULL::pg_catalog.float8 AS score, %s ', v_hit.place);
+    exhaustive := v_read || v_matching || v_best;
+    everything := v_list || v_matching || ') AS h';
+
+    first := coalesce(candidates, ceil(k * oversample)::int, CASE WHEN rescore THEN greatest(10 * k, 100) ELSE greatest(40 * k, 400) END);
+    fixed := CASE WHEN candidates IS NOT NULL OR oversample IS NOT NULL THEN first END;
+    budget := coalesce(fixed, greatest(100 * k, 4000));
+    way := 'exact';
+    IF mode = 'exact' OR recall = 1 AND mode = 'auto' THEN
+        reason := CASE WHEN mode = 'exact' THEN 'asked for' ELSE 'recall 1 takes all matching rows' END;
+        RETURN;
+    END IF;
+    FOR v_way IN SELECT * FROM sqlvec._fde_ways(rel, column_name) LOOP
+        IF mode = 'auto' OR mode = v_way.target_column AND v_way.index_name IS NOT NULL OR mode = v_way.index_name THEN
+            way := CASE WHEN v_way.index_name IS NOT NULL THEN v_way.target_column ELSE 'exact' END;
+            EXIT;
+        END IF;
+    END LOOP;
+    IF way = 'exact' THEN
+        IF mode <> 'auto' THEN
+            RAISE EXCEPTION 'mode "%" is neither auto, exact, nor an encoding with an index or such an index of column "%" of table %',
+                mode, column_name, sqlvec._qualified(rel)
+                USING ERRCODE = 'invalid_parameter_value',
+                      HINT = coalesce('There are: ' || (SELECT string_agg(format('%s by index %s', w.target_column, w.index_name), ', ')
+                                                        FROM sqlvec._fde_ways(rel, column_name) AS w WHERE w.index_name IS NOT NULL) || '.',
+                                      'None has a valid index; sqlvec.plan_index proposes some.');
+        END IF;
+        reason := CASE WHEN v_way.target_column IS NULL THEN 'no encoding of this column that its trigger keeps and the role may read'
+                       ELSE format('no valid index on column "%s"', v_way.target_column) END;
+        RETURN;
+    END IF;
+    index_name := v_way.index_name;
+
+    IF condition <> 'true' OR row_security_active(rel) OR v_class.relkind <> 'r' OR v_class.reltuples <= 0 THEN
+        matching := (sqlvec._estimate(format('SELECT FROM %s WHERE %s', v_from, condition), params, bound, caller_path)).matching;
+    ELSE
+        matching := v_class.reltuples;
+    END IF;
+    total := greatest(v_class.reltuples, matching, 1);
+    IF mode = 'auto' AND matching <= 1.5 * first THEN
+        way := 'exact';
+        index_name := NULL;
+        reason := format('about %s of %s rows match: cheaper to read than to find %s candidates', matching, total, first);
+        RETURN;
+    END IF;
+    reason := format('%s; about %s of %s rows match', CASE mode WHEN 'auto' THEN 'the first index that fits' ELSE 'asked for' END, matching, total);
+
+    middle := CASE pooled
+        WHEN 'none' THEN NULL
+        WHEN 'auto' THEN (SELECT p.target_column FROM sqlvec._maintained_of(rel, column_name) AS p WHERE p.kind = 'pool' ORDER BY p.target_column LIMIT 1)
+        ELSE (SELECT p.target_column FROM sqlvec._maintained_of(rel, column_name) AS p WHERE p.kind = 'pool' AND p.target_column = pooled) END;
+    IF middle IS NULL AND pooled NOT IN ('auto', 'none') THEN
+        RAISE EXCEPTION '"%" is not a column of pooled tokens of column "%" of table %', pooled, column_name, sqlvec._qualified(rel)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'pooled is auto, none, or the name of a column that sqlvec.add_pooled declared.';
+    END IF;
+    IF fixed IS NOT NULL AND middle IS NOT NULL THEN
+        first := least(fixed, greatest(10 * k, 100));
+    END IF;
+    v_code := format('%s.%I', v_alias, v_way.target_column);
+    v_operator := sqlvec._operator(CASE v_way.code_type WHEN 'bit' THEN 'hamming' ELSE 'inner_product' END);
+    query_code := sqlvec._fde_query_expression(v_way.encoder, '$1');
+    v_score := format(v_maxsim, 'f.tokens', '$8');
+    v_pooled := CASE WHEN middle IS NULL THEN 'NULL::pg_catalog.float8' ELSE format(v_maxsim, 'f.few_tokens', '$8') END;
+    v_nearest := format('FROM %1$s WHERE %2$s AND %3$s IS NOT NULL ORDER BY %3$s %4$s $4 LIMIT $7', v_from, condition, v_code, v_operator);
+    listed := v_arrays || format('(SELECT 0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s %s $4) AS score, %s %s) AS h', v_code, v_operator, v_hit.place, v_nearest);
+    -- OFFSET 0 keeps the pooled score from being computed again wherever it is compared.
+    step := format(
+        E'SELECT pg_catalog.array_agg(s.estimate) AS estimates, pg_catalog.array_agg(s.pooled) AS pooled, pg_catalog.array_agg(s.score) AS scores,\n'
+        '  pg_catalog.array_agg(s.row_id) AS row_ids, pg_catalog.array_agg(s.row_table) AS row_tables, pg_catalog.max(s.found) AS found\n'
+        'FROM (\n  SELECT f.*, %1$s AS score\n  FROM (\n    SELECT f.*, %2$s AS pooled FROM (\n'
+        '      SELECT c.*, pg_catalog.count(*) OVER () AS found FROM (\n'
+        '        SELECT %3$s, %4$s AS tokens%5$s, 0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%6$s %7$s $4) AS estimate\n'
+        '        %8$s) AS c) AS f\n'
+        '    WHERE NOT EXISTS (SELECT FROM unnest($5, $6) AS h (row_id, row_table)\n'
+        '                      WHERE h.row_id OPERATOR(pg_catalog.=) f.row_id AND h.row_table OPERATOR(pg_catalog.=) f.row_table)\n'
+        '    OFFSET 0) AS f) AS s',
+        CASE WHEN middle IS NULL THEN v_score ELSE format('CASE WHEN (f.pooled OPERATOR(pg_catalog.<) $9) IS NOT TRUE THEN %s END', v_score) END,
+        v_pooled, v_hit.place, v_tokens,
+        -- A row may wait for its pooled tokens.
+        CASE WHEN middle IS NOT NULL THEN format(', coalesce(%s.%I, %s) AS few_tokens', v_alias, middle, v_tokens) ELSE '' END,
+        v_code, v_operator, v_nearest);
+    EXECUTE 'SELECT ' || sqlvec._all_encoded(rel, v_from, v_way.target_column, coalesce(v_way.pooled, column_name))
+            || CASE WHEN v_way.pooled IS NULL THEN '' ELSE ' AND ' || sqlvec._all_encoded(rel, v_from, v_way.pooled, column_name) END
+    INTO v_encoded;
+    IF NOT v_encoded THEN
+        v_matching := format('%s AND %s IS NULL', v_matching, v_code);
+        waiting := v_read || v_matching || v_best;
+        unlisted := v_list || v_matching || ') AS h';
+    END IF;
+    IF carve IS NOT NULL THEN
+        carved := v_arrays || format(
+                          '(SELECT %s AS score, h.row_id, h.row_table FROM unnest($5, $6) AS h (row_id, row_table) JOIN %s ON %s) AS h',
+                          format(v_maxsim, v_tokens, '$2'), v_from,
+                          CASE WHEN key_type IS NULL
+                               THEN format('%1$s.ctid OPERATOR(pg_catalog.=) h.row_id::pg_catalog.tid AND %1$s.tableoid OPERATOR(pg_catalog.=) h.row_table', v_alias)
+                               ELSE (SELECT format('%s.%I %s h.row_id::%s', v_alias, sqlvec._key_column(rel, key_column), sqlvec._btree_operator(c.type_oid, 3), format_type(c.type_oid, -1))
+                                     FROM sqlvec._column(rel, sqlvec._key_column(rel, key_column)) AS c) END);
+    END IF;
+END
+$body$;
+
+-- sqlvec.maxsim_search, sqlvec.maxsim_search_keys: the k multi-vectors with the highest MaxSim.
+
+-- Plan a search and run it, up to the statement that answers its rows or keys. STABLE, so that every step
+-- sees the snapshot of the statement that searches. No SET: the caller's where_sql and policies run inside.
+CREATE OR REPLACE FUNCTION sqlvec._run_maxsim(
+    rel_type regtype, column_name text, query halfvec[], k int, filter jsonb, where_sql text, params text[], candidates int, oversample float8,
+    mode text, recall float8, pooled text, carve float8, rescore boolean, key_column text, key_type regtype,
+    OUT direct text, OUT answer text, OUT bound text[], OUT row_ids text[], OUT row_tables oid[], OUT scores float8[], OUT complete boolean
+) LANGUAGE plpgsql STABLE
+AS $body$
+DECLARE
+    p record;
+    v_state sqlvec._maxsim_state;
+    v_query record;
+    v_found record;
+    v_before text[];
+    v_now text[];
+BEGIN
+    p := sqlvec._plan_maxsim(sqlvec._relation_of(rel_type), column_name, query, k, filter, where_sql, params, candidates, oversample, mode,
+                             recall, pooled, carve, rescore, key_column, key_type, pg_catalog.current_setting('search_path'));
+    direct := p.direct;
+    answer := p.answer;
+    bound := p.bound;
+    complete := true;
+    IF p.direct IS NOT NULL THEN
+        RETURN;
+    END IF;
+    IF p.step IS NOT NULL THEN
+        EXECUTE 'SELECT ' || p.query_code || ' AS code, ' || CASE WHEN carve IS NULL THEN '$1' ELSE 'sqlvec.carve($1, $2)' END || ' AS tokens'
+        INTO v_query USING query, carve;
+    END IF;
+    IF NOT rescore THEN
+        IF p.step IS NOT NULL THEN
+            v_before := sqlvec._set_scan(sqlvec._scan_settings(p.first, p.total, p.matching, mode = 'auto'));
+            EXECUTE p.listed INTO v_found USING params, query, p.bound, v_query.code, NULL::text[], NULL::oid[], p.first;
+            PERFORM sqlvec._set_scan(v_before);
+            scores := v_found.scores; row_ids := v_found.row_ids; row_tables := v_found.row_tables;
+            complete := pg_catalog.cardinality(row_ids) IS NOT DISTINCT FROM p.first;
+        END IF;
+        -- Rows that have no code yet are candidates too; an early end of the scan makes all of them so.
+        IF p.step IS NULL OR NOT complete AND mode = 'auto' THEN
+            EXECUTE p.everything INTO v_found USING params, query, p.bound;
+            scores := v_found.scores; row_ids := v_found.row_ids; row_tables := v_found.row_tables;
+            complete := true;
+        ELSIF p.unlisted IS NOT NULL THEN
+            EXECUTE p.unlisted INTO v_found USING params, query, p.bound;
+            scores := scores || v_found.scores; row_ids := row_ids || v_found.row_ids; row_tables := row_tables || v_found.row_tables;
+        END IF;
+        RETURN;
+    END IF;
+    IF p.step IS NOT NULL THEN
+        v_state := sqlvec._maxsim_start(p.first);
+        LOOP
+            v_now := sqlvec._set_scan(sqlvec._scan_settings(v_state.wanted, p.total, p.matching, mode = 'auto'));
+            v_before := coalesce(v_before, v_now);
+            EXECUTE p.step INTO v_found
+            USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar;
+            v_state := sqlvec._maxsim_advance(v_state, v_found.estimates, v_found.pooled, v_found.scores, v_found.row_ids, v_found.row_tables,
+                                              v_found.found, k, p.matching, recall, p.fixed, p.budget, mode = 'auto');
+            EXIT WHEN v_state.finished;
+        END LOOP;
+        PERFORM sqlvec._set_scan(v_before);
+    END IF;
+    IF p.step IS NULL OR v_state.exhaustive THEN
+        EXECUTE p.exhaustive INTO v_found USING params, query, p.bound;
+        scores := v_found.scores; row_ids := v_found.row_ids; row_tables := v_found.row_tables;
+        RETURN;
+    END IF;
+    complete := v_state.complete;
+    v_found := sqlvec._maxsim_best(v_state.scores, v_state.row_ids, v_state.row_tables, CASE WHEN carve IS NULL THEN k ELSE 2 * k END);
+    IF p.carved IS NOT NULL THEN
+        EXECUTE p.carved INTO v_found USING params, query, p.bound, v_query.code, v_found.row_ids, v_found.row_tables;
+    END IF;
+    IF p.waiting IS NOT NULL THEN
+        v_query := v_found;
+        EXECUTE p.waiting INTO v_found USING params, query, p.bound;
+        v_found := sqlvec._maxsim_best(v_query.scores || v_found.scores, v_query.row_ids || v_found.row_ids, v_query.row_tables || v_found.row_tables, k);
+    ELSE
+        v_found := sqlvec._maxsim_best(v_found.scores, v_found.row_ids, v_found.row_tables, k);
+    END IF;
+    scores := v_found.scores; row_ids := v_found.row_ids; row_tables := v_found.row_tables;
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION sqlvec.maxsim_search(
+    rel anyelement, column_name text, query halfvec[], k int = 10, filter jsonb = NULL, where_sql text = NULL, params text[] = NULL,
+    candidates int = NULL, oversample float8 = NULL, mode text = 'auto', recall float8 = 0.95, pooled text = 'auto', carve float8 = NULL, rescore boolean = true,
+    OUT hit anyelement, OUT score float8, OUT complete boolean
+) RETURNS SETOF record
+LANGUAGE plpgsql STABLE ROWS 10
+AS $body$
+DECLARE
+    v_run record;
+BEGIN
+    v_run := sqlvec._run_maxsim(pg_catalog.pg_typeof(rel), column_name, query, k, filter, where_sql, params, candidates, oversample, mode,
+                                recall, pooled, carve, rescore, NULL, NULL);
+    IF v_run.direct IS NOT NULL THEN
+        RETURN QUERY EXECUTE v_run.direct USING params, query, v_run.bound;
+    ELSE
+        RETURN QUERY EXECUTE v_run.answer USING v_run.row_ids, v_run.row_tables, v_run.scores, v_run.complete;
+    END IF;
+END
+$body$;
+
+COMMENT ON FUNCTION sqlvec.maxsim_search(anyelement, text, halfvec[], int, jsonb, text, text[], int, float8, text, float8, text, float8, boolean) IS
+    'Rows of table rel (a typed NULL row, NULL::doc) with the highest MaxSim between query and a halfvec[] or vector[] column, best first, equal scores by primary key. Candidates come from an index on a fixed dimensional encoding of the column and are scored exactly; their number grows until the expected share of the true k best among them is recall (above 0 to 1), or is candidates, or oversample (x k). k 1 to 10000; filter is JSON over the columns, where_sql is trusted SQL over the bare table name with values ($1)[i] from params; mode is auto, exact, or the name of an encoding or its index; pooled is auto, none or the column of pooled tokens that spares candidates the exact score; carve merges query tokens of that cosine while candidates are compared; rescore => false answers the candidates, by default greater of 400 and 40 x k, with the scores that the encoding estimates, NULL for a row that has none. complete is false when the budget (greater of 4000 and 100 x k candidates) or the index named by mode ended the search first.';
+
+-- key stands fourth because Postgres resolves the type of a result column from the position that
+-- its argument has in the call.
+CREATE OR REPLACE FUNCTION sqlvec.maxsim_search_keys(
+    rel anyelement, column_name text, query halfvec[], INOUT key anycompatible, k int = 10, filter jsonb = NULL, where_sql text = NULL,
+    params text[] = NULL, candidates int = NULL, oversample float8 = NULL, mode text = 'auto', recall float8 = 0.95, pooled text = 'auto',
+    carve float8 = NULL, rescore boolean = true, key_column text = NULL, OUT score float8, OUT complete boolean
+) RETURNS SETOF record
+LANGUAGE plpgsql STABLE ROWS 10
+AS $body$
+DECLARE
+    v_run record;
+BEGIN
+    v_run := sqlvec._run_maxsim(pg_catalog.pg_typeof(rel), column_name, query, k, filter, where_sql, params, candidates, oversample, mode,
+                                recall, pooled, carve, rescore, key_column, pg_catalog.pg_typeof(key));
+    RETURN QUERY EXECUTE v_run.answer USING v_run.row_ids, v_run.row_tables, v_run.scores, v_run.complete;
+END
+$body$;
+
+COMMENT ON FUNCTION sqlvec.maxsim_search_keys(anyelement, text, halfvec[], anycompatible, int, jsonb, text, text[], int, float8, text, float8, text, float8, boolean, text) IS
+    'The rows of sqlvec.maxsim_search as values of the key column (by default the primary key) cast to the type of key, a typed NULL that stands right after the query (key => NULL::uuid): needs SELECT on the multi-vector and key columns only, and on its encoding to use that.';
+
+-- sqlvec.explain_maxsim_search: what maxsim_search does with the same arguments, and why.
+
+-- A line of EXPLAIN without the codes and multi-vectors that stand in it as constants.
+CREATE OR REPLACE FUNCTION sqlvec._shortened(line text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN regexp_replace(line, '''([^'']{20})[^'']{80,}''', '''\1...''', 'g');
+
+CREATE OR REPLACE FUNCTION sqlvec.explain_maxsim_search(
+    rel anyelement, column_name text, query halfvec[], k int = 10, filter jsonb = NULL, where_sql text = NULL, params text[] = NULL,
+    candidates int = NULL, oversample float8 = NULL, mode text = 'auto', recall float8 = 0.95, pooled text = 'auto', carve float8 = NULL,
+    rescore boolean = true
+) RETURNS TABLE (topic text, detail text)
+LANGUAGE plpgsql
+AS $body$
+DECLARE
+    v_rel oid := sqlvec._relation_of(pg_catalog.pg_typeof(rel));
+    p record;
+    v_state sqlvec._maxsim_state;
+    v_query record;
+    v_found record;
+    v_before text[];
+    v_now text[];
+    v_problem record;
+    v_line text;
+    v_step int := 0;
+BEGIN
+    p := sqlvec._plan_maxsim(v_rel, column_name, query, k, filter, where_sql, params, candidates, oversample, mode, recall, pooled, carve,
+                             rescore, NULL, NULL, pg_catalog.current_setting('search_path'));
+    topic := 'plan';
+    detail := CASE WHEN p.step IS NULL THEN pg_catalog.format('exact: MaxSim with every matching row, keep %s', k)
+                   ELSE pg_catalog.format('%s from index %I on %I, then %sexact MaxSim on %I',
+                                          CASE WHEN p.fixed IS NULL THEN pg_catalog.format('candidates, %s at first,', p.first)
+                                               ELSE pg_catalog.format('%s candidates', p.fixed) END,
+                                          p.index_name, p.way,
+                                          CASE WHEN p.middle IS NULL THEN '' ELSE pg_catalog.format('MaxSim on the pooled tokens in %I, then ', p.middle) END,
+                                          column_name) END;
+    RETURN NEXT;
+    topic := 'why'; detail := p.reason;
+    RETURN NEXT;
+    IF p.condition <> 'true' THEN
+        topic := 'filter';
+        detail := p.condition || CASE WHEN pg_catalog.cardinality(p.bound) > 0 THEN ' with $3 = ' || p.bound::text ELSE '' END;
+        RETURN NEXT;
+    END IF;
+    IF pg_catalog.row_security_active(v_rel) THEN
+        topic := 'row security'; detail := pg_catalog.format('policies for role %I apply inside the search', current_user);
+        RETURN NEXT;
+    END IF;
+    FOR v_problem IN SELECT d.target_column, d.problem FROM sqlvec.derived_column AS d
+                     WHERE d.relation::oid = coalesce(pg_catalog.pg_partition_root(v_rel)::oid, v_rel) AND d.kind IN ('fde', 'pool') AND d.problem IS NOT NULL
+    LOOP
+        topic := pg_catalog.format('column %I', v_problem.target_column); detail := v_problem.problem;
+        RETURN NEXT;
+    END LOOP;
+    IF p.step IS NULL THEN
+        topic := 'statement';
+        detail := coalesce(p.direct, p.exhaustive) || E'\n-- $1 = params, $2 = query, $3 = values of filter';
+        RETURN NEXT;
+        FOR v_line IN EXECUTE 'EXPLAIN ' || coalesce(p.direct, p.exhaustive) USING params, query, p.bound LOOP
+            topic := 'explain'; detail := sqlvec._shortened(v_line);
+            RETURN NEXT;
+        END LOOP;
+        RETURN;
+    END IF;
+    IF p.waiting IS NOT NULL THEN
+        topic := 'unfinished';
+        detail := pg_catalog.format('rows without a code are compared one by one; CALL sqlvec.backfill(%L);',
+                                    coalesce(pg_catalog.pg_partition_root(v_rel), v_rel)::pg_catalog.regclass);
+        RETURN NEXT;
+    END IF;
+    topic := 'statement';
+    detail := p.step || E'\n-- $1 = params, $2 = query, $3 = values of filter, $4 = code of the query, $5 and $6 = rows seen before, $7 = candidates, '
+                        '$8 = query to compare with, $9 = least pooled score';
+    RETURN NEXT;
+    EXECUTE 'SELECT ' || p.query_code || ' AS code, ' || CASE WHEN carve IS NULL THEN '$1' ELSE 'sqlvec.carve($1, $2)' END || ' AS tokens'
+    INTO v_query USING query, carve;
+    IF carve IS NOT NULL THEN
+        topic := 'query'; detail := pg_catalog.format('%s tokens carved to %s', pg_catalog.cardinality(query), pg_catalog.cardinality(v_query.tokens));
+        RETURN NEXT;
+    END IF;
+    -- The search itself, step by step, with the plan of the first.
+    v_state := sqlvec._maxsim_start(p.first);
+    LOOP
+        v_step := v_step + 1;
+        v_now := sqlvec._set_scan(sqlvec._scan_settings(v_state.wanted, p.total, p.matching, mode = 'auto'));
+        v_before := coalesce(v_before, v_now);
+        IF v_step = 1 THEN
+            FOR v_line IN EXECUTE 'EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) ' || p.step
+                          USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar LOOP
+                topic := 'explain'; detail := sqlvec._shortened(v_line);
+                RETURN NEXT;
+            END LOOP;
+        END IF;
+        EXECUTE p.step INTO v_found
+        USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar;
+        topic := pg_catalog.format('step %s', v_step);
+        detail := pg_catalog.format('%s candidates', v_state.wanted);
+        v_state := sqlvec._maxsim_advance(v_state, v_found.estimates, v_found.pooled, v_found.scores, v_found.row_ids, v_found.row_tables,
+                                          v_found.found, k, p.matching, recall, p.fixed, p.budget, mode = 'auto');
+        detail := detail || pg_catalog.format(', %s scored exactly so far', (SELECT pg_catalog.count(s) FROM unnest(v_state.scores) AS s))
+                  || coalesce(pg_catalog.format('; expected to be missing: %s of the %s best', pg_catalog.round(v_state.missing::numeric, 2), k), '')
+                  || CASE WHEN v_state.exhaustive THEN '; read all that match instead' WHEN NOT v_state.complete THEN '; the budget ends here' ELSE '' END;
+        RETURN NEXT;
+        EXIT WHEN v_state.finished;
+    END LOOP;
+    PERFORM sqlvec._set_scan(v_before);
+END
+$body$;
+
+COMMENT ON FUNCTION sqlvec.explain_maxsim_search(anyelement, text, halfvec[], int, jsonb, text, text[], int, float8, text, float8, text, float8, boolean) IS
+    'What sqlvec.maxsim_search does with the same arguments: the plan and its reason, filter, state of the codes, statement, its EXPLAIN ANALYZE, and how many candidates each step took and why it was not the last. Runs the search.';
 
 -- What a BM25 query asks of a column: words that score, conditions that restrict, and their
 -- frequencies in the corpus.
@@ -4574,8 +5363,7 @@ DECLARE
     v_alias text := quote_ident(v_relname);
     v_from text := format('%s AS %s', sqlvec._qualified(rel), v_alias);
     v_terms text;
-    v_keys name[];
-    v_order text;
+    v_hit record;
     v_score text;
     v_arrays text;
     v_before text;
@@ -4587,7 +5375,6 @@ DECLARE
     v_stale boolean;
     v_text text;
     v_text_score text;
-    v_place text;
     v_word_order int[];
     v_native record;
 BEGIN
@@ -4681,21 +5468,13 @@ BEGIN
         v_text_score := format('0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s OPERATOR(%I.<#>) $2)', v_text_score, sqlvec._vector_schema());
     END IF;
 
-    -- Equal scores: by primary key, where there is one.
-    v_keys := CASE WHEN key_type IS NOT NULL THEN ARRAY[sqlvec._key_column(rel, key_column)]::name[]
-                   ELSE ARRAY(SELECT a.attname FROM pg_index AS i, unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY AS n (attnum, position)
-                              JOIN pg_attribute AS a ON a.attnum = n.attnum
-                              WHERE i.indrelid = rel AND i.indisprimary AND a.attrelid = rel ORDER BY n.position) END;
-    v_order := coalesce((SELECT string_agg(format('%s.%I', v_alias, c.name), ', ' ORDER BY c.position)
-                         FROM unnest(v_keys) WITH ORDINALITY AS c (name, position)
-                         WHERE has_column_privilege(rel, c.name::text, 'SELECT')), format('%1$s.tableoid, %1$s.ctid', v_alias));
+    v_hit := sqlvec._hit_statement(rel, v_alias, key_column, key_type, k);
+    answer := v_hit.answer;
     v_arrays := 'SELECT pg_catalog.array_agg(h.score) AS scores, pg_catalog.array_agg(h.row_id) AS row_ids, '
                 'pg_catalog.array_agg(h.row_table) AS row_tables';
     v_before := v_arrays || ' FROM (SELECT ';
-    v_place := CASE WHEN key_type IS NULL THEN format('%1$s.ctid::pg_catalog.text AS row_id, %1$s.tableoid AS row_table', v_alias)
-                    ELSE format('%s.%I::pg_catalog.text AS row_id, 0::pg_catalog.oid AS row_table', v_alias, v_keys[1]) END;
-    v_between := format(' AS score, %s FROM %s WHERE %s AND ', v_place, v_from, condition);
-    v_after := format(' ORDER BY 1 DESC, %s LIMIT %s) AS h', v_order, k);
+    v_between := format(' AS score, %s FROM %s WHERE %s AND ', v_hit.place, v_from, condition);
+    v_after := format(' ORDER BY 1 DESC, %s LIMIT %s) AS h', v_hit.tie_break, k);
     IF v_reads_codes THEN
         step := v_before || v_score || v_between || format('%s.%I OPERATOR(pg_catalog.@@) $4', v_alias, v_terms) || v_after;
     END IF;
@@ -4714,21 +5493,10 @@ BEGIN
         candidate_count := coalesce(candidates, ceil(k * oversample)::int, greatest(4 * k, 100));
         native := 'WITH "sqlvec found" AS MATERIALIZED (SELECT ' || v_score
                   || format(' AS score, %8$s, %1$s.%2$I AS terms FROM %3$s WHERE %4$s AND %5$s ORDER BY %6$s LIMIT %7$s) ',
-                            v_alias, v_terms, v_from, condition, v_native.condition, v_native.ordering, candidate_count, v_place)
+                            v_alias, v_terms, v_from, condition, v_native.condition, v_native.ordering, candidate_count, v_hit.place)
                   || v_arrays || format(
                          ', (SELECT pg_catalog.count(*) FROM "sqlvec found") OPERATOR(pg_catalog.<) %s AS whole FROM (SELECT c.score, c.row_id, c.row_table '
                          'FROM "sqlvec found" AS c WHERE c.terms OPERATOR(pg_catalog.@@) $4 ORDER BY 1 DESC, 3, 2 LIMIT %s) AS h', candidate_count, k);
-    END IF;
-    IF key_type IS NULL THEN
-        -- Cast as a whole: a cast in the condition would keep it behind the policies. The alias is one that no
-        -- table has.
-        answer := format('SELECT (%1$s.*)::%2$s, "sqlvec hit".score, $4::pg_catalog.bool FROM unnest($1::pg_catalog.tid[], $2, $3) AS "sqlvec hit" (row_id, row_table, score) '
-                         'JOIN %3$s ON %1$s.ctid OPERATOR(pg_catalog.=) "sqlvec hit".row_id AND %1$s.tableoid OPERATOR(pg_catalog.=) "sqlvec hit".row_table '
-                         'ORDER BY "sqlvec hit".score DESC, %4$s LIMIT %5$s', v_alias, sqlvec._qualified(rel), v_from, v_order, k);
-    ELSE
-        answer := format('SELECT "sqlvec hit".row_id::%1$s::%2$s, "sqlvec hit".score, $4::pg_catalog.bool FROM unnest($1, $2, $3) AS "sqlvec hit" (row_id, row_table, score) '
-                         'ORDER BY "sqlvec hit".score DESC, "sqlvec hit".row_id::%1$s LIMIT %3$s',
-                         (SELECT format_type(c.type_oid, -1) FROM sqlvec._column(rel, v_keys[1]) AS c), format_type(key_type, -1), k);
     END IF;
 END
 $body$;

@@ -19,6 +19,7 @@ from sqlvec.encoders.fde import FDE
 from sqlvec.encoders.halfvec import Halfvec
 from sqlvec.encoders.integer_parts import matrix_parts
 from sqlvec.encoders.linear import Linear
+from sqlvec.encoders.maxsim import maxsim
 from sqlvec.encoders.truncate import Truncate
 from sqlvec.errors import DeclarationError
 
@@ -34,6 +35,7 @@ __all__ = [
     "Truncate",
     "from_options",
     "matrix_parts",
+    "maxsim",
 ]
 
 KINDS: Mapping[str, type[Encoder]] = {

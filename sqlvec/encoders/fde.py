@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil, log, sqrt
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +15,12 @@ from sqlvec.errors import DeclarationError, EncodingError
 
 MAX_DIMENSIONS = 4_000
 """The most dimensions that pgvector indexes in halfvec."""
+
+MAX_SIGNS = 32_000
+"""The most dimensions whose signs, two bits each, it indexes."""
+
+Code: TypeAlias = NDArray[np.float16] | NDArray[np.bool_]
+"""Codes of one or many multi-vectors, (D,) or (m, D)."""
 
 _MARGIN = 1.37
 """Keeps everyday norms away from powers of two, where logarithms of two libraries may disagree."""
@@ -30,6 +36,11 @@ class FDE:
     is projected with random signs, and the blocks stand one after the other. The inner product of
     a query and a document is about ``repetitions`` times their MaxSim: never normalise a code.
 
+    With ``bits`` a code is the signs of those values: one bit for each that is positive, then one
+    for each that is negative. A zero, as in the empty buckets of a query, then differs in one bit
+    from whatever stands opposite, so that Hamming distance ranks by the signs of the query's
+    tokens alone.
+
     E.g.::
 
         fde, parts = load_fde(connection, name)
@@ -44,6 +55,7 @@ class FDE:
     :param projection: dimensions that a bucket is projected to; those of the tokens keep it whole.
     :param final_dimensions: of a count sketch at the end; None is without one.
     :param seed: of the matrices, which the server makes and stores.
+    :param bits: keep signs instead of values.
     :raises DeclarationError: an option is out of its range.
 
     .. versionadded:: 0.1
@@ -56,6 +68,7 @@ class FDE:
     projection: int = 8
     final_dimensions: int | None = None
     seed: int = 0
+    bits: bool = False
 
     def __post_init__(self) -> None:
         checked_positive("repetitions", self.repetitions)
@@ -66,10 +79,13 @@ class FDE:
             raise DeclarationError(
                 f"option 'simhash_bits' is an integer from 0 to 12, not {self.simhash_bits!r}"
             )
-        if self.dimensions > MAX_DIMENSIONS:
+        if not isinstance(self.bits, bool):
+            raise DeclarationError(f"option 'bits' is True or False, not {self.bits!r}")
+        kept, most = ("its signs", MAX_SIGNS) if self.bits else ("halfvec", MAX_DIMENSIONS)
+        if self._values > most:
             raise DeclarationError(
-                f"{self!r} makes codes of {self.dimensions} dimensions; an index on halfvec takes "
-                f"{MAX_DIMENSIONS}: take fewer repetitions, or final_dimensions={MAX_DIMENSIONS}"
+                f"{self!r} makes codes of {self._values} dimensions; an index on {kept} takes "
+                f"{most}: take fewer repetitions, or final_dimensions={MAX_DIMENSIONS}"
             )
 
     def options(self) -> dict[str, Any]:
@@ -78,7 +94,11 @@ class FDE:
 
     @property
     def dimensions(self) -> int:
-        """Dimensions of the codes."""
+        """Dimensions of the codes; of signs, how many bits."""
+        return 2 * self._values if self.bits else self._values
+
+    @property
+    def _values(self) -> int:
         return self.final_dimensions or self.repetitions * self._buckets * self.projection
 
     @property
@@ -86,36 +106,36 @@ class FDE:
         return 1 << self.simhash_bits
 
     def code_type(self) -> str:
-        """Return ``halfvec(D)``."""
-        return f"halfvec({self.dimensions})"
+        """Return ``halfvec(D)``, of signs ``bit(D)``."""
+        return f"{'bit' if self.bits else 'halfvec'}({self.dimensions})"
 
-    def document(self, tokens: ArrayLike, parts: Parts) -> NDArray[np.float16]:
-        """Return the code of a document, shape (D,).
+    def document(self, tokens: ArrayLike, parts: Parts) -> Code:
+        """Return the code of a document, shape (D,): float16, of signs bool.
 
         :param tokens: its multi-vector, shape (n, d).
         :param parts: the matrices from the catalog.
         :raises EncodingError: no tokens, NaN or infinity, or wrong dimensions.
         """
-        code: NDArray[np.float16] = self.documents([tokens], parts)[0]
+        code: Code = self.documents([tokens], parts)[0]
         return code
 
-    def query(self, tokens: ArrayLike, parts: Parts) -> NDArray[np.float16]:
+    def query(self, tokens: ArrayLike, parts: Parts) -> Code:
         """Return the code of a query, shape (D,); otherwise as :meth:`document`."""
-        code: NDArray[np.float16] = self.queries([tokens], parts)[0]
+        code: Code = self.queries([tokens], parts)[0]
         return code
 
-    def documents(self, batch: Iterable[ArrayLike], parts: Parts) -> NDArray[np.float16]:
+    def documents(self, batch: Iterable[ArrayLike], parts: Parts) -> Code:
         """Return the codes of many documents, shape (m, D); otherwise as :meth:`document`."""
         return self._encode([_checked(tokens) for tokens in batch], parts, as_query=False)
 
-    def queries(self, batch: Iterable[ArrayLike], parts: Parts) -> NDArray[np.float16]:
+    def queries(self, batch: Iterable[ArrayLike], parts: Parts) -> Code:
         """Return the codes of many queries, shape (m, D); otherwise as :meth:`document`."""
         return self._encode([_checked(tokens) for tokens in batch], parts, as_query=True)
 
     def _encode(
         self, batch: Sequence[NDArray[np.float32]], parts: Parts, *, as_query: bool
-    ) -> NDArray[np.float16]:
-        codes = np.zeros((len(batch), self.dimensions), dtype=np.float16)
+    ) -> Code:
+        codes = np.zeros((len(batch), self.dimensions), dtype=bool if self.bits else np.float16)
         if not batch:
             return codes
         d = batch[0].shape[1]
@@ -128,7 +148,8 @@ class FDE:
             norms = _norms(tokens)
             sums, counts = self._blocks(tokens, norms, parts, as_query=as_query)
             values = np.matmul(sums, signs).astype(np.float64) / counts[:, :, None] * scale
-            codes[row] = to_halfvec(self._sketched(values.ravel(), parts).astype(np.float32))
+            code = self._sketched(values.ravel(), parts).astype(np.float32)
+            codes[row] = np.concatenate([code > 0, code < 0]) if self.bits else to_halfvec(code)
         return codes
 
     def _blocks(

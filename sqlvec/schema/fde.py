@@ -12,7 +12,7 @@ from sqlvec.ddl import AddFDE
 from sqlvec.errors import DeclarationError
 from sqlvec.identifiers import target_column
 from sqlvec.schema.derived import Derived, hnsw_index, source_column
-from sqlvec.types import HALFVEC, dimensions, type_name
+from sqlvec.types import dimensions, from_sql, type_name
 
 
 class FDE(Derived):
@@ -26,12 +26,13 @@ class FDE(Derived):
     ::
 
         CALL sqlvec.add_fde('doc'::regclass, 'tokens', target => 'tokens_fde',
-            repetitions => 20, simhash_bits => 4, projection => 8, seed => 0)
+            repetitions => 20, simhash_bits => 4, projection => 8, seed => 0, bits => false)
 
     Before the table is dropped, ``CALL sqlvec.drop_derived`` takes the declaration back. The
     column is filled by a trigger: the ORM leaves it out of INSERT and UPDATE. A column that the
     model declares itself under that name is used as it is, for example one with
-    ``deferred=True``. Its vectors are compared by inner product and never normalised.
+    ``deferred=True``. Its vectors are compared by inner product and never normalised; signs, by
+    Hamming distance.
 
     :param source: name of the MULTIVECTOR column, declared before this.
     :param repetitions: independent ones, 1 to 4,000; what raises the quality most.
@@ -39,6 +40,8 @@ class FDE(Derived):
     :param projection: dimensions that a bucket is projected to.
     :param final_dimensions: of a count sketch at the end, 1 to 4,000; None is without one.
     :param seed: of the random matrices.
+    :param bits: keep signs instead of values: twice as many bits as dimensions, which may be
+        32,000. An eighth of the size at the same dimensions.
     :param target: name of the column for the encoding; None is ``<source>_fde``.
     :raises DeclarationError: the column and the options do not go together.
 
@@ -57,10 +60,13 @@ class FDE(Derived):
         projection: int = 8,
         final_dimensions: int | None = None,
         seed: int = 0,
+        bits: bool = False,
         target: str | None = None,
     ) -> None:
         self.source = source
-        self.encoder = encoders.FDE(repetitions, simhash_bits, projection, final_dimensions, seed)
+        self.encoder = encoders.FDE(
+            repetitions, simhash_bits, projection, final_dimensions, seed, bits
+        )
         self.target = target or target_column(source, self.encoder.kind)
 
     def __repr__(self) -> str:
@@ -82,7 +88,8 @@ class FDE(Derived):
         :param m: connections per node, 2 to 100; None is pgvector's default, 16.
         :param ef_construction: candidates while building, 4 to 1,000; None is 64.
         """
-        return hnsw_index(name, self.target, "halfvec_ip_ops", m, ef_construction)
+        opclass = "bit_hamming_ops" if self.encoder.bits else "halfvec_ip_ops"
+        return hnsw_index(name, self.target, opclass, m, ef_construction)
 
     def _columns(self, table: Table) -> list[Column[Any]]:
         source = source_column(table, self.source)
@@ -102,7 +109,7 @@ class FDE(Derived):
                 f"option 'projection' is at most the dimensions of column {self.source!r}, "
                 f"{found}, not {self.encoder.projection}"
             )
-        return [Column(self.target, HALFVEC(self.encoder.dimensions))]
+        return [Column(self.target, from_sql(self.encoder.code_type()))]
 
     def _statement(self) -> ExecutableDDLElement:
         return AddFDE(self.source, self.target, options=self.encoder.options())

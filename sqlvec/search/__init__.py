@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from sqlvec.search.bm25 import TextSearchOptions, bm25_search, explain_bm25_search
 from sqlvec.search.hits import complete
+from sqlvec.search.maxsim import (
+    ClientRescore,
+    TokenSearchOptions,
+    explain_maxsim_search,
+    maxsim_search,
+)
 from sqlvec.search.nearest import (
     SearchOptions,
     bit_search,
@@ -13,13 +19,17 @@ from sqlvec.search.nearest import (
 )
 
 __all__ = [
+    "ClientRescore",
     "SearchOptions",
     "TextSearchOptions",
+    "TokenSearchOptions",
     "bit_search",
     "bm25_search",
     "complete",
     "explain_bm25_search",
+    "explain_maxsim_search",
     "explain_search",
+    "maxsim_search",
     "sparse_search",
     "vector_search",
 ]

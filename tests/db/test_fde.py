@@ -69,6 +69,70 @@ def assert_equal_codes(conn: Connection, name: str, fde: FDE, parts: Any, tokens
 
 
 SETTINGS = [FDE(4, 3, 2), FDE(2, 0, 3), FDE(3, 2, 5), FDE(5, 4, 3, 37, 11), FDE(1, 1, 1)]
+SIGNS = [FDE(**each.options() | {"bits": True}) for each in SETTINGS]
+
+
+def signs(conn: Connection, side: str, name: str, tokens: Any) -> NDArray[np.bool_]:
+    found = run(
+        conn,
+        f"SELECT CAST(sqlvec.fde_{side}_bits(:name, CAST(:tokens AS halfvec[])) AS text)",
+        name=name,
+        tokens=to_text(tokens),
+    ).scalar()
+    return np.array(list(found)) == "1"
+
+
+@property_settings
+@given(
+    st.sampled_from([*SIGNS, FDE(550, 2, 14, bits=True)]),
+    hnp.arrays(
+        np.float16, st.tuples(st.integers(1, 12), st.just(14)), elements=st.floats(-1, 1, width=16)
+    ),
+)
+def test_signs_equal_numpy(conn, fde, tokens):
+    # The last of the settings has more values than a vector can hold.
+    name, parts = create(conn, fde, 14)
+    for side, expected in (
+        ("document", fde.document(tokens, parts)),
+        ("query", fde.query(tokens, parts)),
+    ):
+        np.testing.assert_array_equal(signs(conn, side, name, tokens), expected)
+
+
+def test_signs_are_those_of_the_values(conn):
+    tokens = np.random.default_rng(0).standard_normal((9, 8)).astype(np.float16)
+    _, parts = create(conn, FDE(6, 3, 4), 8)
+    values = FDE(6, 3, 4).query(tokens[:3], parts)
+    assert (values == 0).any()
+    query = FDE(6, 3, 4, bits=True).query(tokens[:3], parts)
+    np.testing.assert_array_equal(query, np.concatenate([values > 0, values < 0]))
+    # Hamming distance counts disagreements of the query's signs twice and its zeros once.
+    document = FDE(6, 3, 4, bits=True).document(tokens, parts)
+    asked = np.sign(values)
+    stored = np.sign(FDE(6, 3, 4).document(tokens, parts))
+    disagree = (asked * stored < 0).sum()
+    assert (query != document).sum() == 2 * disagree + (asked == 0).sum()
+
+
+def test_the_type_of_the_codes_is_told_apart(conn):
+    name, _ = create(conn, FDE(4, 3, 2, bits=True), 5)
+    tokens = np.ones((1, 5))
+    with pytest.raises(DBAPIError, match="fde_document_bits"), conn.begin_nested():
+        code(conn, "document", name, tokens)
+    plain, _ = create(conn, FDE(4, 3, 2), 5)
+    with pytest.raises(DBAPIError, match="Use sqlvec.fde_document or"), conn.begin_nested():
+        signs(conn, "query", plain, tokens)
+
+
+def test_signs_too_many_for_an_index_are_refused(conn):
+    options = {"repetitions": 40, "simhash_bits": 6, "projection": 16, "bits": True}
+    with pytest.raises(DBAPIError, match="an index on its signs takes 32000") as refused:
+        run(
+            conn,
+            "CALL sqlvec.create_encoder('x', 'fde', 64, :options)",
+            options=json.dumps(options),
+        )
+    assert "repetitions => 31" in str(refused.value)
 
 
 @property_settings

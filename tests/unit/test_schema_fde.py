@@ -67,7 +67,8 @@ def test_ddl():
     statement: Any = FDE("tokens", final_dimensions=1000, seed=-3)._statement()
     assert rendered(statement.against(doc)) == (
         "CALL sqlvec.add_fde('doc'::regclass, 'tokens', target => 'tokens_fde', repetitions => 20, "
-        "simhash_bits => 4, projection => 8, final_dimensions => 1000, seed => -3)"
+        "simhash_bits => 4, projection => 8, final_dimensions => 1000, seed => -3, "
+        "bits => false)"
     )
     for element in (AddFDE("tokens", "code"), StoreExternal("tokens")):
         with pytest.raises(CompileError, match="needs PostgreSQL"):
@@ -92,5 +93,16 @@ def test_what_does_not_go_together(source, type_, options, message):
 def test_it_shows_itself():
     assert repr(FDE("tokens")) == (
         "FDE('tokens', repetitions=20, simhash_bits=4, projection=8, final_dimensions=None, "
-        "seed=0, target='tokens_fde')"
+        "seed=0, bits=False, target='tokens_fde')"
     )
+
+
+def test_signs():
+    signs = FDE("tokens", repetitions=40, simhash_bits=5, bits=True)
+    index = signs.index()
+    doc = table(signs, index)
+    column = doc.c.tokens_fde
+    assert (type_name(column.type), dimensions(column.type)) == ("bit", 20480)
+    assert "(tokens_fde bit_hamming_ops)" in rendered(CreateIndex(index))
+    with pytest.raises(DeclarationError, match="an index on its signs takes 32000"):
+        FDE("tokens", repetitions=40, simhash_bits=6, projection=16, bits=True)

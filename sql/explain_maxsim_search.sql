@@ -1,0 +1,111 @@
+-- sqlvec.explain_maxsim_search: what maxsim_search does with the same arguments, and why.
+
+-- A line of EXPLAIN without the codes and multi-vectors that stand in it as constants.
+CREATE OR REPLACE FUNCTION sqlvec._shortened(line text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN regexp_replace(line, '''([^'']{20})[^'']{80,}''', '''\1...''', 'g');
+
+CREATE OR REPLACE FUNCTION sqlvec.explain_maxsim_search(
+    rel anyelement, column_name text, query halfvec[], k int = 10, filter jsonb = NULL, where_sql text = NULL, params text[] = NULL,
+    candidates int = NULL, oversample float8 = NULL, mode text = 'auto', recall float8 = 0.95, pooled text = 'auto', carve float8 = NULL,
+    rescore boolean = true
+) RETURNS TABLE (topic text, detail text)
+LANGUAGE plpgsql
+AS $body$
+DECLARE
+    v_rel oid := sqlvec._relation_of(pg_catalog.pg_typeof(rel));
+    p record;
+    v_state sqlvec._maxsim_state;
+    v_query record;
+    v_found record;
+    v_before text[];
+    v_now text[];
+    v_problem record;
+    v_line text;
+    v_step int := 0;
+BEGIN
+    p := sqlvec._plan_maxsim(v_rel, column_name, query, k, filter, where_sql, params, candidates, oversample, mode, recall, pooled, carve,
+                             rescore, NULL, NULL, pg_catalog.current_setting('search_path'));
+    topic := 'plan';
+    detail := CASE WHEN p.step IS NULL THEN pg_catalog.format('exact: MaxSim with every matching row, keep %s', k)
+                   ELSE pg_catalog.format('%s from index %I on %I, then %sexact MaxSim on %I',
+                                          CASE WHEN p.fixed IS NULL THEN pg_catalog.format('candidates, %s at first,', p.first)
+                                               ELSE pg_catalog.format('%s candidates', p.fixed) END,
+                                          p.index_name, p.way,
+                                          CASE WHEN p.middle IS NULL THEN '' ELSE pg_catalog.format('MaxSim on the pooled tokens in %I, then ', p.middle) END,
+                                          column_name) END;
+    RETURN NEXT;
+    topic := 'why'; detail := p.reason;
+    RETURN NEXT;
+    IF p.condition <> 'true' THEN
+        topic := 'filter';
+        detail := p.condition || CASE WHEN pg_catalog.cardinality(p.bound) > 0 THEN ' with $3 = ' || p.bound::text ELSE '' END;
+        RETURN NEXT;
+    END IF;
+    IF pg_catalog.row_security_active(v_rel) THEN
+        topic := 'row security'; detail := pg_catalog.format('policies for role %I apply inside the search', current_user);
+        RETURN NEXT;
+    END IF;
+    FOR v_problem IN SELECT d.target_column, d.problem FROM sqlvec.derived_column AS d
+                     WHERE d.relation::oid = coalesce(pg_catalog.pg_partition_root(v_rel)::oid, v_rel) AND d.kind IN ('fde', 'pool') AND d.problem IS NOT NULL
+    LOOP
+        topic := pg_catalog.format('column %I', v_problem.target_column); detail := v_problem.problem;
+        RETURN NEXT;
+    END LOOP;
+    IF p.step IS NULL THEN
+        topic := 'statement';
+        detail := coalesce(p.direct, p.exhaustive) || E'\n-- $1 = params, $2 = query, $3 = values of filter';
+        RETURN NEXT;
+        FOR v_line IN EXECUTE 'EXPLAIN ' || coalesce(p.direct, p.exhaustive) USING params, query, p.bound LOOP
+            topic := 'explain'; detail := sqlvec._shortened(v_line);
+            RETURN NEXT;
+        END LOOP;
+        RETURN;
+    END IF;
+    IF p.waiting IS NOT NULL THEN
+        topic := 'unfinished';
+        detail := pg_catalog.format('rows without a code are compared one by one; CALL sqlvec.backfill(%L);',
+                                    coalesce(pg_catalog.pg_partition_root(v_rel), v_rel)::pg_catalog.regclass);
+        RETURN NEXT;
+    END IF;
+    topic := 'statement';
+    detail := p.step || E'\n-- $1 = params, $2 = query, $3 = values of filter, $4 = code of the query, $5 and $6 = rows seen before, $7 = candidates, '
+                        '$8 = query to compare with, $9 = least pooled score';
+    RETURN NEXT;
+    EXECUTE 'SELECT ' || p.query_code || ' AS code, ' || CASE WHEN carve IS NULL THEN '$1' ELSE 'sqlvec.carve($1, $2)' END || ' AS tokens'
+    INTO v_query USING query, carve;
+    IF carve IS NOT NULL THEN
+        topic := 'query'; detail := pg_catalog.format('%s tokens carved to %s', pg_catalog.cardinality(query), pg_catalog.cardinality(v_query.tokens));
+        RETURN NEXT;
+    END IF;
+    -- The search itself, step by step, with the plan of the first.
+    v_state := sqlvec._maxsim_start(p.first);
+    LOOP
+        v_step := v_step + 1;
+        v_now := sqlvec._set_scan(sqlvec._scan_settings(v_state.wanted, p.total, p.matching, mode = 'auto'));
+        v_before := coalesce(v_before, v_now);
+        IF v_step = 1 THEN
+            FOR v_line IN EXECUTE 'EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) ' || p.step
+                          USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar LOOP
+                topic := 'explain'; detail := sqlvec._shortened(v_line);
+                RETURN NEXT;
+            END LOOP;
+        END IF;
+        EXECUTE p.step INTO v_found
+        USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar;
+        topic := pg_catalog.format('step %s', v_step);
+        detail := pg_catalog.format('%s candidates', v_state.wanted);
+        v_state := sqlvec._maxsim_advance(v_state, v_found.estimates, v_found.pooled, v_found.scores, v_found.row_ids, v_found.row_tables,
+                                          v_found.found, k, p.matching, recall, p.fixed, p.budget, mode = 'auto');
+        detail := detail || pg_catalog.format(', %s scored exactly so far', (SELECT pg_catalog.count(s) FROM unnest(v_state.scores) AS s))
+                  || coalesce(pg_catalog.format('; expected to be missing: %s of the %s best', pg_catalog.round(v_state.missing::numeric, 2), k), '')
+                  || CASE WHEN v_state.exhaustive THEN '; read all that match instead' WHEN NOT v_state.complete THEN '; the budget ends here' ELSE '' END;
+        RETURN NEXT;
+        EXIT WHEN v_state.finished;
+    END LOOP;
+    PERFORM sqlvec._set_scan(v_before);
+END
+$body$;
+
+COMMENT ON FUNCTION sqlvec.explain_maxsim_search(anyelement, text, halfvec[], int, jsonb, text, text[], int, float8, text, float8, text, float8, boolean) IS
+    'What sqlvec.maxsim_search does with the same arguments: the plan and its reason, filter, state of the codes, statement, its EXPLAIN ANALYZE, and how many candidates each step took and why it was not the last. Runs the search.';

@@ -1,0 +1,242 @@
+-- How a MaxSim search of a table is written: the statements that are the same for each of its steps.
+--
+-- $1 is the caller's params, $2 the query, $3 the values of filter. A step reads $4 the code of the query,
+-- $5 and $6 the places of rows seen before, $7 how many candidates, $8 the query to rescore with, $9 the
+-- bar of the middle stage.
+
+CREATE OR REPLACE FUNCTION sqlvec._vectors(x halfvec[]) RETURNS vector[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x::vector[];
+
+-- An error unless the query is made of vectors that fit the column, `dimensions` where it names them.
+CREATE OR REPLACE FUNCTION sqlvec._check_tokens(query halfvec[], column_name text, rel oid, dimensions int) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_least int;
+    v_most int;
+    v_vectors int;
+BEGIN
+    SELECT min(sqlvec._dims(q)), max(sqlvec._dims(q)), count(q) INTO v_least, v_most, v_vectors FROM unnest(query) AS q;
+    IF query IS NULL THEN
+        RAISE EXCEPTION 'the query is NULL' USING ERRCODE = 'null_value_not_allowed';
+    ELSIF v_vectors = 0 OR v_vectors <> cardinality(query) THEN
+        RAISE EXCEPTION 'the query has %', CASE v_vectors WHEN 0 THEN 'no vectors' ELSE 'NULL among its vectors' END
+            USING ERRCODE = 'invalid_parameter_value';
+    ELSIF v_least <> v_most THEN
+        RAISE EXCEPTION 'the query has vectors of % and of % dimensions', v_least, v_most USING ERRCODE = 'data_exception';
+    ELSIF dimensions <> v_most THEN
+        RAISE EXCEPTION 'column "%" of table % has vectors of % dimensions, the query of %', column_name, sqlvec._qualified(rel), dimensions, v_most
+            USING ERRCODE = 'data_exception';
+    END IF;
+END
+$body$;
+
+-- Encodings of a multi-vector column that the trigger keeps, of itself or of its pooled tokens (`pooled`
+-- says which), each with an index where it has one that is valid and by inner product or, for bits, by
+-- Hamming distance.
+CREATE OR REPLACE FUNCTION sqlvec._fde_ways(rel oid, column_name name) RETURNS TABLE (
+    target_column name, encoder text, code_type text, pooled name, index_name name
+) LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT e.target_column, e.encoder, e.code_type, s.pooled, i.index_name
+    FROM (SELECT column_name AS source, NULL::name AS pooled
+          UNION ALL
+          SELECT p.target_column, p.target_column FROM sqlvec._maintained_of(rel, column_name) AS p WHERE p.kind = 'pool') AS s
+    CROSS JOIN LATERAL sqlvec._maintained_of(rel, s.source) AS e
+    LEFT JOIN sqlvec._ann_indexes(rel) AS i
+           ON i.column_name = e.target_column AND NOT i.partial
+          AND i.opclass = CASE e.code_type WHEN 'bit' THEN 'bit_hamming_ops' ELSE 'halfvec_ip_ops' END
+    WHERE e.kind = 'fde'
+    ORDER BY i.index_name IS NULL, s.pooled IS NOT NULL, e.target_column, i.index_name;
+END;
+
+CREATE OR REPLACE FUNCTION sqlvec._plan_maxsim(
+    rel oid, column_name text, query halfvec[], k int, filter jsonb, where_sql text, params text[], candidates int, oversample float8,
+    mode text, recall float8, pooled text, carve float8, rescore boolean, key_column text, key_type regtype, caller_path text,
+    OUT direct text,          -- answers a view, whose rows have no address; then nothing else is set
+    OUT step text,            -- candidates of an index with their scores; NULL where all matches are read
+    OUT exhaustive text,      -- the k best of all that match, as arrays of scores and places
+    OUT waiting text,         -- the same for rows that wait for their code; NULL when there are none
+    OUT listed text,          -- candidates of an index with their estimates for scores
+    OUT unlisted text,        -- rows that wait for their code, without scores; NULL when there are none
+    OUT everything text,      -- all that match, without scores
+    OUT carved text,          -- scores of the rows at $5, $6 with the whole query; NULL unless it was carved
+    OUT answer text,          -- rows or keys of places $1, $2 with scores $3
+    OUT query_code text,      -- SQL of $4
+    OUT bound text[], OUT condition text, OUT way text, OUT index_name text, OUT middle text,
+    OUT first int, OUT fixed int, OUT budget int, OUT matching float8, OUT total float8, OUT reason text
+) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_class record;
+    v_source record;
+    v_way record;
+    v_hit record;
+    v_alias text;
+    v_from text;
+    v_tokens text;
+    v_maxsim text;
+    v_score text;
+    v_code text;
+    v_operator text;
+    v_nearest text;
+    v_matching text;
+    v_best text;
+    v_list text;
+    v_arrays CONSTANT text := 'SELECT pg_catalog.array_agg(h.score) AS scores, pg_catalog.array_agg(h.row_id) AS row_ids, '
+                              'pg_catalog.array_agg(h.row_table) AS row_tables FROM ';
+    v_pooled text;
+    v_read text;
+    v_encoded boolean;
+BEGIN
+    PERFORM sqlvec._check_search(column_name, 1, k, candidates, oversample, mode);
+    IF NOT coalesce(recall > 0 AND recall <= 1, false) THEN
+        RAISE EXCEPTION 'recall is a number above 0, at most 1, not %', recall USING ERRCODE = 'invalid_parameter_value';
+    ELSIF NOT (carve BETWEEN 0 AND 1) THEN
+        RAISE EXCEPTION 'carve is a cosine from 0 to 1, not %', carve USING ERRCODE = 'invalid_parameter_value';
+    ELSIF pooled IS NULL OR rescore IS NULL THEN
+        RAISE EXCEPTION 'pooled and rescore cannot be NULL' USING ERRCODE = 'null_value_not_allowed', HINT = 'It is auto, none, or the name of a pooled column.';
+    END IF;
+    SELECT c.relname, c.relkind, c.reltuples::float8 AS reltuples INTO v_class FROM pg_class AS c WHERE c.oid = rel;
+    v_source := sqlvec._column(rel, column_name);
+    IF v_source.type_name NOT IN ('_halfvec', '_vector') THEN
+        RAISE EXCEPTION 'column "%" of table % is of type %, not halfvec[] or vector[]',
+            column_name, sqlvec._qualified(rel), format_type(v_source.type_oid, NULL)
+            USING ERRCODE = 'datatype_mismatch',
+                  HINT = CASE WHEN v_source.type_name IN ('vector', 'halfvec') THEN 'Use sqlvec.vector_search.'
+                              ELSE 'MaxSim compares multi-vectors: arrays of halfvec or vector.' END;
+    END IF;
+    PERFORM sqlvec._check_tokens(query, column_name, rel, v_source.dimensions);
+
+    v_alias := quote_ident(v_class.relname);
+    v_from := format('%s AS %s', sqlvec._qualified(rel), v_alias);
+    bound := '{}';
+    condition := 'true';
+    IF filter IS NOT NULL THEN
+        SELECT f.bound, f.condition INTO bound, condition FROM sqlvec._filter(rel, v_class.relname, filter, '$3', bound) AS f;
+    END IF;
+    IF where_sql IS NOT NULL THEN
+        condition := format(E'%s AND (%s\n)', condition, where_sql);
+    END IF;
+    v_tokens := format('%s.%I', v_alias, column_name);
+    v_maxsim := CASE v_source.type_name WHEN '_halfvec' THEN 'sqlvec.maxsim(%s, %s)' ELSE 'sqlvec.maxsim_vector(%s, sqlvec._vectors(%s))' END;
+    IF v_source.dimensions IS NULL THEN
+        -- A column without dimensions may hold vectors that the query cannot be compared with.
+        condition := format('sqlvec._dims(%s) OPERATOR(pg_catalog.=) %s AND %s', v_tokens, sqlvec._dims(query), condition);
+    END IF;
+    IF v_class.relkind NOT IN ('r', 'p', 'm') AND key_type IS NULL THEN
+        IF NOT rescore THEN
+            RAISE EXCEPTION 'rows of a view or foreign table have no address to answer candidates by'
+                USING ERRCODE = 'wrong_object_type', HINT = 'sqlvec.maxsim_search_keys answers their keys.';
+        END IF;
+        way := 'exact'; reason := 'rows of a view or foreign table have no address';
+        direct := format('SELECT h.row_value, h.score, true FROM (SELECT (%1$s.*)::%2$s AS row_value, %3$s AS score FROM %4$s WHERE %5$s) AS h '
+                         'WHERE h.score IS NOT NULL ORDER BY h.score DESC LIMIT %6$s',
+                         v_alias, sqlvec._qualified(rel), format(v_maxsim, v_tokens, '$2'), v_from, condition, k);
+        RETURN;
+    END IF;
+    v_hit := sqlvec._hit_statement(rel, v_alias, key_column, key_type, CASE WHEN rescore THEN k END);
+    answer := v_hit.answer;
+    v_matching := format('FROM %s WHERE %s AND %s IS NOT NULL', v_from, condition, v_tokens);
+    v_read := v_arrays || format('(SELECT %s AS score, %s ', format(v_maxsim, v_tokens, '$2'), v_hit.place);
+    v_best := format(' ORDER BY 1 DESC NULLS LAST, %s LIMIT %s) AS h WHERE h.score IS NOT NULL', v_hit.tie_break, k);
+    v_list := v_arrays || format('(SELECT NULL::pg_catalog.float8 AS score, %s ', v_hit.place);
+    exhaustive := v_read || v_matching || v_best;
+    everything := v_list || v_matching || ') AS h';
+
+    first := coalesce(candidates, ceil(k * oversample)::int, CASE WHEN rescore THEN greatest(10 * k, 100) ELSE greatest(40 * k, 400) END);
+    fixed := CASE WHEN candidates IS NOT NULL OR oversample IS NOT NULL THEN first END;
+    budget := coalesce(fixed, greatest(100 * k, 4000));
+    way := 'exact';
+    IF mode = 'exact' OR recall = 1 AND mode = 'auto' THEN
+        reason := CASE WHEN mode = 'exact' THEN 'asked for' ELSE 'recall 1 takes all matching rows' END;
+        RETURN;
+    END IF;
+    FOR v_way IN SELECT * FROM sqlvec._fde_ways(rel, column_name) LOOP
+        IF mode = 'auto' OR mode = v_way.target_column AND v_way.index_name IS NOT NULL OR mode = v_way.index_name THEN
+            way := CASE WHEN v_way.index_name IS NOT NULL THEN v_way.target_column ELSE 'exact' END;
+            EXIT;
+        END IF;
+    END LOOP;
+    IF way = 'exact' THEN
+        IF mode <> 'auto' THEN
+            RAISE EXCEPTION 'mode "%" is neither auto, exact, nor an encoding with an index or such an index of column "%" of table %',
+                mode, column_name, sqlvec._qualified(rel)
+                USING ERRCODE = 'invalid_parameter_value',
+                      HINT = coalesce('There are: ' || (SELECT string_agg(format('%s by index %s', w.target_column, w.index_name), ', ')
+                                                        FROM sqlvec._fde_ways(rel, column_name) AS w WHERE w.index_name IS NOT NULL) || '.',
+                                      'None has a valid index; sqlvec.plan_index proposes some.');
+        END IF;
+        reason := CASE WHEN v_way.target_column IS NULL THEN 'no encoding of this column that its trigger keeps and the role may read'
+                       ELSE format('no valid index on column "%s"', v_way.target_column) END;
+        RETURN;
+    END IF;
+    index_name := v_way.index_name;
+
+    IF condition <> 'true' OR row_security_active(rel) OR v_class.relkind <> 'r' OR v_class.reltuples <= 0 THEN
+        matching := (sqlvec._estimate(format('SELECT FROM %s WHERE %s', v_from, condition), params, bound, caller_path)).matching;
+    ELSE
+        matching := v_class.reltuples;
+    END IF;
+    total := greatest(v_class.reltuples, matching, 1);
+    IF mode = 'auto' AND matching <= 1.5 * first THEN
+        way := 'exact';
+        index_name := NULL;
+        reason := format('about %s of %s rows match: cheaper to read than to find %s candidates', matching, total, first);
+        RETURN;
+    END IF;
+    reason := format('%s; about %s of %s rows match', CASE mode WHEN 'auto' THEN 'the first index that fits' ELSE 'asked for' END, matching, total);
+
+    middle := CASE pooled
+        WHEN 'none' THEN NULL
+        WHEN 'auto' THEN (SELECT p.target_column FROM sqlvec._maintained_of(rel, column_name) AS p WHERE p.kind = 'pool' ORDER BY p.target_column LIMIT 1)
+        ELSE (SELECT p.target_column FROM sqlvec._maintained_of(rel, column_name) AS p WHERE p.kind = 'pool' AND p.target_column = pooled) END;
+    IF middle IS NULL AND pooled NOT IN ('auto', 'none') THEN
+        RAISE EXCEPTION '"%" is not a column of pooled tokens of column "%" of table %', pooled, column_name, sqlvec._qualified(rel)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'pooled is auto, none, or the name of a column that sqlvec.add_pooled declared.';
+    END IF;
+    IF fixed IS NOT NULL AND middle IS NOT NULL THEN
+        first := least(fixed, greatest(10 * k, 100));
+    END IF;
+    v_code := format('%s.%I', v_alias, v_way.target_column);
+    v_operator := sqlvec._operator(CASE v_way.code_type WHEN 'bit' THEN 'hamming' ELSE 'inner_product' END);
+    query_code := sqlvec._fde_query_expression(v_way.encoder, '$1');
+    v_score := format(v_maxsim, 'f.tokens', '$8');
+    v_pooled := CASE WHEN middle IS NULL THEN 'NULL::pg_catalog.float8' ELSE format(v_maxsim, 'f.few_tokens', '$8') END;
+    v_nearest := format('FROM %1$s WHERE %2$s AND %3$s IS NOT NULL ORDER BY %3$s %4$s $4 LIMIT $7', v_from, condition, v_code, v_operator);
+    listed := v_arrays || format('(SELECT 0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s %s $4) AS score, %s %s) AS h', v_code, v_operator, v_hit.place, v_nearest);
+    -- OFFSET 0 keeps the pooled score from being computed again wherever it is compared.
+    step := format(
+        E'SELECT pg_catalog.array_agg(s.estimate) AS estimates, pg_catalog.array_agg(s.pooled) AS pooled, pg_catalog.array_agg(s.score) AS scores,\n'
+        '  pg_catalog.array_agg(s.row_id) AS row_ids, pg_catalog.array_agg(s.row_table) AS row_tables, pg_catalog.max(s.found) AS found\n'
+        'FROM (\n  SELECT f.*, %1$s AS score\n  FROM (\n    SELECT f.*, %2$s AS pooled FROM (\n'
+        '      SELECT c.*, pg_catalog.count(*) OVER () AS found FROM (\n'
+        '        SELECT %3$s, %4$s AS tokens%5$s, 0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%6$s %7$s $4) AS estimate\n'
+        '        %8$s) AS c) AS f\n'
+        '    WHERE NOT EXISTS (SELECT FROM unnest($5, $6) AS h (row_id, row_table)\n'
+        '                      WHERE h.row_id OPERATOR(pg_catalog.=) f.row_id AND h.row_table OPERATOR(pg_catalog.=) f.row_table)\n'
+        '    OFFSET 0) AS f) AS s',
+        CASE WHEN middle IS NULL THEN v_score ELSE format('CASE WHEN (f.pooled OPERATOR(pg_catalog.<) $9) IS NOT TRUE THEN %s END', v_score) END,
+        v_pooled, v_hit.place, v_tokens,
+        -- A row may wait for its pooled tokens.
+        CASE WHEN middle IS NOT NULL THEN format(', coalesce(%s.%I, %s) AS few_tokens', v_alias, middle, v_tokens) ELSE '' END,
+        v_code, v_operator, v_nearest);
+    EXECUTE 'SELECT ' || sqlvec._all_encoded(rel, v_from, v_way.target_column, coalesce(v_way.pooled, column_name))
+            || CASE WHEN v_way.pooled IS NULL THEN '' ELSE ' AND ' || sqlvec._all_encoded(rel, v_from, v_way.pooled, column_name) END
+    INTO v_encoded;
+    IF NOT v_encoded THEN
+        v_matching := format('%s AND %s IS NULL', v_matching, v_code);
+        waiting := v_read || v_matching || v_best;
+        unlisted := v_list || v_matching || ') AS h';
+    END IF;
+    IF carve IS NOT NULL THEN
+        carved := v_arrays || format(
+                          '(SELECT %s AS score, h.row_id, h.row_table FROM unnest($5, $6) AS h (row_id, row_table) JOIN %s ON %s) AS h',
+                          format(v_maxsim, v_tokens, '$2'), v_from,
+                          CASE WHEN key_type IS NULL
+                               THEN format('%1$s.ctid OPERATOR(pg_catalog.=) h.row_id::pg_catalog.tid AND %1$s.tableoid OPERATOR(pg_catalog.=) h.row_table', v_alias)
+                               ELSE (SELECT format('%s.%I %s h.row_id::%s', v_alias, sqlvec._key_column(rel, key_column), sqlvec._btree_operator(c.type_oid, 3), format_type(c.type_oid, -1))
+                                     FROM sqlvec._column(rel, sqlvec._key_column(rel, key_column)) AS c) END);
+    END IF;
+END
+$body$;

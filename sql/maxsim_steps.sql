@@ -1,0 +1,155 @@
+-- How many candidates a MaxSim search reads: it asks an index for some, scores them exactly, and goes on
+-- while rows that it has not seen are expected to belong among the k best.
+--
+-- What the index ranks by only estimates MaxSim. How well is seen on the candidates themselves: the
+-- regression of exact scores on estimates holds for rows not read yet too, because candidates are chosen
+-- by the estimate alone. Estimates fall by about the same step whenever the rank doubles. The two tell
+-- how many of the rows left should beat the k-th score found; once that is less than k * (1 - recall),
+-- the search ends.
+--
+-- A middle stage, MaxSim on pooled tokens, spares most candidates the exact score: the first ones get both,
+-- later ones only where the regression of one on the other leaves them a chance of a thousandth or so.
+
+-- Share of a standard normal distribution above x, to seven digits (Abramowitz and Stegun 26.2.17; erfc
+-- came with PostgreSQL 16).
+CREATE OR REPLACE FUNCTION sqlvec._normal_tail(x float8) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT CASE WHEN x < 0 THEN 1 - t.tail ELSE t.tail END
+    FROM (SELECT least(abs(x), 30) AS x, 1 / (1 + 0.2316419 * least(abs(x), 30)) AS t) AS a,
+    LATERAL (SELECT exp(- a.x * a.x / 2) * 0.3989422804014327
+                    * a.t * (0.319381530 + a.t * (-0.356563782 + a.t * (1.781477937 + a.t * (-1.821255978 + a.t * 1.330274429)))) AS tail) AS t;
+END;
+
+-- Where a search stands.
+DO $do$
+BEGIN
+    IF pg_catalog.to_regtype('sqlvec._maxsim_state') IS NULL THEN
+        CREATE TYPE sqlvec._maxsim_state AS (
+            wanted     int,      -- candidates to ask the index for
+            bar        float8,   -- pooled score below which a candidate is not scored exactly; NULL scores all
+            estimates  float8[], -- of the candidates so far, with their pooled and exact scores and where they are
+            pooled     float8[],
+            scores     float8[],
+            row_ids    text[],
+            row_tables oid[],
+            missing    float8,   -- how many of the k best are expected among rows that were not read
+            finished   boolean,
+            exhaustive boolean,  -- reading all that match is the way to go on
+            complete   boolean
+        );
+    END IF;
+END
+$do$;
+
+CREATE OR REPLACE FUNCTION sqlvec._maxsim_start(wanted int) RETURNS sqlvec._maxsim_state
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ROW(wanted, NULL, '{}', '{}', '{}', '{}', '{}', NULL, false, false, true)::sqlvec._maxsim_state;
+
+-- Straight line of y over x with the variance around it. Never falling: a higher estimate is no worse.
+CREATE OR REPLACE FUNCTION sqlvec._line(x float8[], y float8[], OUT slope float8, OUT intercept float8, OUT variance float8)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT b.slope, r.y - b.slope * r.x, greatest(r.yy - 2 * b.slope * r.xy + b.slope * b.slope * r.xx, 0) / greatest(r.n - 2, 1)
+    FROM (SELECT regr_count(p.y, p.x)::float8 AS n, regr_avgx(p.y, p.x) AS x, regr_avgy(p.y, p.x) AS y,
+                 regr_sxx(p.y, p.x) AS xx, regr_syy(p.y, p.x) AS yy, regr_sxy(p.y, p.x) AS xy
+          FROM unnest(x, y) AS p (x, y)) AS r,
+    LATERAL (SELECT CASE WHEN r.xx > 0 THEN greatest(r.xy / r.xx, 0) ELSE 0 END AS slope) AS b;
+END;
+
+-- The state after the candidates of one step.
+--   given     candidates that the index gave, of which those seen before are left out of the arrays
+--   matching  rows that meet the condition, as far as the planner can tell
+--   fixed     candidates to read whatever is expected; NULL where that is for the expectation to say
+--   budget    most candidates to read
+--   whole     all matches may be read instead
+CREATE OR REPLACE FUNCTION sqlvec._maxsim_advance(
+    state sqlvec._maxsim_state, estimates float8[], pooled float8[], scores float8[], row_ids text[], row_tables oid[], given bigint,
+    k int, matching float8, recall float8, fixed int, budget int, whole boolean
+) RETURNS sqlvec._maxsim_state
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    s sqlvec._maxsim_state := state;
+    v_count float8;
+    v_left float8;
+    v_estimates float8[];
+    v_last float8;
+    v_step float8;
+    v_kth float8;
+    v_line record;
+    v_exact record;
+    v_deviation float8;
+    v_gap float8;
+    v_allowed float8 := (1 - recall) * k;
+    v_wanted float8;
+BEGIN
+    s.estimates := s.estimates || estimates;
+    s.pooled := s.pooled || pooled;
+    s.scores := s.scores || scores;
+    s.row_ids := s.row_ids || row_ids;
+    s.row_tables := s.row_tables || row_tables;
+    s.complete := coalesce(given, cardinality(state.estimates)) >= k;
+    IF coalesce(given, cardinality(state.estimates)) < s.wanted THEN
+        -- The scan has ended. With k rows it is an answer; with fewer it may have been cut short.
+        s.finished := true;
+        s.exhaustive := whole AND NOT s.complete;
+        RETURN s;
+    END IF;
+    v_count := cardinality(s.estimates);
+    v_kth := (SELECT u.score FROM unnest(s.scores) AS u (score) WHERE u.score IS NOT NULL ORDER BY u.score DESC OFFSET k - 1 LIMIT 1);
+    IF s.pooled[1] IS NOT NULL THEN
+        v_line := sqlvec._line(s.estimates, s.pooled);
+        v_exact := sqlvec._line(s.pooled, s.scores);
+        IF v_exact.slope > 0 THEN
+            s.bar := (v_kth - v_exact.intercept - 3 * sqrt(v_exact.variance)) / v_exact.slope;
+        END IF;
+        v_line.intercept := v_exact.intercept + v_exact.slope * v_line.intercept;
+        v_line.variance := v_exact.variance + v_exact.slope * v_exact.slope * v_line.variance;
+        v_line.slope := v_exact.slope * v_line.slope;
+    ELSE
+        v_line := sqlvec._line(s.estimates, s.scores);
+    END IF;
+    IF fixed IS NOT NULL THEN
+        s.finished := s.wanted >= fixed;
+        s.wanted := fixed;
+        RETURN s;
+    END IF;
+
+    v_left := greatest(matching / v_count, 1);
+    v_estimates := ARRAY(SELECT u.estimate FROM unnest(s.estimates) AS u (estimate) ORDER BY u.estimate DESC);
+    v_last := v_estimates[v_count::int];
+    v_step := (v_estimates[greatest(v_count::int / 2, 1)] - v_last) / ln(2::float8);
+    v_deviation := greatest(sqrt(v_line.variance), 1e-9);
+    v_gap := (v_kth - v_line.intercept - v_line.slope * v_last) / v_deviation;
+    -- Sum over ranks count * e^t, from the last one back: what is expected beyond each.
+    SELECT max(b.beyond), min(b.rank) FILTER (WHERE b.beyond <= v_allowed) INTO s.missing, v_wanted
+    FROM (SELECT v_count * exp(t.here) AS rank,
+                 sum(sqlvec._normal_tail(v_gap + v_line.slope * v_step / v_deviation * (t.here + t.width / 2)) * v_count * exp(t.here + t.width / 2) * t.width)
+                     OVER (ORDER BY t.here DESC) AS beyond
+          FROM (SELECT (i - 1) * ln(v_left) / 64 AS here, ln(v_left) / 64 AS width FROM generate_series(1, 64) AS i) AS t) AS b;
+    -- Without a k-th score nothing can be said.
+    s.missing := coalesce(s.missing, k);
+    s.finished := s.missing <= v_allowed;
+    IF s.finished THEN
+        RETURN s;
+    END IF;
+    v_wanted := coalesce(v_wanted, matching);
+    s.exhaustive := whole AND matching <= budget AND v_wanted > 0.7 * matching;
+    s.complete := s.wanted < budget;
+    s.finished := s.exhaustive OR NOT s.complete;
+    s.wanted := least(greatest(v_wanted, 1.25 * v_count), 4 * v_count, budget);
+    RETURN s;
+END
+$body$;
+
+-- The places of the k best scores, with all that tie with the last of them.
+CREATE OR REPLACE FUNCTION sqlvec._maxsim_best(
+    found_scores float8[], found_ids text[], found_tables oid[], k int, OUT scores float8[], OUT row_ids text[], OUT row_tables oid[]
+) LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT array_agg(h.score ORDER BY h.score DESC), array_agg(h.row_id ORDER BY h.score DESC), array_agg(h.row_table ORDER BY h.score DESC)
+    FROM (SELECT a.score, a.row_id, a.row_table, rank() OVER (ORDER BY a.score DESC) AS place
+          FROM unnest(found_scores, found_ids, found_tables) AS a (score, row_id, row_table) WHERE a.score IS NOT NULL) AS h
+    WHERE h.place <= k;
+END;

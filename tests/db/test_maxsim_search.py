@@ -1,0 +1,394 @@
+"""MaxSim search against brute force in numpy."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from numpy.typing import NDArray
+from psycopg import sql
+from psycopg.errors import (
+    DataException,
+    DatatypeMismatch,
+    InsufficientPrivilege,
+    InvalidParameterValue,
+    NullValueNotAllowed,
+    UndefinedColumn,
+    WrongObjectType,
+)
+
+from sqlvec.encoders import maxsim
+from sqlvec.types.multivector import to_text
+
+D = 16
+ROWS = 1500
+
+Tokens = NDArray[np.float32]
+
+
+def clustered(random: np.random.Generator, count: int, at_most: int) -> list[Tokens]:
+    """Multi-vectors whose tokens are words of a small vocabulary, each with some noise."""
+    words = np.random.default_rng(1).standard_normal((60, D))
+    documents = []
+    for _ in range(count):
+        tokens = words[random.integers(0, len(words), random.integers(1, at_most + 1))]
+        tokens = tokens + 0.3 * random.standard_normal(tokens.shape)
+        tokens /= np.linalg.norm(tokens, axis=1, keepdims=True)
+        documents.append(tokens.astype(np.float16).astype(np.float32))
+    return documents
+
+
+DOCUMENTS = clustered(np.random.default_rng(2), ROWS, 20)
+QUERIES = clustered(np.random.default_rng(3), 25, 8)
+
+
+def expected(query: Tokens, k: int = 10, allowed: Any = lambda n: True) -> list[tuple[int, float]]:
+    scores = [(n, maxsim(tokens, query)) for n, tokens in enumerate(DOCUMENTS) if allowed(n)]
+    return sorted(scores, key=lambda row: (-row[1], row[0]))[:k]
+
+
+def assert_same(found: list[tuple[int, float]], wanted: list[tuple[int, float]]) -> None:
+    assert [row[0] for row in found] == [row[0] for row in wanted]
+    np.testing.assert_allclose([row[1] for row in found], [row[1] for row in wanted], rtol=1e-5)
+
+
+def recall(found: list[tuple[int, float]], wanted: list[tuple[int, float]]) -> float:
+    return len({row[0] for row in found} & {row[0] for row in wanted}) / len(wanted)
+
+
+def search(
+    db: psycopg.Connection[Any],
+    query: Any,
+    table: str = "page",
+    columns: str = "(hit).id, score",
+    **options: Any,
+) -> list[Any]:
+    """Call ``sqlvec.maxsim_search`` on column tokens."""
+    arguments = {
+        name: sql.SQL("{} => {}").format(sql.SQL(name), value) for name, value in options.items()
+    }
+    call = sql.SQL(
+        "SELECT {} FROM sqlvec.maxsim_search(NULL::{}, 'tokens', {}::halfvec[]{})"
+    ).format(
+        sql.SQL(columns),
+        sql.SQL(table),
+        query if query is None or isinstance(query, str) else to_text(query),
+        sql.SQL("").join(sql.SQL(", ") + argument for argument in arguments.values()),
+    )
+    return db.execute(call).fetchall()
+
+
+def load(db: psycopg.Connection[Any], table: str, documents: list[Tokens]) -> None:
+    with db.cursor().copy(f"COPY {table} (id, tenant, tokens) FROM STDIN") as copy:
+        for n, tokens in enumerate(documents):
+            copy.write_row((n, n % 30, to_text(tokens)))
+
+
+@pytest.fixture(scope="module", params=["halfvec", "bit"])
+def _pages(request: pytest.FixtureRequest, dsn: str) -> None:
+    """Make table page, with codes of either type."""
+    bits = request.param == "bit"
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute("DROP TABLE IF EXISTS page")
+        db.execute(f"CREATE TABLE page (id int PRIMARY KEY, tenant int, tokens halfvec({D})[])")
+        db.execute("CALL sqlvec.add_fde('page', 'tokens', projection => 4, bits => %s)", (bits,))
+        load(db, "page", DOCUMENTS)
+        opclass = "bit_hamming_ops" if bits else "halfvec_ip_ops"
+        db.execute(f"CREATE INDEX page_codes ON page USING hnsw (tokens_fde {opclass})")
+        db.execute("ANALYZE page")
+
+
+@pytest.fixture
+def pages(_pages: None, db: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
+    return db
+
+
+def test_exact_is_brute_force(pages):
+    for query in QUERIES:
+        assert_same(search(pages, query, mode="exact"), expected(query))
+        assert_same(search(pages, query, recall=1.0, k=3), expected(query, 3))
+
+
+def test_candidates_of_an_index_rescored(pages):
+    for query in QUERIES[:5]:
+        assert_same(search(pages, query, mode="tokens_fde", candidates=ROWS), expected(query))
+
+
+@pytest.mark.parametrize("wanted", [0.8, 0.95])
+def test_the_number_of_candidates_grows_until_the_recall_is_expected(pages, wanted):
+    found = [search(pages, query, mode="tokens_fde", recall=wanted) for query in QUERIES]
+    few = [search(pages, query, mode="tokens_fde", candidates=100) for query in QUERIES]
+    truth = [expected(query) for query in QUERIES]
+    assert np.mean([recall(*each) for each in zip(found, truth, strict=True)]) >= wanted
+    assert np.mean([recall(*each) for each in zip(few, truth, strict=True)]) < 0.8
+    for rows, right in zip(found, truth, strict=True):
+        scores = dict(expected(QUERIES[truth.index(right)], ROWS))
+        np.testing.assert_allclose(
+            [row[1] for row in rows], [scores[row[0]] for row in rows], rtol=1e-5
+        )
+
+
+def test_filters_apply_inside(pages):
+    for query in QUERIES[:8]:
+        wanted = expected(query, 10, lambda n: n % 30 in (3, 4))
+        inside = {"filter": json.dumps({"tenant": {"$in": [3, 4]}})}
+        assert_same(search(pages, query, **inside), wanted)
+        assert_same(search(pages, query, where_sql="page.tenant IN (3, 4)"), wanted)
+        bound = {"where_sql": "tenant = ANY (($1)[1]::int[])", "params": ["{3,4}"]}
+        assert_same(search(pages, query, **bound), wanted)
+        few = expected(query, 10, lambda n: n in (7, 8))
+        assert_same(search(pages, query, where_sql="id IN (7, 8)"), few)
+        assert search(pages, query, where_sql="false") == []
+    half = search(pages, QUERIES[0], columns="complete", where_sql="tenant < 15", mode="tokens_fde")
+    assert len(half) == 10
+
+
+def test_keys_are_those_of_the_rows(pages):
+    for query in QUERIES[:5]:
+        rows = search(pages, query, candidates=300, columns="(hit).id, score, complete")
+        keys = pages.execute(
+            "SELECT key, score, complete FROM sqlvec.maxsim_search_keys("
+            "NULL::page, 'tokens', %s::halfvec[], key => NULL::bigint, candidates => 300)",
+            (to_text(query),),
+        ).fetchall()
+        assert keys == rows
+
+
+def test_equal_scores_by_key(db):
+    db.execute("CREATE TABLE same (id int PRIMARY KEY, tenant int, tokens halfvec(2)[])")
+    db.execute("INSERT INTO same SELECT n, 0, '{\"[1,0]\"}' FROM generate_series(20, 1, -1) AS n")
+    assert [row[0] for row in search(db, [[1, 0]], "same", k=5)] == [1, 2, 3, 4, 5]
+
+
+def test_carved_queries_answer_exact_scores(pages):
+    for query in QUERIES[:8]:
+        doubled = np.concatenate([query, query])
+        found = search(pages, doubled, candidates=ROWS, mode="tokens_fde", carve=0.999)
+        assert_same(found, expected(doubled))
+        rows = search(pages, query, candidates=400, mode="tokens_fde", carve=0.7)
+        scores = dict(expected(query, ROWS))
+        np.testing.assert_allclose(
+            [row[1] for row in rows], [scores[row[0]] for row in rows], rtol=1e-5
+        )
+
+
+def test_candidates_without_scores(pages):
+    rows = search(pages, QUERIES[0], rescore=False, candidates=250)
+    assert len(rows) == 250
+    assert recall(rows, expected(QUERIES[0])) >= 0.6
+    estimates = [row[1] for row in rows]
+    assert estimates == sorted(estimates, reverse=True)
+    assert len(search(pages, QUERIES[0], rescore=False, mode="exact")) == ROWS
+
+
+def test_rows_that_wait_for_their_code_are_found(pages):
+    pages.execute("SET LOCAL sqlvec.maintain = off")
+    best = expected(QUERIES[1], 3)
+    pages.execute("UPDATE page SET tokens = NULL WHERE id = %s", (best[0][0],))
+    pages.execute("INSERT INTO page VALUES (9001, 1, %s)", (to_text(QUERIES[1]),))
+    assert pages.execute("SELECT tokens_fde IS NULL FROM page WHERE id = 9001").fetchone() == (
+        True,
+    )
+    found = search(pages, QUERIES[1], k=3)
+    assert [row[0] for row in found] == [9001, best[1][0], best[2][0]]
+    listed = search(pages, QUERIES[1], rescore=False, candidates=200)
+    assert (9001, None) in listed
+    explained = dict(
+        pages.execute(
+            "SELECT * FROM sqlvec.explain_maxsim_search(NULL::page, 'tokens', %s::halfvec[])",
+            (to_text(QUERIES[1]),),
+        ).fetchall()
+    )
+    assert "sqlvec.backfill" in explained["unfinished"]
+
+
+def test_a_named_index_that_ends_early_says_so(pages):
+    pages.execute("SET LOCAL hnsw.max_scan_tuples = 100")
+    pages.execute("SET LOCAL hnsw.iterative_scan = strict_order")
+    rows = search(
+        pages, QUERIES[0], columns="complete", mode="page_codes", where_sql="id % 149 = 7"
+    )
+    wanted = [n for n in range(ROWS) if n % 149 == 7]
+    assert len(wanted) > 10
+    assert len(rows) == 10 or {row[0] for row in rows} <= {False}
+    whole = search(pages, QUERIES[0], columns="complete", where_sql="id % 149 = 7")
+    assert whole == [(True,)] * 10
+
+
+def test_the_budget_says_so(db):
+    db.execute("CREATE TABLE noise (id int PRIMARY KEY, tenant int, tokens halfvec(2)[])")
+    db.execute(
+        "CALL sqlvec.add_fde('noise', 'tokens', projection => 1, simhash_bits => 0, repetitions => 1)"
+    )
+    # One sign for all: the encoding says next to nothing.
+    db.execute(
+        "INSERT INTO noise SELECT n, 0, ARRAY[ARRAY[sin(n), cos(n)]::halfvec] FROM generate_series(1, 6000) AS n"
+    )
+    db.execute("CREATE INDEX ON noise USING hnsw (tokens_fde halfvec_ip_ops)")
+    db.execute("ANALYZE noise")
+    rows = search(db, [[1, 1], [-1, 0.5]], "noise", columns="complete")
+    assert rows == [(False,)] * 10
+
+
+def test_settings_are_put_back(pages):
+    names = ("hnsw.ef_search", "hnsw.iterative_scan", "hnsw.max_scan_tuples", "jit")
+    pages.execute("SELECT '[1]'::vector")  # loads pgvector and its settings
+    pages.execute("SET LOCAL hnsw.ef_search = 77")
+    before = [pages.execute(f"SHOW {name}").fetchone() for name in names]
+    search(pages, QUERIES[0])
+    search(pages, QUERIES[0], rescore=False)
+    assert [pages.execute(f"SHOW {name}").fetchone() for name in names] == before
+
+
+def test_explains_what_it_does(pages):
+    pages.execute("SET LOCAL enable_seqscan = off")
+    topics = pages.execute(
+        "SELECT * FROM sqlvec.explain_maxsim_search(NULL::page, 'tokens', %s::halfvec[], carve => 0.9)",
+        (to_text(QUERIES[0]),),
+    ).fetchall()
+    assert {"plan", "why", "statement", "explain", "query", "step 1"} <= {row[0] for row in topics}
+    assert "page_codes" in topics[0][1]
+    assert any("Index Scan using page_codes" in row[1] for row in topics)
+    assert max(len(row[1]) for row in topics) < 2000
+    exact = pages.execute(
+        "SELECT * FROM sqlvec.explain_maxsim_search(NULL::page, 'tokens', %s::halfvec[], filter => '{\"tenant\": 1}')",
+        (to_text(QUERIES[0]),),
+    ).fetchall()
+    assert "cheaper to read" in dict(exact)["why"]
+
+
+@pytest.mark.parametrize("count", [1, 128])
+def test_queries_of_one_and_of_128_tokens(pages, count):
+    query = clustered(np.random.default_rng(4), 1, 1)[0].repeat(count, axis=0)
+    query = (query + 0.1 * np.random.default_rng(5).standard_normal(query.shape)).astype(np.float16)
+    query = query.astype(np.float32)
+    assert_same(search(pages, query, candidates=ROWS, mode="tokens_fde"), expected(query))
+
+
+def test_documents_of_one_and_of_3000_tokens_and_of_none(db):
+    db.execute(f"CREATE TABLE odd (id int PRIMARY KEY, tenant int, tokens halfvec({D})[])")
+    db.execute("CALL sqlvec.add_fde('odd', 'tokens', projection => 4)")
+    db.execute("CREATE INDEX ON odd USING hnsw (tokens_fde halfvec_ip_ops)")
+    query = QUERIES[0]
+    assert search(db, query, "odd") == []
+    assert search(db, query, "odd", mode="tokens_fde") == []
+    random = np.random.default_rng(6)
+    long = random.standard_normal((3000, D)).astype(np.float16).astype(np.float32)
+    for number, tokens in enumerate([DOCUMENTS[0][:1], long]):
+        db.execute("INSERT INTO odd VALUES (%s, 0, %s)", (number, to_text(tokens)))
+    db.execute("INSERT INTO odd VALUES (2, 0, NULL), (3, 0, '{}')")
+    wanted = [(1, maxsim(long, query)), (0, maxsim(DOCUMENTS[0][:1], query))]
+    for mode in ("exact", "auto", "tokens_fde"):
+        assert_same(search(db, query, "odd", mode=mode), wanted)
+
+
+def test_vector_columns(db):
+    db.execute(f"CREATE TABLE wide (id int PRIMARY KEY, tenant int, tokens vector({D})[])")
+    db.execute("CALL sqlvec.add_fde('wide', 'tokens', projection => 4)")
+    load(db, "wide", DOCUMENTS[:400])
+    db.execute("CREATE INDEX ON wide USING hnsw (tokens_fde halfvec_ip_ops)")
+    for query in QUERIES[:3]:
+        wanted = expected(query, 10, lambda n: n < 400)
+        assert_same(search(db, query, "wide", candidates=400, mode="tokens_fde"), wanted)
+        assert_same(search(db, query, "wide", mode="exact"), wanted)
+
+
+def test_partitions_views_and_odd_names(db):
+    db.execute('CREATE SCHEMA "Odd ""schema"')
+    table = '"Odd ""schema"."a table; drop"'
+    db.execute(
+        f"CREATE TABLE {table} (id int, tenant int, tokens halfvec({D})[], PRIMARY KEY (id, tenant)) "
+        "PARTITION BY LIST (tenant)"
+    )
+    for tenant in range(30):
+        db.execute(f'CREATE TABLE "p {tenant}" PARTITION OF {table} FOR VALUES IN ({tenant})')
+    db.execute("CALL sqlvec.add_fde(%s, 'tokens', projection => 4)", (table,))
+    load(db, table, DOCUMENTS[:600])
+    db.execute(f"CREATE INDEX ON {table} USING hnsw (tokens_fde halfvec_ip_ops)")
+    db.execute(f"ANALYZE {table}")
+    db.execute(f"CREATE VIEW pages_view AS SELECT * FROM {table}")
+    for query in QUERIES[:3]:
+        wanted = expected(query, 10, lambda n: n < 600)
+        assert_same(search(db, query, table, mode="tokens_fde", candidates=600), wanted)
+        assert_same(search(db, query, table, mode="exact"), wanted)
+        assert_same(search(db, query, "pages_view"), wanted)
+        one = expected(query, 5, lambda n: n < 600 and n % 30 == 4)
+        assert_same(search(db, query, '"p 4"', k=5), one)
+        keys = db.execute(
+            "SELECT key, score FROM sqlvec.maxsim_search_keys(NULL::pages_view, 'tokens', "
+            "%s::halfvec[], key => NULL::int, key_column => 'id')",
+            (to_text(query),),
+        ).fetchall()
+        assert_same(keys, wanted)
+    with pytest.raises(WrongObjectType, match="have no address"):
+        search(db, QUERIES[0], "pages_view", rescore=False)
+
+
+def test_row_security_applies_inside(pages):
+    pages.execute("CREATE ROLE reader")
+    pages.execute("GRANT SELECT ON page TO reader")
+    pages.execute("ALTER TABLE page ENABLE ROW LEVEL SECURITY")
+    pages.execute("CREATE POLICY twenty ON page USING (tenant < 20)")
+    pages.execute("SET LOCAL ROLE reader")
+    for query in QUERIES[:3]:
+        wanted = expected(query, 10, lambda n: n % 30 < 20)
+        assert_same(search(pages, query, candidates=1400, mode="tokens_fde"), wanted)
+        assert_same(search(pages, query, mode="exact"), wanted)
+
+
+def test_keys_need_the_searched_columns_only(pages):
+    pages.execute("CREATE ROLE narrow")
+    pages.execute("GRANT SELECT (id, tokens) ON page TO narrow")
+    pages.execute("SET LOCAL ROLE narrow")
+    call = (
+        "SELECT key, score FROM sqlvec.maxsim_search_keys("
+        "NULL::page, 'tokens', %s::halfvec[], key => NULL::int)"
+    )
+    # Without the codes all rows are compared.
+    assert_same(pages.execute(call, (to_text(QUERIES[0]),)).fetchall(), expected(QUERIES[0]))
+    pages.execute("RESET ROLE")
+    pages.execute("GRANT SELECT (tokens_fde) ON page TO narrow")
+    pages.execute("SET LOCAL ROLE narrow")
+    found = pages.execute(
+        call.replace("=> NULL::int", "=> NULL::int, candidates => 1500"), (to_text(QUERIES[0]),)
+    )
+    assert_same(found.fetchall(), expected(QUERIES[0]))
+    with pytest.raises(InsufficientPrivilege), pages.transaction():
+        search(pages, QUERIES[0])
+
+
+@pytest.mark.parametrize(
+    ("query", "options", "error", "message"),
+    [
+        (None, {}, NullValueNotAllowed, "the query is NULL"),
+        ("{}", {}, InvalidParameterValue, "no vectors"),
+        ('{"[1,2]",NULL}', {}, InvalidParameterValue, "NULL among"),
+        ('{"[1,2]","[1]"}', {}, DataException, "of 1 and of 2 dimensions"),
+        ('{"[1,2]"}', {}, DataException, f'column "tokens" .* of {D} dimensions, the query of 2'),
+        (QUERIES[0], {"k": 0}, InvalidParameterValue, "k is a number"),
+        (QUERIES[0], {"candidates": 5}, InvalidParameterValue, "candidates is a number"),
+        (QUERIES[0], {"recall": 0.0}, InvalidParameterValue, "recall is a number"),
+        (QUERIES[0], {"recall": None}, InvalidParameterValue, "recall is a number"),
+        (QUERIES[0], {"carve": 1.5}, InvalidParameterValue, "carve is a cosine"),
+        (QUERIES[0], {"mode": "no such"}, InvalidParameterValue, "neither auto, exact"),
+        (QUERIES[0], {"mode": "x'; DROP TABLE page; --"}, InvalidParameterValue, "neither auto"),
+        (QUERIES[0], {"pooled": "tenant"}, InvalidParameterValue, "not a column of pooled tokens"),
+        (QUERIES[0], {"pooled": None}, NullValueNotAllowed, "pooled and rescore"),
+        (QUERIES[0], {"filter": '{"nope": 1}'}, UndefinedColumn, "nope"),
+    ],
+)
+def test_bad_arguments_are_refused(pages, query, options, error, message):
+    with pytest.raises(error, match=message), pages.transaction():
+        search(pages, query, **options)
+
+
+@pytest.mark.parametrize("column", ["tenant", "no such", "tokens_fde"])
+def test_columns_that_are_no_multivectors_are_refused(pages, column):
+    with pytest.raises((DatatypeMismatch, UndefinedColumn), match=column):
+        pages.execute(
+            "SELECT * FROM sqlvec.maxsim_search(NULL::page, %s, %s::halfvec[])",
+            (column, to_text(QUERIES[0])),
+        )
