@@ -1066,7 +1066,7 @@ CREATE OR REPLACE FUNCTION sqlvec._fde_bits(
 ) RETURNS bit
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT sqlvec._positive(c.code) || sqlvec._positive(ARRAY(SELECT 0 - v.value FROM unnest(c.code) WITH ORDINALITY AS v (value, n) ORDER BY v.n))
+    SELECT CASE WHEN c.code IS NOT NULL THEN sqlvec._positive(c.code) || sqlvec._positive(ARRAY(SELECT 0 - v.value FROM unnest(c.code) WITH ORDINALITY AS v (value, n) ORDER BY v.n)) END
     FROM (SELECT sqlvec._fde_code(encoder, tokens, as_query, dimensions, repetitions, simhash_bits, projection, final_dimensions) AS code OFFSET 0) AS c;
 END;
 

@@ -79,7 +79,8 @@ def signs(conn: Connection, side: str, name: str, tokens: Any) -> NDArray[np.boo
         name=name,
         tokens=to_text(tokens),
     ).scalar()
-    return np.array(list(found)) == "1"
+    bits: NDArray[np.bool_] = np.array(list(found)) == "1"
+    return bits
 
 
 @property_settings

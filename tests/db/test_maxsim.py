@@ -205,3 +205,59 @@ def test_parallel_workers_score_many_candidates(conn):
     )
     plan = "\n".join(conn.scalars(text(statement)))
     assert "Gather Merge" in plan
+
+
+@property_settings
+@given(pairs(), st.floats(0.25, 8), st.sampled_from([1, 1.5, 2]))
+def test_radius_equals_brute_force(conn, pair, radius, power):
+    tokens, query = (each.astype(np.float64) for each in pair)
+    nearest = np.linalg.norm(query[:, None] - tokens[None], axis=2).min(axis=1)
+    within = nearest < radius * (1 - 1e-6)
+    at_the_edge = np.abs(nearest - radius) <= radius * 1e-5
+    expected = float(((1 - (nearest[within] / radius) ** power) ** (1 / power)).sum())
+    found = score(conn, "maxsim_radius", literal(pair[0]), literal(pair[1]), radius, power)
+    # Close to the edge the power is steep: there rounding may count for something.
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-3 + 0.02 * at_the_edge.sum())
+
+
+def test_radius_of_nothing(conn):
+    assert score(conn, "maxsim_radius", None, '{"[1]"}', 1) is None
+    assert score(conn, "maxsim_radius", "{}", '{"[1]"}', 1) is None
+    assert score(conn, "maxsim_radius", '{"[1]"}', "{}", 1) == 0
+    assert score(conn, "maxsim_radius", '{"[1]"}', '{"[1]","[5]"}', 1) == 1
+    assert score(conn, "maxsim_radius", '{"[1]"}', '{"[2]"}', 1) == 0
+
+
+def carved(query: Tokens, threshold: float) -> list[Tokens]:
+    """Return the balls of a query as they are written in the paper."""
+    left, balls = list(query.astype(np.float64)), []
+    while left:
+        lengths = np.array([np.linalg.norm(token) for token in left])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            cosines = np.array(left) @ left[0] / (lengths * lengths[0])
+        cosines[0] = 1
+        balls.append(sum(token for token, c in zip(left, cosines, strict=True) if c >= threshold))
+        left = [token for token, c in zip(left, cosines, strict=True) if not c >= threshold]
+    return balls
+
+
+@property_settings
+@given(
+    hnp.arrays(np.float32, (7, 3), elements=st.integers(-8, 8).map(float)),
+    st.sampled_from([0.0, 0.31, 0.7, 0.95]),
+)
+def test_carving_equals_numpy(conn, query, threshold):
+    found = conn.scalar(
+        text("SELECT CAST(sqlvec.carve(CAST(:query AS halfvec[]), :threshold) AS text)"),
+        {"query": literal(query), "threshold": threshold},
+    )
+    wanted = carved(query, threshold)
+    assert found == literal(np.array(wanted, dtype=np.float32)).replace(".0", "")
+
+
+def test_what_cannot_be_carved(conn):
+    assert conn.scalar(text("SELECT sqlvec.carve(NULL, 0.7)")) is None
+    assert conn.scalar(text("SELECT sqlvec.carve('{}', 0.7)")) == "{}"
+    for threshold in ("NULL", "-0.1", "1.1", "'NaN'"):
+        with pytest.raises(DBAPIError, match="a cosine from 0 to 1"), conn.begin_nested():
+            conn.execute(text(f"SELECT sqlvec.carve('{{}}', {threshold})"))

@@ -137,7 +137,7 @@ def test_filters_apply_inside(pages):
         inside = {"filter": json.dumps({"tenant": {"$in": [3, 4]}})}
         assert_same(search(pages, query, **inside), wanted)
         assert_same(search(pages, query, where_sql="page.tenant IN (3, 4)"), wanted)
-        bound = {"where_sql": "tenant = ANY (($1)[1]::int[])", "params": ["{3,4}"]}
+        bound: dict[str, Any] = {"where_sql": "tenant = ANY (($1)[1]::int[])", "params": ["{3,4}"]}
         assert_same(search(pages, query, **bound), wanted)
         few = expected(query, 10, lambda n: n in (7, 8))
         assert_same(search(pages, query, where_sql="id IN (7, 8)"), few)

@@ -8,16 +8,26 @@ import numpy as np
 from pgvector import HalfVector
 from sqlalchemy import Select
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, joinedload, mapped_column
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    aliased,
+    defer,
+    joinedload,
+    mapped_column,
+)
 
 from sqlvec import catalog, functions
 from sqlvec.encoders import Binary, Truncate
 from sqlvec.schema import BM25, FDE, Quantized, attach
 from sqlvec.search import (
+    ClientRescore,
     bit_search,
     bm25_search,
     explain_bm25_search,
     explain_search,
+    maxsim_search,
     vector_search,
 )
 from sqlvec.types import MULTIVECTOR, VECTOR, MultiVector
@@ -76,6 +86,18 @@ def search_words(session: Session) -> list[str]:
     for topic, detail in session.execute(explain_bm25_search(Doc, "apple", Doc.body)):
         print(topic, detail)
     return [row[2] for row in session.execute(statement.add_columns(passage))]
+
+
+def search_tokens(session: Session) -> list[float]:
+    statement = maxsim_search(Doc, np.zeros((3, 128)), where=Doc.id > 7, k=5, recall=0.9)
+    assert_type(statement, Select[Doc, float])
+    for doc, score in session.execute(statement.options(defer(Doc.tokens))):
+        assert_type(doc, Doc)
+        assert_type(score, float)
+    maxsim_search(aliased(Doc), [[0.1, 0.2]], "tokens", mode="exact", carve=0.7)
+    here = maxsim_search(Doc, [[0.1, 0.2]], rescore="client", candidates=300)
+    assert_type(here, ClientRescore[Doc])
+    return [row[-1] for row in here.rank(session.execute(here.candidates))]
 
 
 def search_alias(session: Session) -> list[Doc]:
