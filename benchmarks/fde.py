@@ -7,17 +7,16 @@ what is lost here no index brings back.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import NullPool, create_engine
 
 from benchmarks.report import Report, table
 from benchmarks.server import Database
+from benchmarks.tokens import best, collections, maxsim, tokens
 from sqlvec import catalog
 
 K = 10
@@ -29,8 +28,6 @@ ENCODERS = {
     "3 hyperplanes": '{"simhash_bits": 3}',
     "80 repetitions, sketched": '{"repetitions": 80, "final_dimensions": 4000}',
 }
-
-Tokens = list[NDArray[np.float32]]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -49,9 +46,9 @@ def run(database: Database, options: argparse.Namespace) -> Report:
             )
             loaded[name] = catalog.load_fde(connection, name)
     cases = []
-    for folder in _collections():
-        documents, queries = _tokens(folder, "doc"), _tokens(folder, "query")[: options.queries]
-        exact = [_best(_maxsim(documents, query), K) for query in queries]
+    for folder in collections():
+        documents, queries = tokens(folder, "doc"), tokens(folder, "query")[: options.queries]
+        exact = [best(maxsim(documents, query), K) for query in queries]
         for name, (fde, parts) in loaded.items():
             codes = fde.documents(documents, parts).astype(np.float32)
             scores = fde.queries(queries, parts).astype(np.float32) @ codes.T
@@ -65,8 +62,8 @@ def run(database: Database, options: argparse.Namespace) -> Report:
                         str(count): float(
                             np.mean(
                                 [
-                                    len(np.intersect1d(best, _best(row, count))) / K
-                                    for best, row in zip(exact, scores, strict=True)
+                                    len(np.intersect1d(wanted, best(row, count))) / K
+                                    for wanted, row in zip(exact, scores, strict=True)
                                 ]
                             )
                         )
@@ -85,32 +82,6 @@ def run(database: Database, options: argparse.Namespace) -> Report:
     ]
     columns = ("collection, documents", "encoder", "dimensions", *map(str, CANDIDATES))
     return Report({"cases": cases}, [], [table("Exact top 10 among the candidates", columns, rows)])
-
-
-def _collections() -> list[Path]:
-    default = Path(__file__).parents[2] / "shared" / "data"
-    root = Path(os.environ.get("SQLVEC_DATA", default))
-    found = sorted(path.parent for path in root.glob("*/doc_tokens.npy"))
-    if not found:
-        raise SystemExit(f"no token vectors under {root}; SQLVEC_DATA names the folder")
-    return found
-
-
-def _tokens(folder: Path, side: str) -> Tokens:
-    rows = np.load(folder / f"{side}_tokens.npy").astype(np.float32)
-    offsets = np.load(folder / f"{side}_offsets.npy")
-    return [rows[start:end] for start, end in zip(offsets, offsets[1:], strict=False)]
-
-
-def _maxsim(documents: Tokens, query: NDArray[np.float32]) -> NDArray[np.float32]:
-    starts = np.cumsum([0, *(len(document) for document in documents[:-1])])
-    similarity = np.concatenate(documents) @ query.T
-    scores: NDArray[np.float32] = np.maximum.reduceat(similarity, starts).sum(axis=1)
-    return scores
-
-
-def _best(scores: NDArray[np.float32], count: int) -> NDArray[np.intp]:
-    return np.argsort(-scores, kind="stable")[:count]
 
 
 def draw(report: Report, path: Path) -> None:
