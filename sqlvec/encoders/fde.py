@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from math import ceil, log, sqrt
+from math import sqrt
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sqlvec.encoders.base import Parts, checked_positive, checked_vectors, part, to_halfvec
+from sqlvec.encoders.grid import MARGIN, coarse, exponent, norms_of, rounded
 from sqlvec.errors import DeclarationError, EncodingError
 
 MAX_DIMENSIONS = 4_000
@@ -21,9 +22,6 @@ MAX_SIGNS = 32_000
 
 Code: TypeAlias = NDArray[np.float16] | NDArray[np.bool_]
 """Codes of one or many multi-vectors, (D,) or (m, D)."""
-
-_MARGIN = 1.37
-"""Keeps everyday norms away from powers of two, where logarithms of two libraries may disagree."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ class FDE:
         for row, tokens in enumerate(batch):
             if tokens.shape[1] != d:
                 raise EncodingError(f"expected vectors of {d} dimensions, found {tokens.shape[1]}")
-            norms = _norms(tokens)
+            norms = norms_of(tokens)
             sums, counts = self._blocks(tokens, norms, parts, as_query=as_query)
             values = np.matmul(sums, signs).astype(np.float64) / counts[:, :, None] * scale
             code = self._sketched(values.ravel(), parts).astype(np.float32)
@@ -164,8 +162,8 @@ class FDE:
         n, d = tokens.shape
         r, b = self.repetitions, self._buckets
         found = self._bucket_of(tokens, norms, parts)
-        constant = 1.5 * 2.0 ** (1 + _exponent(_MARGIN * float(norms.sum()) * sqrt(d)))
-        fine = _rounded(tokens, np.float32(constant))
+        constant = 1.5 * 2.0 ** (1 + exponent(MARGIN * float(norms.sum()) * sqrt(d)))
+        fine = rounded(tokens, np.float32(constant))
         member = np.zeros((r, b, n), dtype=np.float32)
         member[np.arange(r)[None, :], found, np.arange(n)[:, None]] = 1
         sums = (member.reshape(r * b, n) @ fine).reshape(r, b, d)
@@ -187,9 +185,9 @@ class FDE:
         if self.simhash_bits == 0:
             return np.zeros((n, self.repetitions), dtype=np.int64)
         planes = part(parts, "hyperplane", (self.repetitions * self.simhash_bits, d))
-        exponents = np.array([_exponent(norm / _MARGIN) for norm in norms.tolist()])
-        coarse = _rounded(tokens, (1.5 * 2.0 ** (12 + exponents)).astype(np.float32)[:, None])
-        bits = (coarse @ planes.T > 0).reshape(n, self.repetitions, self.simhash_bits)
+        bits = (coarse(tokens, norms) @ planes.T > 0).reshape(
+            n, self.repetitions, self.simhash_bits
+        )
         return bits @ (1 << np.arange(self.simhash_bits)[::-1])
 
     def _sketched(self, values: NDArray[np.float64], parts: Parts) -> NDArray[np.float64]:
@@ -209,20 +207,3 @@ def _checked(tokens: ArrayLike) -> NDArray[np.float32]:
     if vectors.ndim != 2:
         raise EncodingError("a multi-vector has 2 dimensions (n, d), found 1")
     return to_halfvec(vectors).astype(np.float32)
-
-
-def _norms(tokens: NDArray[np.float32]) -> NDArray[np.float64]:
-    wide = tokens.astype(np.float64)
-    norms: NDArray[np.float64] = np.sqrt((wide * wide).sum(axis=1))
-    return norms
-
-
-def _exponent(x: float) -> int:
-    """Return the least whole n with x <= 2^n, nearly."""
-    return ceil(log(x) / log(2)) if x > 0 else 0
-
-
-def _rounded(tokens: NDArray[np.float32], constant: Any) -> NDArray[np.float32]:
-    """Round to the last place of a constant that is much larger."""
-    rounded: NDArray[np.float32] = tokens + constant - constant
-    return rounded
