@@ -12,7 +12,7 @@ BEGIN ATOMIC
     SELECT format('CREATE INDEX %sIF NOT EXISTS %I ON %s ((1)) WHERE %s',
                   CASE WHEN online AND c.relkind <> 'p' THEN 'CONCURRENTLY ' ELSE '' END,
                   sqlvec._index_name(rel, 'ix_' || c.relname || '_' || target || '_unfinished'),
-                  sqlvec._qualified(rel), sqlvec._unfinished(target, d.source_columns, ''))
+                  sqlvec._qualified(rel), sqlvec._unfinished(target, d.encoded_columns, ''))
     FROM sqlvec._derived_of(rel) AS d JOIN pg_catalog.pg_class AS c ON c.oid = rel
     WHERE d.target_column = target;
 END;
@@ -38,7 +38,7 @@ $body$;
 CREATE OR REPLACE FUNCTION sqlvec._waits(derived sqlvec._derived, verify boolean) RETURNS text
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT CASE WHEN NOT verify THEN sqlvec._unfinished((derived).target_column, (derived).source_columns, 't.')
+    SELECT CASE WHEN NOT verify THEN sqlvec._unfinished((derived).target_column, (derived).encoded_columns, 't.')
                 WHEN cardinality((derived).target_columns) = 1
                 THEN format('sqlvec._differ(t.%I, %s)', (derived).target_column, sqlvec._code_expression(derived, 't.'))
                 ELSE format('(SELECT %s FROM %s AS c (%s))',
@@ -70,6 +70,14 @@ BEGIN ATOMIC
                       WHERE a.attrelid = rel AND a.attname = ANY ((derived).source_columns || (derived).target_columns)));
 END;
 
+-- Whether another column is derived from this one.
+CREATE OR REPLACE FUNCTION sqlvec._is_source(derived sqlvec._derived) RETURNS boolean
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT EXISTS (SELECT FROM sqlvec.derived AS d
+                   WHERE d.relation_id = (derived).relation_id AND (derived).known_target = ANY (d.source_columns));
+END;
+
 -- Encode up to `batch` rows that wait, of one leaf table between two blocks. Locks only rows it can
 -- have at once, unless told to wait; last_block is the last one it took rows from. No SET: the
 -- application's triggers run inside.
@@ -84,11 +92,11 @@ DECLARE
 BEGIN
     -- Set for this transaction: the trigger leaves the code alone that is computed here. It still
     -- compares the source, unless no other trigger could have changed that (bit 1 of tgtype is BEFORE,
-    -- bit 4 UPDATE): comparing reads a long vector twice.
+    -- bit 4 UPDATE): comparing reads a long vector twice. It has to where a code is a source itself.
     PERFORM pg_catalog.set_config('sqlvec.maintain', CASE WHEN EXISTS (
         SELECT FROM pg_catalog.pg_trigger AS t
         WHERE t.tgrelid = leaf AND NOT t.tgisinternal AND t.tgtype & 18::smallint = 18::smallint AND t.tgname <> '~sqlvec'
-    ) THEN 'off' ELSE 'skip' END, true);
+    ) OR sqlvec._is_source(derived) THEN 'off' ELSE 'skip' END, true);
     -- A crash may lose the last batches, which are then done again: no commit needs to wait for the disk.
     PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
     EXECUTE pg_catalog.format(
@@ -99,7 +107,7 @@ BEGIN
         'RETURNING t.%3$I IS NOT NULL OR NOT %2$s AS encoded) '
         'SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE d.encoded), '
         '(SELECT (pg_catalog.max(r)::text::pg_catalog.point)[0] FROM had AS h, pg_catalog.unnest(h.rows) AS r) FROM done AS d',
-        sqlvec._qualified(leaf), sqlvec._has_source(derived.source_columns, 't.'), derived.target_column,
+        sqlvec._qualified(leaf), sqlvec._has_source(derived.encoded_columns, 't.'), derived.target_column,
         sqlvec._assignment(derived), sqlvec._waits(derived, verify),
         CASE WHEN wait THEN '' ELSE 'SKIP LOCKED' END)
     INTO done, v_encoded, last_block
@@ -245,7 +253,7 @@ BEGIN
             UPDATE sqlvec.derived AS d SET suspect = false, reweighed = false WHERE d.id = v_id;
             COMMIT;
         END IF;
-        IF sqlvec._owns(rel) AND NOT sqlvec._has_unfinished_index(rel, v_derived.target_column, v_derived.source_columns) THEN
+        IF sqlvec._owns(rel) AND NOT sqlvec._has_unfinished_index(rel, v_derived.target_column, v_derived.encoded_columns) THEN
             IF NOT sqlvec._index_unfinished(rel, v_derived.target_column) THEN
                 RAISE NOTICE 'searches of % look for rows without a code by reading the table', rel
                     USING HINT = pg_catalog.format('Make that instant: %s;', sqlvec._unfinished_index_sql(rel, v_derived.target_column, true));

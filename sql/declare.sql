@@ -68,6 +68,13 @@ BEGIN
         ELSIF v_target = '' OR octet_length(v_target) > 63 THEN
             RAISE EXCEPTION 'target "%" is not a column name of 1 to 63 bytes', v_target USING ERRCODE = 'invalid_name';
         END IF;
+        -- Codes are made in the order of their declarations.
+        SELECT d.known_target INTO v_existing FROM sqlvec._derived_of(rel) AS d WHERE v_target = ANY (d.source_columns) LIMIT 1;
+        IF FOUND THEN
+            RAISE EXCEPTION 'column "%" of table % cannot hold codes: "%" is derived from it already', v_target, rel, v_existing.known_target
+                USING ERRCODE = 'object_in_use',
+                      HINT = format('CALL sqlvec.drop_derived(%L, %L) first, and declare that one after this.', rel, v_existing.known_target);
+        END IF;
         FOR v_existing IN
             SELECT coalesce(d.source_column, d.known_source) AS source_column, d.encoder, d.known_target,
                    sqlvec._has_column(rel, v_target) AS there
@@ -110,22 +117,36 @@ AS $body$
 DECLARE
     v_column record;
     v_filled boolean;
+    v_element text := rtrim(type_name, '[]');
+    v_rest text := coalesce('(' || dimensions || ')', '') || CASE WHEN v_element <> type_name THEN '[]' ELSE '' END;
 BEGIN
     IF NOT sqlvec._has_column(rel, target) THEN
         EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', sqlvec._qualified(rel), target,
-                       CASE WHEN type_name IN ('bit', 'tsvector') THEN type_name ELSE format('%I.%I', sqlvec._vector_schema(), type_name) END
-                       || coalesce('(' || dimensions || ')', ''));
+                       CASE WHEN type_name IN ('bit', 'tsvector') THEN type_name ELSE format('%I.%I', sqlvec._vector_schema(), v_element) END
+                       || v_rest);
         RETURN false;
     END IF;
     v_column := sqlvec._column(rel, target);
-    IF (v_column.type_name, v_column.dimensions) IS DISTINCT FROM (type_name::name, dimensions) THEN
+    IF (v_column.type_name, v_column.dimensions)
+       IS DISTINCT FROM ((CASE WHEN v_element <> type_name THEN '_' ELSE '' END || v_element)::name, dimensions) THEN
         RAISE EXCEPTION 'column "%" of table % is of type %, encoder "%" makes %', target, sqlvec._qualified(rel)::regclass,
             (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute AS a WHERE a.attrelid = rel AND a.attname = target),
-            encoder, type_name || coalesce('(' || dimensions || ')', '')
+            encoder, v_element || v_rest
             USING ERRCODE = 'datatype_mismatch', HINT = 'Choose another target, or drop that column first.';
     END IF;
     EXECUTE format('SELECT EXISTS (SELECT FROM %s AS t WHERE t.%I IS NOT NULL)', sqlvec._qualified(rel), target) INTO v_filled;
     RETURN v_filled;
+END
+$body$;
+
+-- Token vectors hardly compress: store them as they are. A choice made by the application stays.
+CREATE OR REPLACE FUNCTION sqlvec._store_external(rel oid, column_name text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    IF (SELECT a.attstorage = 'x' FROM pg_attribute AS a WHERE a.attrelid = rel AND a.attname = column_name) THEN
+        EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET STORAGE EXTERNAL', sqlvec._qualified(rel), column_name);
+    END IF;
 END
 $body$;
 

@@ -41,7 +41,9 @@ SELECT d.id,
        e.code_type,
        e.code_dimensions,
        d.metric,
-       d.reweighed AND r.maintained AND (r.known_oid = r.relation AND n.taken) IS NOT TRUE AS reweighed
+       d.reweighed AND r.maintained AND (r.known_oid = r.relation AND n.taken) IS NOT TRUE AS reweighed,
+       -- One of these is enough for a code: the fields of a text, but not the weights of tokens.
+       CASE e.kind WHEN 'bm25' THEN n.sources ELSE n.sources[1:1] END AS encoded_columns
 FROM sqlvec.derived AS d
 JOIN sqlvec._relation AS r ON r.id = d.relation_id
 JOIN sqlvec.encoder AS e ON e.name = d.encoder
@@ -72,7 +74,7 @@ SELECT d.relation::regclass AS relation,
        d.encoder,
        d.kind,
        d.metric,
-       d.code_type || '(' || d.code_dimensions || ')' AS code_type,
+       format('%s(%s)%s', rtrim(d.code_type, '[]'), d.code_dimensions, substring(d.code_type FROM '\[\]$')) AS code_type,
        d.maintained,
        CASE
            WHEN d.source_column IS NULL

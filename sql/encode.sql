@@ -31,6 +31,8 @@ CREATE OR REPLACE FUNCTION sqlvec._differ(a halfvec[], b halfvec[]) RETURNS bool
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
 CREATE OR REPLACE FUNCTION sqlvec._differ(a vector[], b vector[]) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
+CREATE OR REPLACE FUNCTION sqlvec._differ(a real[], b real[]) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
 
 CREATE OR REPLACE FUNCTION sqlvec._dims(x vector) RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN vector_dims(x);
@@ -180,6 +182,8 @@ BEGIN
     WHEN 'fde' THEN
         RETURN format('sqlvec._fde%s(%L, sqlvec._halfvecs(%s), false, %s)', CASE v_encoder.code_type WHEN 'bit' THEN '_bits' END, encoder, arguments[1],
                       sqlvec._fde_constants(v_encoder.dimensions, v_encoder.options));
+    WHEN 'pool' THEN
+        RETURN sqlvec._pool_expression(v_encoder.options, arguments);
     WHEN 'bm25' THEN
         RETURN sqlvec._bm25_expression(v_encoder.options, arguments);
     END CASE;
@@ -198,9 +202,10 @@ BEGIN
     FROM sqlvec.encoder AS e WHERE e.name = encode.encoder;
     IF FOUND AND v_expected IS NULL THEN
         RAISE EXCEPTION 'encoder "%" encodes text, not vectors', encoder USING ERRCODE = 'datatype_mismatch';
-    ELSIF v_kind = 'fde' THEN
+    ELSIF v_kind IN ('fde', 'pool') THEN
         RAISE EXCEPTION 'encoder "%" encodes multi-vectors, not vectors', encoder
-            USING ERRCODE = 'datatype_mismatch', HINT = 'Use sqlvec.fde_document or sqlvec.fde_query.';
+            USING ERRCODE = 'datatype_mismatch',
+                  HINT = CASE v_kind WHEN 'pool' THEN 'Use sqlvec.pool.' ELSE 'Use sqlvec.fde_document or sqlvec.fde_query.' END;
     ELSIF v_expected <> v_found THEN
         RAISE EXCEPTION 'encoder "%" takes vectors of % dimensions, not %', encoder, v_expected, v_found
             USING ERRCODE = 'data_exception';

@@ -2,7 +2,7 @@
 
 CREATE OR REPLACE FUNCTION sqlvec._kinds() RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN ARRAY['halfvec', 'binary', 'truncate', 'linear', 'fde', 'bm25'];
+RETURN ARRAY['halfvec', 'binary', 'truncate', 'linear', 'fde', 'pool', 'bm25'];
 
 -- Options of a kind with defaults filled in; an error for an option that the kind does not have.
 CREATE OR REPLACE FUNCTION sqlvec._encoder_options(kind text, dimensions int, options jsonb) RETURNS jsonb
@@ -15,6 +15,7 @@ DECLARE
         WHEN 'truncate' THEN '{"dimensions": null, "type": "halfvec"}'
         WHEN 'linear' THEN '{"dimensions": null, "seed": 0, "center": false}'
         WHEN 'fde' THEN '{"repetitions": 20, "simhash_bits": 4, "projection": 8, "final_dimensions": null, "seed": 0, "bits": false}'
+        WHEN 'pool' THEN '{}'
     END::jsonb;
     v_options jsonb := v_defaults || coalesce(options, '{}');
     v_key text;
@@ -29,6 +30,8 @@ BEGIN
     IF jsonb_typeof(coalesce(options, '{}')) <> 'object' THEN
         RAISE EXCEPTION 'options of an encoder are a JSON object, not %', jsonb_typeof(options)
             USING ERRCODE = 'invalid_parameter_value';
+    ELSIF kind = 'pool' THEN
+        RETURN sqlvec._pool_options(coalesce(options, '{}'));
     END IF;
     FOR v_key, v_value IN SELECT * FROM jsonb_each(v_options) LOOP
         IF NOT v_defaults ? v_key THEN
@@ -120,7 +123,7 @@ AS $body$
 DECLARE
     v_options jsonb := sqlvec._encoder_options(kind, dimensions, options);
     v_code_type text := CASE WHEN kind = 'binary' OR (v_options ->> 'bits')::boolean THEN 'bit'
-                             WHEN kind = 'truncate' THEN v_options ->> 'type' ELSE 'halfvec' END;
+                             WHEN kind = 'truncate' THEN v_options ->> 'type' WHEN kind = 'pool' THEN 'halfvec[]' ELSE 'halfvec' END;
     v_code_dimensions int := sqlvec._code_dimensions(kind, dimensions, v_options);
     v_center boolean := coalesce((v_options ->> 'center')::boolean, false);
     v_matrix boolean := kind IN ('linear', 'fde') OR coalesce((v_options ->> 'rotate')::boolean, false);
@@ -177,7 +180,7 @@ END
 $body$;
 
 COMMENT ON PROCEDURE sqlvec.create_encoder(text, text, int, jsonb, vector) IS
-    'Make a named, immutable encoder for vectors of `dimensions`. Kinds: halfvec {}, binary {"rotate", "seed", "center"}, truncate {"dimensions", "type"}, linear {"dimensions", "seed", "center"}, and for multi-vectors fde {"repetitions", "simhash_bits", "projection", "final_dimensions", "seed", "bits"}; mean is what "center" takes off.';
+    'Make a named, immutable encoder for vectors of `dimensions`. Kinds: halfvec {}, binary {"rotate", "seed", "center"}, truncate {"dimensions", "type"}, linear {"dimensions", "seed", "center"}, and for multi-vectors fde {"repetitions", "simhash_bits", "projection", "final_dimensions", "seed", "bits"} and pool {"method" and its options, as sqlvec.add_pooled has them}; mean is what "center" takes off.';
 
 CREATE OR REPLACE PROCEDURE sqlvec.drop_encoder(name text) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$

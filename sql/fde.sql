@@ -30,10 +30,7 @@ BEGIN
     v_encoder := sqlvec._own_encoder_name(rel, v_target);
     PERFORM sqlvec._write_encoder(v_encoder, 'fde', v_dimensions, v_options, sqlvec._owner(rel), NULL);
     v_filled := sqlvec._add_target(rel, v_target, v_encoder, CASE WHEN bits THEN 'bit' ELSE 'halfvec' END, sqlvec._code_dimensions('fde', v_dimensions, v_options));
-    -- Token vectors hardly compress. A choice made by the application stays.
-    IF (SELECT a.attstorage = 'x' FROM pg_attribute AS a WHERE a.attrelid = rel AND a.attname = column_name) THEN
-        EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET STORAGE EXTERNAL', sqlvec._qualified(rel), column_name);
-    END IF;
+    PERFORM sqlvec._store_external(rel, column_name);
     PERFORM sqlvec._declare(rel, ARRAY[column_name], ARRAY[v_target], v_encoder, true, 'inner_product', v_filled);
 END
 $body$;

@@ -191,7 +191,7 @@ DECLARE
 BEGIN
     FOR v_way IN
         SELECT d.target_column FROM sqlvec._derived_of(rel) AS d
-        WHERE column_name = ANY (d.source_columns || d.target_columns) AND NOT sqlvec._has_unfinished_index(rel, d.target_column, d.source_columns)
+        WHERE column_name = ANY (d.source_columns || d.target_columns) AND NOT sqlvec._has_unfinished_index(rel, d.target_column, d.encoded_columns)
     LOOP
         name := 'unfinished'; method := 'btree'; opclass := NULL;
         statement := sqlvec._unfinished_index_sql(rel, v_way.target_column, true);
@@ -220,7 +220,7 @@ BEGIN
         UNION ALL
         SELECT d.target_column, quote_ident(d.target_column), d.target_column, d.code_type, d.code_dimensions
         FROM sqlvec._derived_of(rel) AS d
-        WHERE d.source_column = plan_index.column_name AND d.metric = v_metric AND d.maintained
+        WHERE d.source_column = plan_index.column_name AND d.kind <> 'pool' AND d.metric = v_metric AND d.maintained
         UNION ALL
         SELECT x.way, x.expression, column_name || '_' || x.kind || '_expression', x.code_type, x.dimensions
         FROM sqlvec._expression_ways(rel, column_name) AS x

@@ -53,7 +53,7 @@ BEGIN
                 USING HINT = 'Restore the rows of sqlvec.encoder_vector, then CALL sqlvec.backfill.';
         END IF;
     END IF;$sql$,
-            v_derived.target_column, sqlvec._has_source(v_derived.source_columns, 'NEW.'), v_derived.encoder, v_derived.target_column);
+            v_derived.target_column, sqlvec._has_source(v_derived.encoded_columns, 'NEW.'), v_derived.encoder, v_derived.target_column);
     END LOOP;
     RETURN format($sql$
 -- Written by sqlvec from its catalog: fills derived columns. CALL sqlvec.repair writes it anew.

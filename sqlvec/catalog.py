@@ -21,7 +21,7 @@ import numpy as np
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from sqlvec.encoders import FDE, Encoder, Parts, from_options
+from sqlvec.encoders import FDE, Encoder, Parts, Pool, from_options
 from sqlvec.errors import (
     DeclarationError,
     InstalledAsExtension,
@@ -308,8 +308,8 @@ def load_encoder(connection: Connection, name: str) -> tuple[Encoder, Parts]:
     :raises DeclarationError: the catalog has no encoder of that name.
     """
     kind, options = _encoder(connection, name)
-    if kind == FDE.kind:
-        raise DeclarationError(f"encoder {name!r} encodes multi-vectors; load_fde reads it")
+    if kind in (FDE.kind, Pool.kind):
+        raise DeclarationError(f"encoder {name!r} encodes multi-vectors; load_{kind} reads it")
     return from_options(kind, options), _parts(connection, name)
 
 
@@ -329,6 +329,24 @@ def load_fde(connection: Connection, name: str) -> tuple[FDE, Parts]:
     if kind != FDE.kind:
         raise DeclarationError(f"encoder {name!r} is of kind {kind!r}, not {FDE.kind!r}")
     return FDE(**options), _parts(connection, name)
+
+
+def load_pool(connection: Connection, name: str) -> Pool:
+    """Return a pooling encoder of the catalog, for pooling with numpy.
+
+    E.g.::
+
+        pool = catalog.load_pool(connection, "public.doc.tokens_pool")
+        pooled = pool.documents(batch)
+
+    :raises DeclarationError: the catalog has no encoder of that name and kind.
+
+    .. versionadded:: 0.1
+    """
+    kind, options = _encoder(connection, name)
+    if kind != Pool.kind:
+        raise DeclarationError(f"encoder {name!r} is of kind {kind!r}, not {Pool.kind!r}")
+    return Pool(**options)
 
 
 def _encoder(connection: Connection, name: str) -> tuple[str, dict[str, Any]]:

@@ -129,6 +129,45 @@ class AddFDE(ExecutableDDLElement):
         self.encoder_options = options
 
 
+class AddPooled(ExecutableDDLElement):
+    """``CALL sqlvec.add_pooled``: keep a multi-vector with fewer vectors up to date.
+
+    E.g.::
+
+        connection.execute(AddPooled("tokens", "tokens_pool", "prefix").against(table))
+
+    which renders ::
+
+        CALL sqlvec.add_pooled('doc'::regclass, 'tokens', method => 'prefix',
+            target => 'tokens_pool')
+
+    :param source: the multi-vector column.
+    :param code: the column that holds the pooled vectors; made where it is not there.
+    :param method: of pooling.
+    :param options: of the method; None is its defaults.
+    :param weights: the column with the weights of tokens, for method ``top``.
+
+    .. versionadded:: 0.1
+    """
+
+    target: Table
+
+    def __init__(
+        self,
+        source: str,
+        code: str,
+        method: str,
+        *,
+        options: Mapping[str, int | float | None] | None = None,
+        weights: str | None = None,
+    ) -> None:
+        self.source = source
+        self.code = code
+        self.method = method
+        self.encoder_options = options
+        self.weights = weights
+
+
 class StoreExternal(ExecutableDDLElement):
     """Store the values of a column as they are, without trying to compress them.
 
@@ -194,6 +233,7 @@ def _install_where_missing(
 @compiles(AddQuantized)
 @compiles(AddBM25)
 @compiles(AddFDE)
+@compiles(AddPooled)
 @compiles(DropDerived)
 @compiles(StoreExternal)
 def _compile_elsewhere(element: object, compiler: DDLCompiler, **kw: Any) -> str:
@@ -246,6 +286,22 @@ def _compile_add_fde(element: AddFDE, compiler: DDLCompiler, **kw: Any) -> str:
         if value is not None:
             arguments.append(f"{name} => {json.dumps(value)}")
     return f"CALL sqlvec.add_fde({', '.join(arguments)})"
+
+
+@compiles(AddPooled, "postgresql")
+def _compile_add_pooled(element: AddPooled, compiler: DDLCompiler, **kw: Any) -> str:
+    arguments = [
+        regclass(compiler.preparer, element.target),
+        _literal(compiler, element.source),
+        f"method => {_literal(compiler, element.method)}",
+        f"target => {_literal(compiler, element.code)}",
+    ]
+    if element.encoder_options:
+        options = json.dumps(dict(element.encoder_options))
+        arguments.append(f"options => {_literal(compiler, options)}")
+    if element.weights is not None:
+        arguments.append(f"weights_column => {_literal(compiler, element.weights)}")
+    return f"CALL sqlvec.add_pooled({', '.join(arguments)})"
 
 
 @compiles(StoreExternal, "postgresql")

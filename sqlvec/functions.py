@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from sqlalchemy import Boolean, Double, Integer, Table, Text, cast, literal, null
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSQUERY
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, REAL, TSQUERY
 from sqlalchemy.orm import QueryableAttribute
 from sqlalchemy.sql import coercions, roles
 from sqlalchemy.sql.elements import ColumnElement
@@ -204,6 +204,24 @@ class carve(SqlvecFunction):
 
     def __init__(self, query: Any, threshold: Any) -> None:
         super().__init__(query=_value(query, MULTIVECTOR()), threshold=_value(threshold, Double()))
+
+
+class pool(SqlvecFunction):
+    """Fewer vectors for the multi-vector of a document.
+
+    :param encoder: name of a pooling encoder in the catalog.
+    :param tokens: the multi-vector.
+    :param weights: one number for each token, for method ``top``.
+    """
+
+    type = MULTIVECTOR()
+
+    def __init__(self, encoder: Any, tokens: Any, weights: Any = None) -> None:
+        super().__init__(
+            encoder=_value(encoder, Text()),
+            tokens=_value(tokens, MULTIVECTOR()),
+            weights=_value(weights, ARRAY(REAL())),
+        )
 
 
 class plan_index(SqlvecFunction):

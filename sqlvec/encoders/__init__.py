@@ -4,7 +4,7 @@ Every class is the numpy twin of one kind in ``sql/encode.sql``. Codes that leav
 that leave the server: bits to the last one, floats to one unit in the last place of their type.
 That lets a bulk load encode on the client and COPY the codes. :class:`BM25` is the twin for text:
 it takes counts of lexemes and statistics of the corpus, so it stands beside the vector encoders, as
-does :class:`FDE`, which takes multi-vectors.
+do :class:`FDE` and :class:`Pool`, which take multi-vectors.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from sqlvec.encoders.halfvec import Halfvec
 from sqlvec.encoders.integer_parts import matrix_parts
 from sqlvec.encoders.linear import Linear
 from sqlvec.encoders.maxsim import maxsim
+from sqlvec.encoders.pool import Pool
 from sqlvec.encoders.truncate import Truncate
 from sqlvec.errors import DeclarationError
 
@@ -32,6 +33,7 @@ __all__ = [
     "Halfvec",
     "Linear",
     "Parts",
+    "Pool",
     "Truncate",
     "from_options",
     "matrix_parts",

@@ -23,6 +23,16 @@ from sqlvec.ddl import attach
 from sqlvec.schema.bm25 import BM25
 from sqlvec.schema.derived import Derived, declarations, derived_columns
 from sqlvec.schema.fde import FDE
+from sqlvec.schema.pooled import Pooled
 from sqlvec.schema.quantized import Quantized
 
-__all__ = ["BM25", "FDE", "Derived", "Quantized", "attach", "declarations", "derived_columns"]
+__all__ = [
+    "BM25",
+    "FDE",
+    "Derived",
+    "Pooled",
+    "Quantized",
+    "attach",
+    "declarations",
+    "derived_columns",
+]

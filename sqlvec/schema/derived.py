@@ -122,5 +122,25 @@ def source_column(table: Table, name: str) -> Column[Any]:
     return source
 
 
+def multivector_dimensions(table: Table, name: str) -> int:
+    """Return the dimensions of a column of multi-vectors that codes are made from.
+
+    :raises DeclarationError: it is not there, is of another type, or names no dimensions.
+    """
+    source = source_column(table, name)
+    if type_name(source.type) not in ("halfvec[]", "vector[]"):
+        raise DeclarationError(
+            f"column {name!r} of table {table.fullname!r} is of type "
+            f"{source.type!r}, not MULTIVECTOR"
+        )
+    found = dimensions(source.type)
+    if found is None:
+        raise DeclarationError(
+            f"column {name!r} of table {table.fullname!r} names no dimensions; "
+            "write MULTIVECTOR(128)"
+        )
+    return found
+
+
 def _described(column: Column[Any]) -> tuple[str | None, int | None]:
     return type_name(column.type), dimensions(column.type)

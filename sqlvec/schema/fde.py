@@ -11,8 +11,8 @@ from sqlvec import encoders
 from sqlvec.ddl import AddFDE
 from sqlvec.errors import DeclarationError
 from sqlvec.identifiers import target_column
-from sqlvec.schema.derived import Derived, hnsw_index, source_column
-from sqlvec.types import dimensions, from_sql, type_name
+from sqlvec.schema.derived import Derived, hnsw_index, multivector_dimensions
+from sqlvec.types import from_sql
 
 
 class FDE(Derived):
@@ -92,18 +92,7 @@ class FDE(Derived):
         return hnsw_index(name, self.target, opclass, m, ef_construction)
 
     def _columns(self, table: Table) -> list[Column[Any]]:
-        source = source_column(table, self.source)
-        if type_name(source.type) not in ("halfvec[]", "vector[]"):
-            raise DeclarationError(
-                f"column {self.source!r} of table {table.fullname!r} is of type "
-                f"{source.type!r}, not MULTIVECTOR"
-            )
-        found = dimensions(source.type)
-        if found is None:
-            raise DeclarationError(
-                f"column {self.source!r} of table {table.fullname!r} names no dimensions; "
-                "write MULTIVECTOR(128)"
-            )
+        found = multivector_dimensions(table, self.source)
         if self.encoder.projection > found:
             raise DeclarationError(
                 f"option 'projection' is at most the dimensions of column {self.source!r}, "
