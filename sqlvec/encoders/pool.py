@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
@@ -174,7 +174,7 @@ class Pool:
         return methods[self.method](vectors)
 
     def documents(
-        self, batch: Iterable[ArrayLike], weights: Sequence[ArrayLike | None] | None = None
+        self, batch: Iterable[ArrayLike], weights: Iterable[ArrayLike | None] | None = None
     ) -> list[Tokens]:
         """Return the pooled vectors of many documents; otherwise as :meth:`document`.
 

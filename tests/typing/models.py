@@ -20,7 +20,7 @@ from sqlalchemy.orm import (
 
 from sqlvec import catalog, functions
 from sqlvec.encoders import Binary, Truncate
-from sqlvec.schema import BM25, FDE, Quantized, attach
+from sqlvec.schema import BM25, FDE, Pooled, Quantized, attach
 from sqlvec.search import (
     ClientRescore,
     bit_search,
@@ -54,6 +54,7 @@ class Doc(Base):
         text.index("ix_words"),
         BM25({"body": 2}, k1=1, target="all_words"),
         FDE("tokens", repetitions=10),
+        Pooled("tokens", method="rows", width=32, max_rows=16),
     )
     __mapper_args__ = {"exclude_properties": text.columns}
 
