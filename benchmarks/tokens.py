@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import json
 import os
 from pathlib import Path
 
@@ -43,3 +46,26 @@ def maxsim(documents: Tokens, query: NDArray[np.float32]) -> NDArray[np.float32]
 def best(scores: NDArray[np.float32], count: int) -> NDArray[np.intp]:
     """Return where the largest scores stand, the earlier of equal ones first."""
     return np.argsort(-scores, kind="stable")[:count]
+
+
+def judgements(folder: Path) -> list[dict[int, int]]:
+    """Return for every query the grades of the documents that are relevant to it."""
+    with gzip.open(folder / "corpus.jsonl.gz", "rt", encoding="utf-8") as lines:
+        documents = {json.loads(line)["_id"]: row for row, line in enumerate(lines)}
+    with open(folder / "queries.jsonl", encoding="utf-8") as lines:
+        queries = {json.loads(line)["_id"]: row for row, line in enumerate(lines)}
+    grades: list[dict[int, int]] = [{} for _ in queries]
+    with open(folder / "qrels.tsv", encoding="utf-8") as lines:
+        for row in csv.DictReader(lines, delimiter="\t"):
+            if row["query-id"] in queries and row["corpus-id"] in documents:
+                own = grades[queries[row["query-id"]]]
+                own[documents[row["corpus-id"]]] = int(row["score"])
+    return grades
+
+
+def ndcg(found: NDArray[np.intp], grades: dict[int, int]) -> float:
+    """Return nDCG of one ranking with linear gain, as trec_eval computes it."""
+    discount = 1 / np.log2(np.arange(len(found)) + 2)
+    gains = np.array([grades.get(int(row), 0) for row in found])
+    ideal = np.array(sorted(grades.values(), reverse=True)[: len(found)])
+    return float((gains * discount).sum() / (ideal * discount[: len(ideal)]).sum())

@@ -121,17 +121,20 @@ DECLARE
     v_derived sqlvec._derived;
     v_codes jsonb := (SELECT coalesce(jsonb_object_agg(t, NULL), '{}') FROM unnest(targets) AS t WHERE new_row ? t);
     v_made jsonb;
+    v_empty jsonb;
     v_dimensions int;
     v_changed boolean;
 BEGIN
     FOR v_derived IN SELECT * FROM sqlvec._derived_of(rel) ORDER BY id LOOP
         CONTINUE WHEN v_derived.target_column IS NULL OR NOT new_row ?& v_derived.target_columns::text[];
+        v_empty := (SELECT jsonb_object_agg(t, NULL) FROM unnest(v_derived.target_columns) AS t);
         IF v_derived.source_column IS NULL OR NOT new_row ?& v_derived.source_columns::text[] THEN
             RAISE WARNING 'column "%" of table %, which "%" is derived from, is not there: the code is left NULL',
                 coalesce(v_derived.source_column, v_derived.known_sources[array_position(v_derived.source_columns, NULL)]),
                 sqlvec._qualified(rel), v_derived.target_column
                 USING HINT = format('Run CALL sqlvec.drop_derived(%L, %L);', sqlvec._qualified(v_derived.relation), v_derived.target_column);
-            v_codes := v_codes || (SELECT jsonb_object_agg(t, NULL) FROM unnest(v_derived.target_columns) AS t);
+            v_codes := v_codes || v_empty;
+            new_row := new_row || v_empty;
             CONTINUE;
         END IF;
         v_changed := op = 'INSERT' OR EXISTS (SELECT FROM unnest(v_derived.source_columns) AS s
@@ -139,7 +142,8 @@ BEGIN
         v_codes := v_codes - v_derived.target_columns::text[];
         IF current_setting('sqlvec.maintain', true) = 'off' THEN
             IF op = 'UPDATE' AND v_changed THEN
-                v_codes := v_codes || (SELECT jsonb_object_agg(t, NULL) FROM unnest(v_derived.target_columns) AS t);
+                v_codes := v_codes || v_empty;
+                new_row := new_row || v_empty;
             END IF;
             CONTINUE;
         END IF;
@@ -156,7 +160,7 @@ BEGIN
         -- The sources under their own types again: the row that the JSON stands for.
         EXECUTE format('SELECT %s FROM jsonb_populate_record(NULL::%s, $1) AS t',
                        CASE WHEN cardinality(v_derived.target_columns) = 1
-                            THEN format('jsonb_build_object(%L, (%s)::text)', v_derived.target_column, sqlvec._code_expression(v_derived, 't.'))
+                            THEN format('jsonb_build_object(%L, %s)', v_derived.target_column, sqlvec._code_expression(v_derived, 't.'))
                             ELSE format('(SELECT to_jsonb(ARRAY[%s]) FROM %s AS c (%s))',
                                         (SELECT string_agg(format('c%s::text', n), ', ') FROM generate_subscripts(v_derived.target_columns, 1) AS n),
                                         sqlvec._code_expression(v_derived, 't.'),
@@ -168,6 +172,7 @@ BEGIN
                        FROM unnest(v_derived.target_columns) WITH ORDINALITY AS t (name, position));
         END IF;
         v_codes := v_codes || v_made;
+        new_row := new_row || v_made; -- what comes later may be derived from it
     END LOOP;
     RAISE WARNING 'columns of table % were renamed or dropped since sqlvec wrote its trigger; writes take a slow path',
         sqlvec._qualified(rel)

@@ -377,6 +377,25 @@ def test_a_pooled_column_is_a_source(doc):
     assert run(doc, "SELECT count(*) FROM sqlvec.encoder").scalar() == 0
 
 
+@pytest.mark.parametrize("maintain", ["on", "off"])
+def test_a_pooled_column_is_a_source_on_the_slow_path(doc, maintain):
+    run(doc, "CALL sqlvec.add_pooled('doc', 'tokens', 'sequential')")
+    run(doc, f"CALL sqlvec.add_fde('doc', 'tokens_pool', {SMALL})")
+    rng = np.random.default_rng(0)
+    for n in range(2):
+        insert(doc, n, rng.standard_normal((9, 4)))
+    run(doc, "ALTER TABLE doc RENAME COLUMN tokens TO words")
+    run(doc, f"SET LOCAL sqlvec.maintain = {maintain}")
+    run(doc, "UPDATE doc SET words = words[3\\:] WHERE id = 1")
+    run(doc, "INSERT INTO doc (id, words) SELECT 2, words FROM doc WHERE id = 1")
+    statement = """
+        SELECT d.id, tokens_pool IS NULL AND tokens_pool_fde IS NULL,
+               tokens_pool_fde = sqlvec.fde_document(c.encoder, tokens_pool)
+        FROM doc AS d, sqlvec.derived_column AS c WHERE c.kind = 'fde' ORDER BY 1"""
+    changed = (False, True) if maintain == "on" else (True, None)
+    assert run(doc, statement).all() == [(0, False, True), (1, *changed), (2, *changed)]
+
+
 def test_a_source_does_not_become_a_target(doc):
     """Codes are made in the order of their declarations: the encoding would come too early."""
     run(doc, "ALTER TABLE doc ADD COLUMN few halfvec(4)[]")
