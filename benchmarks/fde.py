@@ -48,7 +48,7 @@ def run(database: Database, options: argparse.Namespace) -> Report:
     cases = []
     for folder in collections():
         documents, queries = tokens(folder, "doc"), tokens(folder, "query")[: options.queries]
-        exact = [best(maxsim(documents, query), K) for query in queries]
+        exact = [best(row, K) for row in maxsim(documents, queries)]
         for name, (fde, parts) in loaded.items():
             codes = fde.documents(documents, parts).astype(np.float32)
             scores = fde.queries(queries, parts).astype(np.float32) @ codes.T

@@ -43,7 +43,7 @@ TIMED = (Pool("hierarchical"), Pool("kmeans"), Pool("sequential"), Pool("rows"))
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that this benchmark has beside the common ones."""
-    parser.add_argument("--queries", type=int, default=1000, help="queries of each collection")
+    parser.add_argument("--queries", type=int, default=300, help="queries of each collection")
 
 
 def run(database: Database, options: argparse.Namespace) -> Report:
@@ -53,14 +53,14 @@ def run(database: Database, options: argparse.Namespace) -> Report:
     for folder in collections():
         documents, queries = tokens(folder, "doc"), tokens(folder, "query")[: options.queries]
         grades = judgements(folder)
-        exact = [best(maxsim(documents, query), CANDIDATES) for query in queries]
+        exact = [best(row, CANDIDATES) for row in maxsim(documents, queries)]
         weights = _rarity(folder)
         for pool in (None, *POOLS):
             pooled = documents
             if pool is not None:
                 own = weights if pool.method == "top" else None
                 pooled = [x.astype(np.float32) for x in pool.documents(documents, own)]
-            found = [best(maxsim(pooled, query), CANDIDATES) for query in queries]
+            found = [best(row, CANDIDATES) for row in maxsim(pooled, queries)]
             vectors = float(np.mean([len(x) for x in pooled]))
             cases.append(
                 {

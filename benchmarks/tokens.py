@@ -35,12 +35,12 @@ def tokens(folder: Path, side: str) -> Tokens:
     return [rows[start:end] for start, end in zip(offsets, offsets[1:], strict=False)]
 
 
-def maxsim(documents: Tokens, query: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the MaxSim of every document, none of which is without tokens."""
+def maxsim(documents: Tokens, queries: Tokens) -> NDArray[np.float32]:
+    """Return MaxSim, shape (queries, documents); no document is without tokens."""
     starts = np.cumsum([0, *(len(document) for document in documents[:-1])])
-    similarity = np.concatenate(documents) @ query.T
-    scores: NDArray[np.float32] = np.maximum.reduceat(similarity, starts).sum(axis=1)
-    return scores
+    every = np.concatenate(documents)
+    scores = [np.maximum.reduceat(every @ query.T, starts).sum(axis=1) for query in queries]
+    return np.array(scores, dtype=np.float32)
 
 
 def best(scores: NDArray[np.float32], count: int) -> NDArray[np.intp]:
