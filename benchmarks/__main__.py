@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Protocol
 
-from benchmarks import backfill, bm25, bm25_rls, fde, overhead, pool, quantized
+from benchmarks import backfill, bm25, bm25_rls, fde, maxsim, overhead, pool, quantized
 from benchmarks.report import Report, finish
 from benchmarks.server import Database, open_database
 
@@ -33,6 +33,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "bm25": bm25,
     "bm25_rls": bm25_rls,
     "fde": fde,
+    "maxsim": maxsim,
     "pool": pool,
 }
 

@@ -41,7 +41,8 @@ GROUPING = """
     LANGUAGE sql AS $$
         WITH asked AS (SELECT row_number() OVER () AS n, token FROM unnest(query) AS token),
              kept AS (SELECT token FROM unnest(document) AS token),
-             pairs AS (SELECT a.n, 1 - (k.token <=> a.token) AS similarity FROM asked AS a CROSS JOIN kept AS k),
+             pairs AS (SELECT a.n, 1 - (k.token <=> a.token) AS similarity
+                       FROM asked AS a CROSS JOIN kept AS k),
              best AS (SELECT max(similarity) AS similarity FROM pairs GROUP BY n)
         SELECT sum(similarity) FROM best
     $$
@@ -104,7 +105,9 @@ def _quality(connection: Connection, engine: Engine, folder: Path) -> dict[str, 
         for side, how in sides.items()
     }
     ndcg = {
-        side: float(np.mean([collections.ndcg(np.array(ids), grades[n]) for n, ids in each.items()]))
+        side: float(
+            np.mean([collections.ndcg(np.array(ids), grades[n]) for n, ids in each.items()])
+        )
         for side, each in found.items()
     }
     recall = _recall(list(found["search"].values()), list(found["exhaustive"].values()))
@@ -146,7 +149,7 @@ def _large(connection: Connection, engine: Engine, options: argparse.Namespace) 
 
 
 def _made_up(real: Tokens, count: int, chunk: int) -> Tokens:
-    """Splice documents together from runs of `chunk` tokens of real ones, of lengths like theirs."""
+    """Splice documents of such lengths together from runs of `chunk` tokens of real ones."""
     random = np.random.default_rng(0)
     lengths = np.array([len(document) for document in real])
     documents = []
@@ -164,7 +167,7 @@ def _made_up(real: Tokens, count: int, chunk: int) -> Tokens:
 def _load(
     connection: Connection, engine: Engine, name: str, documents: Tokens, settings: str
 ) -> dict[str, float]:
-    """Fill a table, encode it and build the index; how long that took, and how large the index is."""
+    """Fill a table, encode it and build the index; return the seconds and the size of the index."""
     connection.execute(f"DROP TABLE IF EXISTS {name}")
     connection.execute(f"CREATE TABLE {name} (id int PRIMARY KEY, tokens halfvec({DIMENSIONS})[])")
     connection.execute(f"CALL sqlvec.add_fde('{name}', 'tokens'{settings})")
@@ -177,16 +180,21 @@ def _load(
     encoded = seconds(lambda: manage.backfill(engine, name))
     opclass = "bit_hamming_ops" if "bits" in settings else "halfvec_ip_ops"
     built = seconds(
-        lambda: connection.execute(f"CREATE INDEX {name}_fde ON {name} USING hnsw (tokens_fde {opclass})")
+        lambda: connection.execute(
+            f"CREATE INDEX {name}_fde ON {name} USING hnsw (tokens_fde {opclass})"
+        )
     )
     connection.execute(f"VACUUM ANALYZE {name}")
-    (size,) = connection.execute("SELECT pg_relation_size(%s::regclass)", (f"{name}_fde",)).fetchone()  # type: ignore[misc]
+    (size,) = connection.execute(
+        "SELECT pg_relation_size(%s::regclass)", (f"{name}_fde",)
+    ).fetchone()  # type: ignore[misc]
     return {"encode_s": encoded, "index_s": built, "index_bytes": int(str(size))}
 
 
 def _search(connection: Connection, name: str, query: Any, how: str) -> list[int]:
     rows = connection.execute(
-        f"SELECT key FROM sqlvec.maxsim_search_keys(NULL::{name}, 'tokens', %s::halfvec[], key => NULL::int, {how})",
+        f"SELECT key FROM sqlvec.maxsim_search_keys("
+        f"NULL::{name}, 'tokens', %s::halfvec[], key => NULL::int, {how})",
         (to_text(query),),
         prepare=True,
     )
@@ -203,7 +211,9 @@ def _pairs(connection: Connection) -> dict[str, float]:
     """Time MaxSim over documents in memory, per pair of tokens, and the grouping form."""
     random = np.random.default_rng(0)
     documents, document_tokens, query_tokens = 200, 128, 32
-    connection.execute(f"CREATE TABLE pair (id int, half halfvec({DIMENSIONS})[], whole vector({DIMENSIONS})[])")
+    connection.execute(
+        f"CREATE TABLE pair (id int, half halfvec({DIMENSIONS})[], whole vector({DIMENSIONS})[])"
+    )
     with connection.cursor().copy("COPY pair FROM STDIN (FORMAT binary)") as copy:
         copy.set_types(["int4", "halfvec[]", "vector[]"])
         for number in range(documents):
@@ -218,12 +228,16 @@ def _pairs(connection: Connection) -> dict[str, float]:
         "grouping": "grouping_maxsim(whole, %s::vector[])",
     }
     sides = {
-        name: lambda _, call=call: connection.execute(f"SELECT sum({call}) FROM pair", (query,)).fetchall()
+        name: lambda _, call=call: connection.execute(
+            f"SELECT sum({call}) FROM pair", (query,)
+        ).fetchall()
         for name, call in calls.items()
     }
     times = interleaved(sides, 1, 7)
     return {
-        "maxsim_us_per_pair": median(times["half"]) * 1e3 / (documents * document_tokens * query_tokens),
+        "maxsim_us_per_pair": median(times["half"])
+        * 1e3
+        / (documents * document_tokens * query_tokens),
         "ratio_vs_pgvector_example": ratio(times["grouping"], times["whole"]),
     }
 
@@ -239,7 +253,9 @@ def _encoding(connection: Connection, engine: Engine) -> dict[str, float]:
 
     def in_sql(_: int) -> None:
         for text in texts:
-            connection.execute("SELECT vector_dims(sqlvec.fde_document('timed', %s::halfvec[]))", (text,))
+            connection.execute(
+                "SELECT vector_dims(sqlvec.fde_document('timed', %s::halfvec[]))", (text,)
+            )
 
     times = interleaved({"sql": in_sql, "numpy": lambda _: fde.documents(documents, parts)}, 1, 3)
     return {
@@ -256,12 +272,13 @@ def _bytes(connection: Connection) -> dict[str, float]:
         f"CALL sqlvec.fit_centroids('large centroids', '{name}', 'tokens', sample => 2000)"
     )
     connection.execute(f"CALL sqlvec.add_centroid('{name}', 'tokens', 'large centroids')")
-    connection.execute(f"CREATE TABLE form AS SELECT * FROM {name} LIMIT 0")
     rows = connection.execute(f"""
         SELECT avg(pg_column_size(tokens)), avg(pg_column_size(sqlvec.pool(p.encoder, tokens))),
-               avg(pg_column_size(sqlvec.centroid_codes('large centroids', tokens))), avg(pg_column_size(tokens_fde))
+               avg(pg_column_size(sqlvec.centroid_codes('large centroids', tokens))),
+               avg(pg_column_size(tokens_fde))
         FROM (SELECT * FROM {name} LIMIT 200) AS d,
-             (SELECT encoder FROM sqlvec.derived_column WHERE relation = '{name}'::regclass AND kind = 'pool') AS p
+             (SELECT encoder FROM sqlvec.derived_column
+              WHERE relation = '{name}'::regclass AND kind = 'pool') AS p
     """).fetchall()
     names = ("full", "pooled", "centroid", "fde_signs")
     return dict(zip(names, map(float, map(str, rows[0])), strict=True))
@@ -284,17 +301,69 @@ def _tables(figures: dict[str, Any]) -> list[Any]:
         for case in figures["quality"]
     ]
     large = [
-        (name, *(case[key] for key in ("recall", "search_ms", "exhaustive_ms", "speedup", "index_bytes", "encode_s", "index_s")))
+        (
+            name,
+            *(
+                case[key]
+                for key in (
+                    "recall",
+                    "search_ms",
+                    "exhaustive_ms",
+                    "speedup",
+                    "index_bytes",
+                    "encode_s",
+                    "index_s",
+                )
+            ),
+        )
         for name, case in figures["large"]["cases"].items()
     ]
     return [
-        table("Real collections", ("collection, documents", "queries", "nDCG@10 exhaustive", "nDCG@10", "ratio", "recall@10"), quality),
-        table(f"{figures['large']['documents']:,} documents", ("encoding", "recall@10", "ms", "exhaustive ms", "speed-up", "index bytes", "encode s", "index s"), large),
-        table("Bytes per document", tuple(figures["bytes_per_document"]), [tuple(figures["bytes_per_document"].values())]),
+        table(
+            "Real collections",
+            (
+                "collection, documents",
+                "queries",
+                "nDCG@10 exhaustive",
+                "nDCG@10",
+                "ratio",
+                "recall@10",
+            ),
+            quality,
+        ),
+        table(
+            f"{figures['large']['documents']:,} documents",
+            (
+                "encoding",
+                "recall@10",
+                "ms",
+                "exhaustive ms",
+                "speed-up",
+                "index bytes",
+                "encode s",
+                "index s",
+            ),
+            large,
+        ),
+        table(
+            "Bytes per document",
+            tuple(figures["bytes_per_document"]),
+            [tuple(figures["bytes_per_document"].values())],
+        ),
         table(
             "MaxSim and its encoding",
             ("us per pair", "grouping form / maxsim", "fde in SQL, ms", "fde in numpy, ms"),
-            [tuple(figures[key] for key in ("maxsim_us_per_pair", "ratio_vs_pgvector_example", "fde_sql_ms", "fde_numpy_ms"))],
+            [
+                tuple(
+                    figures[key]
+                    for key in (
+                        "maxsim_us_per_pair",
+                        "ratio_vs_pgvector_example",
+                        "fde_sql_ms",
+                        "fde_numpy_ms",
+                    )
+                )
+            ],
         ),
     ]
 
@@ -309,11 +378,21 @@ def draw(report: Report, path: Path) -> None:
     for name, case in figures["large"]["cases"].items():
         left.scatter(case["recall"], case["search_ms"], label=name)
     left.axhline(case["exhaustive_ms"], linestyle=":", label="exhaustive")
-    left.set(xlabel="recall@10", ylabel="ms", yscale="log", title=f"{figures['large']['documents']:,} documents")
+    left.set(
+        xlabel="recall@10",
+        ylabel="ms",
+        yscale="log",
+        title=f"{figures['large']['documents']:,} documents",
+    )
     left.legend()
     names = [case["collection"] for case in figures["quality"]]
     for offset, key in ((-0.2, "ndcg_exhaustive"), (0.2, "ndcg")):
-        right.bar(np.arange(len(names)) + offset, [case[key] for case in figures["quality"]], 0.4, label=key)
+        right.bar(
+            np.arange(len(names)) + offset,
+            [case[key] for case in figures["quality"]],
+            0.4,
+            label=key,
+        )
     right.set_xticks(range(len(names)), names)
     right.set_title("nDCG@10")
     right.legend()

@@ -4963,6 +4963,19 @@ $body$;
 
 -- sqlvec.maxsim_search, sqlvec.maxsim_search_keys: the k multi-vectors with the highest MaxSim.
 
+-- Lets workers share a table that is small but for its tokens, which are stored out of line and count for
+-- nothing in its size; answers the settings before.
+CREATE OR REPLACE FUNCTION sqlvec._set_parallel(settings text[]) RETURNS text[]
+LANGUAGE plpgsql
+AS $body$
+DECLARE
+    v_before text[] := ARRAY[pg_catalog.current_setting('min_parallel_table_scan_size'), pg_catalog.current_setting('jit')];
+BEGIN
+    PERFORM pg_catalog.set_config('min_parallel_table_scan_size', settings[1], true), pg_catalog.set_config('jit', settings[2], true);
+    RETURN v_before;
+END
+$body$;
+
 -- Plan a search and run it, up to the statement that answers its rows or keys. STABLE, so that every step
 -- sees the snapshot of the statement that searches. No SET: the caller's where_sql and policies run inside.
 CREATE OR REPLACE FUNCTION sqlvec._run_maxsim(
@@ -5025,7 +5038,9 @@ BEGIN
         PERFORM sqlvec._set_scan(v_before);
     END IF;
     IF p.step IS NULL OR v_state.exhaustive THEN
+        v_before := sqlvec._set_parallel(ARRAY['0', 'off']);
         EXECUTE p.exhaustive INTO v_found USING params, query, p.bound;
+        PERFORM sqlvec._set_parallel(v_before);
         scores := v_found.scores; row_ids := v_found.row_ids; row_tables := v_found.row_tables;
         RETURN;
     END IF;

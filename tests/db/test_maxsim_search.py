@@ -392,3 +392,81 @@ def test_columns_that_are_no_multivectors_are_refused(pages, column):
             "SELECT * FROM sqlvec.maxsim_search(NULL::page, %s, %s::halfvec[])",
             (column, to_text(QUERIES[0])),
         )
+
+
+POOLED = 700
+
+
+def is_pooled(n: int) -> bool:
+    return n < POOLED
+
+
+@pytest.fixture
+def pooled(db: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
+    """Make a table with pooled tokens, an encoding of the tokens and one of the pooled ones."""
+    db.execute(f"CREATE TABLE pool (id int PRIMARY KEY, tenant int, tokens halfvec({D})[])")
+    db.execute("CALL sqlvec.add_pooled('pool', 'tokens', 'sequential')")
+    db.execute("CALL sqlvec.add_fde('pool', 'tokens', projection => 4)")
+    load(db, "pool", DOCUMENTS[:POOLED])
+    db.execute("CREATE INDEX by_tokens ON pool USING hnsw (tokens_fde halfvec_ip_ops)")
+    db.execute("ANALYZE pool")
+    return db
+
+
+def scored(db: psycopg.Connection[Any], query: Tokens, **options: Any) -> tuple[int, int]:
+    """Return how many candidates the last step took, and how many were scored exactly."""
+    arguments = "".join(f", {name} => %({name})s" for name in options)
+    topics = db.execute(
+        "SELECT topic, detail FROM sqlvec.explain_maxsim_search("
+        f"NULL::pool, 'tokens', %(query)s::halfvec[]{arguments})",
+        {"query": to_text(query)} | options,
+    ).fetchall()
+    last = [detail for topic, detail in topics if topic.startswith("step")][-1]
+    words = last.split()
+    return int(words[0]), int(words[2])
+
+
+def test_pooled_tokens_spare_exact_scores(pooled):
+    found, truth, exact, candidates = [], [], 0, 0
+    for query in QUERIES:
+        found.append(search(pooled, query, "pool", mode="tokens_fde"))
+        truth.append(expected(query, 10, is_pooled))
+        scores = dict(expected(query, ROWS, is_pooled))
+        np.testing.assert_allclose(
+            [row[1] for row in found[-1]], [scores[row[0]] for row in found[-1]], rtol=1e-5
+        )
+        took, compared = scored(pooled, query, mode="tokens_fde")
+        candidates, exact = candidates + took, exact + compared
+        without = scored(pooled, query, mode="tokens_fde", pooled="none")
+        assert without[0] == without[1]
+    assert np.mean([recall(*each) for each in zip(found, truth, strict=True)]) >= 0.9
+    assert exact < 0.8 * candidates
+
+
+def test_all_candidates_by_pooled_tokens(pooled):
+    for query in QUERIES[:5]:
+        options: dict[str, Any] = {
+            "mode": "tokens_fde",
+            "candidates": POOLED,
+            "pooled": "tokens_pool",
+        }
+        found = search(pooled, query, "pool", **options)
+        assert recall(found, expected(query, 10, is_pooled)) >= 0.9
+        assert scored(pooled, query, **options)[0] == POOLED
+
+
+def test_an_encoding_of_pooled_tokens(pooled):
+    pooled.execute("DROP INDEX by_tokens")
+    pooled.execute("CALL sqlvec.add_fde('pool', 'tokens_pool', projection => 4)")
+    pooled.execute("UPDATE pool SET tokens = tokens")
+    pooled.execute("SET LOCAL sqlvec.maintain = off")
+    pooled.execute("INSERT INTO pool VALUES (9001, 1, %s)", (to_text(QUERIES[2]),))
+    pooled.execute("RESET sqlvec.maintain")
+    pooled.execute("CREATE INDEX by_pool ON pool USING hnsw (tokens_pool_fde halfvec_ip_ops)")
+    for query in QUERIES[2:5]:
+        found = search(pooled, query, "pool", mode="by_pool", candidates=POOLED)
+        wanted = expected(query, 9, is_pooled)
+        waiting = [(9001, maxsim(QUERIES[2], query))]
+        merged = sorted(wanted + waiting, key=lambda row: -row[1])[:9]
+        assert recall(found, merged) >= 0.9
+        assert (9001 in [row[0] for row in found]) == (waiting[0][1] > wanted[-1][1])
