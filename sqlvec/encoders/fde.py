@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from math import sqrt
 from typing import Any, ClassVar, TypeAlias
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sqlvec.encoders.base import Parts, checked_positive, checked_vectors, part, to_halfvec
-from sqlvec.encoders.grid import MARGIN, coarse, exponent, norms_of, rounded
+from sqlvec.encoders.grid import MARGIN, coarse, exponents, norms_of, rounded
 from sqlvec.errors import DeclarationError, EncodingError
 
 MAX_DIMENSIONS = 4_000
@@ -162,19 +163,18 @@ class FDE:
         n, d = tokens.shape
         r, b = self.repetitions, self._buckets
         found = self._bucket_of(tokens, norms, parts)
-        constant = 1.5 * 2.0 ** (1 + exponent(MARGIN * float(norms.sum()) * sqrt(d)))
+        constant = 1.5 * 2.0 ** (1 + exponents(MARGIN * norms.sum() * sqrt(d)))
         fine = rounded(tokens, np.float32(constant))
         member = np.zeros((r, b, n), dtype=np.float32)
         member[np.arange(r)[None, :], found, np.arange(n)[:, None]] = 1
         sums = (member.reshape(r * b, n) @ fine).reshape(r, b, d)
         if as_query:
             return sums, np.ones((r, b))
-        counts = member.sum(axis=2, dtype=np.float64)
-        set_bits = np.array([number.bit_count() for number in range(b)])
-        distance = set_bits[found[:, :, None] ^ np.arange(b)]
-        empty = counts == 0
-        sums[empty] = fine[distance.argmin(axis=0)[empty]]  # of equal ones the first token
-        counts[empty] = 1
+        counts = member.sum(axis=2).astype(np.float64)
+        repetition, bucket = np.nonzero(counts == 0)
+        distance = _set_bits(self.simhash_bits)[found[:, repetition] ^ bucket]
+        sums[repetition, bucket] = fine[distance.argmin(axis=0)]  # of equal ones the first token
+        counts[repetition, bucket] = 1
         return sums, counts
 
     def _bucket_of(
@@ -201,9 +201,17 @@ class FDE:
 
 def _checked(tokens: ArrayLike) -> NDArray[np.float32]:
     """Return tokens as a halfvec column holds them, in float32."""
-    if np.size(np.asarray(tokens, dtype=object)) == 0:
+    # Lists may be ragged, which is for checked_vectors to say.
+    array = tokens if isinstance(tokens, np.ndarray) else np.asarray(tokens, dtype=object)
+    if array.size == 0:
         raise EncodingError("a multi-vector without tokens has no code; the server answers NULL")
     vectors = checked_vectors(tokens)
     if vectors.ndim != 2:
         raise EncodingError("a multi-vector has 2 dimensions (n, d), found 1")
     return to_halfvec(vectors).astype(np.float32)
+
+
+@cache
+def _set_bits(bits: int) -> NDArray[np.uint8]:
+    """Return how many bits are set in each number that has so many."""
+    return np.array([number.bit_count() for number in range(1 << bits)], dtype=np.uint8)

@@ -6,7 +6,7 @@ sum of such numbers is the same in every order as long as it stays below 2^24 st
 
 from __future__ import annotations
 
-from math import ceil, log
+from math import log
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,10 @@ def norms_of(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     return norms
 
 
-def exponent(x: float) -> int:
-    """Return the least whole n with x <= 2^n, nearly."""
-    return ceil(log(x) / log(2)) if x > 0 else 0
+def exponents(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the least whole n with x <= 2^n, nearly; 0 for 0."""
+    found: NDArray[np.float64] = np.ceil(np.log(np.where(x > 0, x, 1)) / log(2))
+    return found
 
 
 def rounded(vectors: NDArray[np.float32], constant: Any) -> NDArray[np.float32]:
@@ -36,5 +37,5 @@ def rounded(vectors: NDArray[np.float32], constant: Any) -> NDArray[np.float32]:
 
 def coarse(vectors: NDArray[np.float32], norms: NDArray[np.float64]) -> NDArray[np.float32]:
     """Round to 2^11 steps in the norm of each vector: inner products of two of these are exact."""
-    exponents = np.array([exponent(norm / MARGIN) for norm in norms.tolist()])
-    return rounded(vectors, (1.5 * 2.0 ** (12 + exponents)).astype(np.float32)[:, None])
+    constants = (1.5 * 2.0 ** (12 + exponents(norms / MARGIN))).astype(np.float32)
+    return rounded(vectors, constants[:, None])
