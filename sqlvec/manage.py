@@ -17,7 +17,7 @@ from typing import Any, Self, TypeAlias
 from sqlalchemy import Connection, Engine, Table, TextClause, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from sqlvec import catalog
+from sqlvec import bulk_backfill, catalog
 from sqlvec.errors import DeclarationError, InUse, NotInstalled, SqlvecError
 from sqlvec.identifiers import fit
 
@@ -110,6 +110,10 @@ def backfill(
     once that no row waits for its code. Interrupted, it keeps what is committed; started again,
     it goes on from there.
 
+    Before that, on an engine of psycopg, multi-vectors are encoded here with numpy, several times
+    as fast: each batch is read and its codes are written in binary ``COPY``, while its rows are
+    locked. Over a slow network the procedure alone, called from any client, may be faster.
+
     :param table: its name as in SQL, with schema and quotes where it needs them.
     :param target: one derived column; None is every derived column of the table.
     :param batch: rows per transaction, 1 or more.
@@ -124,9 +128,10 @@ def backfill(
         call = text("CALL sqlvec.backfill(CAST(:oid AS oid)::regclass, :target, :batch)")
         parameters = {"oid": relation.oid, "target": target, "batch": batch}
         job = _Job(engine, connection, progress)
+        bulk_backfill.fill(connection, relation.oid, target, batch, job.report_encoding)
         job.run(
             lambda: connection.execute(call, parameters),
-            _BACKFILL_PROGRESS,
+            bulk_backfill.PROGRESS,
             {"oid": relation.oid, "target": target},
         )
         if relation.owned:
@@ -166,7 +171,7 @@ def analyze_bm25(
         call = text("CALL sqlvec.analyze_bm25(CAST(:oid AS oid)::regclass, CAST(:drift AS real))")
         _Job(engine, connection, progress).run(
             lambda: connection.execute(call, {"oid": relation.oid, "drift": drift}),
-            _BACKFILL_PROGRESS,
+            bulk_backfill.PROGRESS,
             {"oid": relation.oid, "target": None},
         )
 
@@ -313,13 +318,6 @@ _FIND_RELATION = text(f"""
            pg_catalog.pg_has_role(c.relowner, 'USAGE') AS owned
     FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.oid = CAST(:table AS regclass)
-""")
-
-_BACKFILL_PROGRESS = text("""
-    SELECT 'encoding' AS phase, sum(blocks_done) AS done, sum(blocks_total) AS total
-    FROM sqlvec.backfill_progress
-    WHERE relation = CAST(:oid AS oid)
-      AND (CAST(:target AS text) IS NULL OR target_column = CAST(:target AS text))
 """)
 
 _INDEX_PROGRESS = text("""
@@ -523,6 +521,11 @@ class _Job:
                 raise
             future.result()
             self._report(monitor, query, parameters)
+
+    def report_encoding(self, done: int, total: int) -> None:
+        """Report what the caller's own thread does."""
+        if self._progress is not None:
+            self._progress(Progress("encoding", done, total))
 
     def _report(
         self, monitor: Connection, query: TextClause, parameters: Mapping[str, Any]

@@ -2615,6 +2615,19 @@ BEGIN ATOMIC
                             (SELECT string_agg('c' || n, ', ') FROM generate_subscripts((derived).target_columns, 1) AS n)) END;
 END;
 
+-- The rows `t` of one leaf table that wait between tids $1 and $2, at most $3 of them, locked. Foreign
+-- keys that refer to them are not in the way.
+CREATE OR REPLACE FUNCTION sqlvec._waiting_rows(leaf oid, derived sqlvec._derived, verify boolean, wait boolean) RETURNS text
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT format('FROM ONLY %s AS t WHERE t.ctid >= $1 AND t.ctid < $2 AND %s LIMIT $3 FOR NO KEY UPDATE %s',
+                  sqlvec._qualified(leaf), sqlvec._waits(derived, verify), CASE WHEN wait THEN '' ELSE 'SKIP LOCKED' END);
+END;
+
+-- The first tid of a block.
+CREATE OR REPLACE FUNCTION sqlvec._block_tid(block bigint) RETURNS tid
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN format('(%s,0)', block)::tid;
+
 -- What an UPDATE of rows `t` sets.
 CREATE OR REPLACE FUNCTION sqlvec._assignment(derived sqlvec._derived) RETURNS text
 LANGUAGE sql STABLE
@@ -2645,6 +2658,22 @@ BEGIN ATOMIC
                    WHERE d.relation_id = (derived).relation_id AND (derived).known_target = ANY (d.source_columns));
 END;
 
+-- Have the trigger, for the rest of this transaction, leave the codes alone that are computed here. It
+-- still compares the source, unless no other trigger could have changed that (bit 1 of tgtype is
+-- BEFORE, bit 4 UPDATE): comparing reads a long vector twice. It has to where a code is a source itself.
+CREATE OR REPLACE FUNCTION sqlvec._stand_aside(leaf oid, derived sqlvec._derived) RETURNS void
+LANGUAGE plpgsql
+AS $body$
+BEGIN
+    PERFORM pg_catalog.set_config('sqlvec.maintain', CASE WHEN EXISTS (
+        SELECT FROM pg_catalog.pg_trigger AS t
+        WHERE t.tgrelid = leaf AND NOT t.tgisinternal AND t.tgtype & 18::smallint = 18::smallint AND t.tgname <> '~sqlvec'
+    ) OR sqlvec._is_source(derived) THEN 'off' ELSE 'skip' END, true);
+    -- A crash may lose the last batches, which are then done again: no commit needs to wait for the disk.
+    PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
+END
+$body$;
+
 -- Encode up to `batch` rows that wait, of one leaf table between two blocks. Locks only rows it can
 -- have at once, unless told to wait; last_block is the last one it took rows from. No SET: the
 -- application's triggers run inside.
@@ -2657,28 +2686,17 @@ DECLARE
     v_encoded int;
     v_message text;
 BEGIN
-    -- Set for this transaction: the trigger leaves the code alone that is computed here. It still
-    -- compares the source, unless no other trigger could have changed that (bit 1 of tgtype is BEFORE,
-    -- bit 4 UPDATE): comparing reads a long vector twice. It has to where a code is a source itself.
-    PERFORM pg_catalog.set_config('sqlvec.maintain', CASE WHEN EXISTS (
-        SELECT FROM pg_catalog.pg_trigger AS t
-        WHERE t.tgrelid = leaf AND NOT t.tgisinternal AND t.tgtype & 18::smallint = 18::smallint AND t.tgname <> '~sqlvec'
-    ) OR sqlvec._is_source(derived) THEN 'off' ELSE 'skip' END, true);
-    -- A crash may lose the last batches, which are then done again: no commit needs to wait for the disk.
-    PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
+    PERFORM sqlvec._stand_aside(leaf, derived);
     EXECUTE pg_catalog.format(
-        'WITH had AS MATERIALIZED (SELECT ARRAY('
-        'SELECT t.ctid FROM ONLY %1$s AS t WHERE t.ctid >= $1 AND t.ctid < $2 AND %5$s '
-        'LIMIT $3 FOR NO KEY UPDATE %6$s) AS rows), '
+        'WITH had AS MATERIALIZED (SELECT ARRAY(SELECT t.ctid %5$s) AS rows), '
         'done AS (UPDATE ONLY %1$s AS t SET %4$s WHERE t.ctid = ANY ((SELECT h.rows FROM had AS h)::pg_catalog.tid[]) '
         'RETURNING t.%3$I IS NOT NULL OR NOT %2$s AS encoded) '
         'SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE d.encoded), '
         '(SELECT (pg_catalog.max(r)::text::pg_catalog.point)[0] FROM had AS h, pg_catalog.unnest(h.rows) AS r) FROM done AS d',
         sqlvec._qualified(leaf), sqlvec._has_source(derived.encoded_columns, 't.'), derived.target_column,
-        sqlvec._assignment(derived), sqlvec._waits(derived, verify),
-        CASE WHEN wait THEN '' ELSE 'SKIP LOCKED' END)
+        sqlvec._assignment(derived), sqlvec._waiting_rows(leaf, derived, verify, wait))
     INTO done, v_encoded, last_block
-    USING pg_catalog.format('(%s,0)', first_block)::tid, pg_catalog.format('(%s,0)', end_block)::tid, batch;
+    USING sqlvec._block_tid(first_block), sqlvec._block_tid(end_block), batch;
     IF v_encoded < done THEN
         RAISE EXCEPTION 'encoder "%" gives no code for rows of table %', derived.encoder, sqlvec._qualified(leaf)
             USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -2689,6 +2707,48 @@ EXCEPTION WHEN data_exception THEN
     RAISE EXCEPTION 'encoder "%" cannot encode column "%" of table %: %', derived.encoder, derived.source_column, sqlvec._qualified(leaf), v_message
         USING ERRCODE = SQLSTATE,
               DETAIL = pg_catalog.format('A row in blocks %s to %s of the table; everything before is committed.', first_block, end_block);
+END
+$body$;
+
+-- Where a sweep over one leaf table starts or goes on, the block it ends before, and how many blocks
+-- to take at first.
+CREATE OR REPLACE FUNCTION sqlvec._begin_sweep(derived_id int, leaf oid, batch int, OUT block bigint, OUT end_block bigint, OUT step bigint)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    INSERT INTO sqlvec.backfill_state AS s (derived_id, leaf, end_block)
+    VALUES (_begin_sweep.derived_id, _begin_sweep.leaf,
+            pg_relation_size(_begin_sweep.leaf) / current_setting('block_size')::int)
+    ON CONFLICT ON CONSTRAINT backfill_state_pkey DO UPDATE
+    SET end_block = excluded.end_block,
+        block = CASE WHEN s.finished_at IS NULL THEN s.block ELSE 0 END,
+        rows_done = CASE WHEN s.finished_at IS NULL THEN s.rows_done ELSE 0 END,
+        started_at = CASE WHEN s.finished_at IS NULL THEN s.started_at ELSE clock_timestamp() END,
+        updated_at = clock_timestamp(), finished_at = NULL
+    RETURNING s.block, s.end_block INTO _begin_sweep.block, _begin_sweep.end_block;
+    -- A batch of blocks, as far as the statistics of the table can tell.
+    step := greatest(1, least(4096, coalesce(
+        (SELECT batch * c.relpages::bigint / nullif(greatest(c.reltuples, 0)::bigint, 0)
+         FROM pg_class AS c WHERE c.oid = _begin_sweep.leaf), 8)));
+END
+$body$;
+
+-- Note a batch that took `had` rows up to last_block and finished `done` of them; where to go on from,
+-- and by how many blocks.
+CREATE OR REPLACE FUNCTION sqlvec._go_on(
+    derived_id int, leaf oid, INOUT block bigint, INOUT step bigint, batch int, had int, done int, last_block bigint
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    -- A full batch may have left rows behind, from its last block on; those of a batch that finished
+    -- none are left to the passes after the sweep.
+    v_next bigint := CASE WHEN had < batch THEN block + step ELSE greatest(block, last_block) + (done = 0)::int END;
+BEGIN
+    step := greatest(1, least(4096, greatest(v_next - block, 1) * batch / greatest(had, 1), step * 2));
+    block := v_next;
+    UPDATE sqlvec.backfill_state AS s
+    SET block = greatest(s.block, v_next), rows_done = s.rows_done + done, updated_at = clock_timestamp()
+    WHERE s.derived_id = _go_on.derived_id AND s.leaf = _go_on.leaf;
 END
 $body$;
 
@@ -2747,22 +2807,10 @@ BEGIN
 
     FOREACH v_id IN ARRAY v_ids LOOP
         FOREACH v_leaf IN ARRAY v_leaves LOOP
-            v_end := pg_catalog.pg_relation_size(v_leaf) / pg_catalog.current_setting('block_size')::int;
-            INSERT INTO sqlvec.backfill_state AS s (derived_id, leaf, end_block) VALUES (v_id, v_leaf, v_end)
-            ON CONFLICT (derived_id, leaf) DO UPDATE
-            SET end_block = excluded.end_block,
-                block = CASE WHEN s.finished_at IS NULL THEN s.block ELSE 0 END,
-                rows_done = CASE WHEN s.finished_at IS NULL THEN s.rows_done ELSE 0 END,
-                started_at = CASE WHEN s.finished_at IS NULL THEN s.started_at ELSE clock_timestamp() END,
-                updated_at = clock_timestamp(), finished_at = NULL
-            RETURNING s.block INTO v_block;
+            SELECT b.block, b.end_block, b.step INTO v_block, v_end, v_step FROM sqlvec._begin_sweep(v_id, v_leaf, batch) AS b;
             COMMIT;
             SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
             v_known := NULL;
-            -- A batch of blocks, as far as the statistics of the table can tell.
-            v_step := coalesce((SELECT batch * c.relpages::bigint / nullif(greatest(c.reltuples, 0)::bigint, 0)
-                                FROM pg_catalog.pg_class AS c WHERE c.oid = v_leaf), 8);
-            v_step := greatest(1, least(4096, v_step));
 
             -- Sweep forward in short transactions, over rows nobody else has locked. Rows that the
             -- updates append behind the end are encoded already.
@@ -2775,13 +2823,8 @@ BEGIN
                 END IF;
                 SELECT b.done, b.last_block INTO v_rows, v_last
                 FROM sqlvec._backfill_batch(v_leaf, v_derived, v_block, v_block + v_step, batch, false, verify OR v_derived.suspect) AS b;
-                -- A full batch may have left rows behind, from its last block on.
-                v_last := CASE WHEN v_rows < batch THEN v_block + v_step ELSE greatest(v_block, v_last) END;
-                v_step := greatest(1, least(4096, greatest(v_last - v_block, 1) * batch / greatest(v_rows, 1), v_step * 2));
-                v_block := v_last;
-                UPDATE sqlvec.backfill_state AS s
-                SET block = greatest(s.block, v_block), rows_done = s.rows_done + v_rows, updated_at = clock_timestamp()
-                WHERE s.derived_id = v_id AND s.leaf = v_leaf;
+                SELECT n.block, n.step INTO v_block, v_step
+                FROM sqlvec._go_on(v_id, v_leaf, v_block, v_step, batch, v_rows, v_rows, v_last) AS n;
                 COMMIT;
             END LOOP;
 
@@ -2867,6 +2910,69 @@ GROUP BY d.id, d.relation, d.target_column;
 
 COMMENT ON VIEW sqlvec.backfill_progress IS
     'How far the backfill of each derived column is, in blocks of the table and rows encoded. state: pending, running (or interrupted: see updated_at), done.';
+
+-- The server's part of a backfill whose codes are computed by a client: which columns, which rows, and
+-- the UPDATE. A sweep ends where sqlvec.backfill goes on: with every row that the client left alone.
+
+-- What a client may encode: per derived column with one code, its encoder and the leaf tables. Nothing
+-- where sqlvec.backfill has something to refuse, to verify or to mend.
+CREATE OR REPLACE FUNCTION sqlvec._bulk_columns(rel oid, target text)
+RETURNS TABLE (derived_id int, kind text, encoder text, leaf oid)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT d.id, d.kind, d.encoder, t.leaf
+    FROM sqlvec._derived_of(rel) AS d CROSS JOIN sqlvec._leaves(rel) AS t
+    WHERE (_bulk_columns.target IS NULL OR d.target_column = _bulk_columns.target)
+      AND d.maintained AND d.source_column IS NOT NULL AND d.target_column IS NOT NULL
+      AND cardinality(d.source_columns) = 1 AND cardinality(d.target_columns) = 1
+      AND NOT row_security_active(rel)
+      AND NOT EXISTS (SELECT FROM sqlvec._leaves(rel) AS l WHERE row_security_active(l.leaf))
+      AND has_database_privilege(current_database(), 'TEMPORARY')
+    ORDER BY d.id, t.leaf;
+END;
+
+-- Lock up to `batch` rows that wait, and read them; their codes are expected in table sqlvec_codes of
+-- this transaction. No rows when the column is not what it was when the client looked.
+CREATE OR REPLACE FUNCTION sqlvec._bulk_read(
+    derived_id int, encoder text, leaf oid, first_block bigint, end_block bigint, batch int
+) RETURNS TABLE (tid tid, tokens halfvec[])
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_derived sqlvec._derived;
+BEGIN
+    SELECT d.* INTO v_derived FROM sqlvec._derived AS d
+    WHERE d.id = derived_id AND d.encoder = _bulk_read.encoder AND d.maintained
+      AND d.source_column IS NOT NULL AND d.target_column IS NOT NULL;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    -- For this transaction only: behind a pooler the next one may be on another session.
+    EXECUTE format('CREATE TEMPORARY TABLE sqlvec_codes ON COMMIT DROP AS SELECT t.ctid AS tid, t.%I AS code FROM ONLY %s AS t LIMIT 0',
+                   v_derived.target_column, sqlvec._qualified(leaf));
+    RETURN QUERY EXECUTE format('SELECT t.ctid, sqlvec._halfvecs(t.%I) %s',
+                                v_derived.source_column, sqlvec._waiting_rows(leaf, v_derived, false, false))
+        USING sqlvec._block_tid(first_block), sqlvec._block_tid(end_block), batch;
+END
+$body$;
+
+-- Give the rows that were read the codes in sqlvec_codes; how many took theirs. No SET: the
+-- application's triggers run inside.
+CREATE OR REPLACE FUNCTION sqlvec._bulk_write(derived_id int, leaf oid) RETURNS int
+LANGUAGE plpgsql
+AS $body$
+DECLARE
+    v_derived sqlvec._derived;
+    v_done int;
+BEGIN
+    SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = derived_id;
+    PERFORM sqlvec._stand_aside(leaf, v_derived);
+    EXECUTE pg_catalog.format('UPDATE ONLY %s AS t SET %I = c.code FROM pg_temp.sqlvec_codes AS c WHERE t.ctid OPERATOR(pg_catalog.=) c.tid',
+                              sqlvec._qualified(leaf), v_derived.target_column);
+    GET DIAGNOSTICS v_done = ROW_COUNT;
+    RETURN v_done;
+END
+$body$;
 
 -- The filter argument of the search functions: JSON to SQL with every value bound.
 

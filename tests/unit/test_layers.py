@@ -20,6 +20,7 @@ LAYERS: list[set[str]] = [
     {"ddl", "functions"},
     {"schema"},
     {"search"},
+    {"bulk_backfill"},
     {"fit", "manage"},
     {"terminal"},
     {"demo"},
