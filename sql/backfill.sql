@@ -1,38 +1,5 @@
 -- sqlvec.backfill: codes for the rows that were there before the column was declared.
 
--- The rows that wait for their code, in the words that pg_get_expr uses.
-CREATE OR REPLACE FUNCTION sqlvec._unfinished(target name, sources name[], alias text) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN format('((%s%I IS NULL) AND %s)', alias, target, sqlvec._has_source(sources, alias));
-
--- The partial index that answers "is every row encoded?" without reading the table.
-CREATE OR REPLACE FUNCTION sqlvec._unfinished_index_sql(rel oid, target text, online boolean) RETURNS text
-LANGUAGE sql STABLE
-BEGIN ATOMIC
-    SELECT format('CREATE INDEX %sIF NOT EXISTS %I ON %s ((1)) WHERE %s',
-                  CASE WHEN online AND c.relkind <> 'p' THEN 'CONCURRENTLY ' ELSE '' END,
-                  sqlvec._index_name(rel, 'ix_' || c.relname || '_' || target || '_unfinished'),
-                  sqlvec._qualified(rel), sqlvec._unfinished(target, d.encoded_columns, ''))
-    FROM sqlvec._derived_of(rel) AS d JOIN pg_catalog.pg_class AS c ON c.oid = rel
-    WHERE d.target_column = target;
-END;
-
--- Create it on the spot where reading the table takes a few milliseconds; larger tables get it
--- CONCURRENTLY from a client, which no function can do.
-CREATE OR REPLACE FUNCTION sqlvec._index_unfinished(rel oid, target text) RETURNS boolean
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-AS $body$
-DECLARE
-    v_size bigint := (SELECT sum(pg_relation_size(t.leaf)) FROM sqlvec._leaves(rel) AS t);
-BEGIN
-    IF v_size > 32 * 1024 * 1024 THEN
-        RETURN false;
-    END IF;
-    EXECUTE sqlvec._unfinished_index_sql(rel, target, false);
-    RETURN true;
-END
-$body$;
-
 -- Which rows `t` of a table wait for their code: those without one or, to verify, those whose code
 -- differs from what their source gives.
 CREATE OR REPLACE FUNCTION sqlvec._waits(derived sqlvec._derived, verify boolean) RETURNS text
@@ -144,14 +111,14 @@ END
 $body$;
 
 -- Where a sweep over one leaf table starts or goes on, the block it ends before, and how many blocks
--- to take at first.
+-- to take at first. NULL when the column was dropped meanwhile.
 CREATE OR REPLACE FUNCTION sqlvec._begin_sweep(derived_id int, leaf oid, batch int, OUT block bigint, OUT end_block bigint, OUT step bigint)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
     INSERT INTO sqlvec.backfill_state AS s (derived_id, leaf, end_block)
-    VALUES (_begin_sweep.derived_id, _begin_sweep.leaf,
-            pg_relation_size(_begin_sweep.leaf) / current_setting('block_size')::int)
+    SELECT d.id, _begin_sweep.leaf, pg_relation_size(_begin_sweep.leaf) / current_setting('block_size')::int
+    FROM sqlvec.derived AS d WHERE d.id = _begin_sweep.derived_id
     ON CONFLICT ON CONSTRAINT backfill_state_pkey DO UPDATE
     SET end_block = excluded.end_block,
         block = CASE WHEN s.finished_at IS NULL THEN s.block ELSE 0 END,
@@ -309,17 +276,6 @@ $body$;
 
 COMMENT ON PROCEDURE sqlvec.backfill(regclass, text, int, boolean) IS
     'Fill derived columns of rows that have none, in committed batches that skip locked rows; started again, it goes on where it stopped. verify compares the codes that are there with their source too, and mends those that differ. Cannot run inside a transaction block.';
-
--- Whether an index holds exactly the rows that wait for their code.
-CREATE OR REPLACE FUNCTION sqlvec._has_unfinished_index(rel oid, target name, sources name[]) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    SELECT EXISTS (
-        SELECT FROM pg_catalog.pg_index AS i
-        WHERE i.indrelid = rel AND i.indisvalid
-          AND pg_catalog.pg_get_expr(i.indpred, i.indrelid)
-              = sqlvec._unfinished(target, sources, ''));
-END;
 
 CREATE OR REPLACE VIEW sqlvec.backfill_progress AS
 SELECT d.relation::regclass AS relation,

@@ -54,8 +54,11 @@ DECLARE
 BEGIN
     SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = derived_id;
     PERFORM sqlvec._stand_aside(leaf, v_derived);
-    EXECUTE pg_catalog.format('UPDATE ONLY %s AS t SET %I = c.code FROM pg_temp.sqlvec_codes AS c WHERE t.ctid OPERATOR(pg_catalog.=) c.tid',
-                              sqlvec._qualified(leaf), v_derived.target_column);
+    -- The array is for the plan, which may not read the table.
+    EXECUTE pg_catalog.format(
+        'UPDATE ONLY %s AS t SET %I = c.code FROM pg_temp.sqlvec_codes AS c '
+        'WHERE t.ctid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT a.tid FROM pg_temp.sqlvec_codes AS a)) AND t.ctid OPERATOR(pg_catalog.=) c.tid',
+        sqlvec._qualified(leaf), v_derived.target_column);
     GET DIAGNOSTICS v_done = ROW_COUNT;
     RETURN v_done;
 END

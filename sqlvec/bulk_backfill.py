@@ -110,6 +110,8 @@ class _Sweep:
     def run(self, blocks: Callable[[], tuple[int, int]], report: Report) -> None:
         """Go from where the last pass stopped to the present end of the table."""
         first, end, step = self._row(_BEGIN, self.derived_id, self.leaf, self.batch)
+        if first is None:
+            return
         done, total = blocks()
 
         def reached(block: int) -> None:

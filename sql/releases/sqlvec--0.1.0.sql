@@ -2565,7 +2565,8 @@ $body$;
 COMMENT ON PROCEDURE sqlvec.add_pooled(regclass, text, text, text, jsonb, text) IS
     'Declare a column `target` with fewer vectors for each multi-vector of column `column_name`. Methods and their options: hierarchical {"factor", "protected"}, kmeans {"factor" or "clusters", "iterations", "protected"}, sequential {"factor", "protected"}, rows {"width", "height", "max_rows", "window", "protected"}, tiles {"tile", "protected"}, top {"share"} by the real[] in weights_column, prefix {"tokens"}. Adds the column, the trigger and the catalog row; rows already there wait for sqlvec.backfill.';
 
--- sqlvec.backfill: codes for the rows that were there before the column was declared.
+-- The rows without a code, and the index that knows them: what tells a search whether it may use the
+-- codes at all.
 
 -- The rows that wait for their code, in the words that pg_get_expr uses.
 CREATE OR REPLACE FUNCTION sqlvec._unfinished(target name, sources name[], alias text) RETURNS text
@@ -2599,6 +2600,19 @@ BEGIN
     RETURN true;
 END
 $body$;
+
+-- Whether an index holds exactly the rows that wait for their code.
+CREATE OR REPLACE FUNCTION sqlvec._has_unfinished_index(rel oid, target name, sources name[]) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT EXISTS (
+        SELECT FROM pg_catalog.pg_index AS i
+        WHERE i.indrelid = rel AND i.indisvalid
+          AND pg_catalog.pg_get_expr(i.indpred, i.indrelid)
+              = sqlvec._unfinished(target, sources, ''));
+END;
+
+-- sqlvec.backfill: codes for the rows that were there before the column was declared.
 
 -- Which rows `t` of a table wait for their code: those without one or, to verify, those whose code
 -- differs from what their source gives.
@@ -2711,14 +2725,14 @@ END
 $body$;
 
 -- Where a sweep over one leaf table starts or goes on, the block it ends before, and how many blocks
--- to take at first.
+-- to take at first. NULL when the column was dropped meanwhile.
 CREATE OR REPLACE FUNCTION sqlvec._begin_sweep(derived_id int, leaf oid, batch int, OUT block bigint, OUT end_block bigint, OUT step bigint)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
     INSERT INTO sqlvec.backfill_state AS s (derived_id, leaf, end_block)
-    VALUES (_begin_sweep.derived_id, _begin_sweep.leaf,
-            pg_relation_size(_begin_sweep.leaf) / current_setting('block_size')::int)
+    SELECT d.id, _begin_sweep.leaf, pg_relation_size(_begin_sweep.leaf) / current_setting('block_size')::int
+    FROM sqlvec.derived AS d WHERE d.id = _begin_sweep.derived_id
     ON CONFLICT ON CONSTRAINT backfill_state_pkey DO UPDATE
     SET end_block = excluded.end_block,
         block = CASE WHEN s.finished_at IS NULL THEN s.block ELSE 0 END,
@@ -2877,17 +2891,6 @@ $body$;
 COMMENT ON PROCEDURE sqlvec.backfill(regclass, text, int, boolean) IS
     'Fill derived columns of rows that have none, in committed batches that skip locked rows; started again, it goes on where it stopped. verify compares the codes that are there with their source too, and mends those that differ. Cannot run inside a transaction block.';
 
--- Whether an index holds exactly the rows that wait for their code.
-CREATE OR REPLACE FUNCTION sqlvec._has_unfinished_index(rel oid, target name, sources name[]) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    SELECT EXISTS (
-        SELECT FROM pg_catalog.pg_index AS i
-        WHERE i.indrelid = rel AND i.indisvalid
-          AND pg_catalog.pg_get_expr(i.indpred, i.indrelid)
-              = sqlvec._unfinished(target, sources, ''));
-END;
-
 CREATE OR REPLACE VIEW sqlvec.backfill_progress AS
 SELECT d.relation::regclass AS relation,
        d.target_column,
@@ -2967,8 +2970,11 @@ DECLARE
 BEGIN
     SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = derived_id;
     PERFORM sqlvec._stand_aside(leaf, v_derived);
-    EXECUTE pg_catalog.format('UPDATE ONLY %s AS t SET %I = c.code FROM pg_temp.sqlvec_codes AS c WHERE t.ctid OPERATOR(pg_catalog.=) c.tid',
-                              sqlvec._qualified(leaf), v_derived.target_column);
+    -- The array is for the plan, which may not read the table.
+    EXECUTE pg_catalog.format(
+        'UPDATE ONLY %s AS t SET %I = c.code FROM pg_temp.sqlvec_codes AS c '
+        'WHERE t.ctid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT a.tid FROM pg_temp.sqlvec_codes AS a)) AND t.ctid OPERATOR(pg_catalog.=) c.tid',
+        sqlvec._qualified(leaf), v_derived.target_column);
     GET DIAGNOSTICS v_done = ROW_COUNT;
     RETURN v_done;
 END
