@@ -6,7 +6,17 @@ import argparse
 from pathlib import Path
 from typing import Protocol
 
-from benchmarks import backfill, bm25, bm25_rls, fde, maxsim, overhead, pool, quantized
+from benchmarks import (
+    backfill,
+    bm25,
+    bm25_rls,
+    fde,
+    fde_backfill,
+    maxsim,
+    overhead,
+    pool,
+    quantized,
+)
 from benchmarks.report import Report, finish
 from benchmarks.server import Database, open_database
 
@@ -33,6 +43,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "bm25": bm25,
     "bm25_rls": bm25_rls,
     "fde": fde,
+    "fde_backfill": fde_backfill,
     "maxsim": maxsim,
     "pool": pool,
 }

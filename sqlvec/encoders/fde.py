@@ -24,6 +24,10 @@ MAX_SIGNS = 32_000
 Code: TypeAlias = NDArray[np.float16] | NDArray[np.bool_]
 """Codes of one or many multi-vectors, (D,) or (m, D)."""
 
+_ONE_THREAD = 1 << 18
+"""Multiplications that OpenBLAS does not share among threads. Sharing gains little with matrices as
+small as these, and loses very much when the processors have other work, such as the server's."""
+
 
 @dataclass(frozen=True)
 class FDE:
@@ -166,29 +170,32 @@ class FDE:
         constant = 1.5 * 2.0 ** (1 + exponents(MARGIN * norms.sum() * sqrt(d)))
         fine = rounded(tokens, np.float32(constant))
         member = np.zeros((r, b, n), dtype=np.float32)
-        member[np.arange(r)[None, :], found, np.arange(n)[:, None]] = 1
-        sums = (member.reshape(r * b, n) @ fine).reshape(r, b, d)
+        member[np.arange(r)[:, None], found, np.arange(n)] = 1
+        sums = np.zeros((r, b, d), dtype=np.float32)
+        for some in _slices(n, b * d):
+            sums += member[:, :, some] @ fine[some]
         if as_query:
             return sums, np.ones((r, b))
         counts = member.sum(axis=2).astype(np.float64)
         repetition, bucket = np.nonzero(counts == 0)
-        distance = _set_bits(self.simhash_bits)[found[:, repetition] ^ bucket]
-        sums[repetition, bucket] = fine[distance.argmin(axis=0)]  # of equal ones the first token
+        distance = _set_bits(self.simhash_bits)[found[repetition] ^ bucket[:, None]]
+        sums[repetition, bucket] = fine[distance.argmin(axis=1)]  # of equal ones the first token
         counts[repetition, bucket] = 1
         return sums, counts
 
     def _bucket_of(
         self, tokens: NDArray[np.float32], norms: NDArray[np.float64], parts: Parts
     ) -> NDArray[np.int64]:
-        """Return the bucket of every token in every repetition, (n, repetitions)."""
+        """Return the bucket of every token in every repetition, (repetitions, n)."""
         n, d = tokens.shape
-        if self.simhash_bits == 0:
-            return np.zeros((n, self.repetitions), dtype=np.int64)
-        planes = part(parts, "hyperplane", (self.repetitions * self.simhash_bits, d))
-        bits = (coarse(tokens, norms) @ planes.T > 0).reshape(
-            n, self.repetitions, self.simhash_bits
-        )
-        return bits @ (1 << np.arange(self.simhash_bits)[::-1])
+        r, bits = self.repetitions, self.simhash_bits
+        if bits == 0:
+            return np.zeros((r, n), dtype=np.int64)
+        planes = part(parts, "hyperplane", (r * bits, d)).reshape(r, bits, d).transpose(0, 2, 1)
+        grid = coarse(tokens, norms)
+        above = np.concatenate([grid[some] @ planes > 0 for some in _slices(n, bits * d)], axis=1)
+        buckets: NDArray[np.int64] = above @ (1 << np.arange(bits)[::-1])
+        return buckets
 
     def _sketched(self, values: NDArray[np.float64], parts: Parts) -> NDArray[np.float64]:
         if self.final_dimensions is None:
@@ -209,6 +216,12 @@ def _checked(tokens: ArrayLike) -> NDArray[np.float32]:
     if vectors.ndim != 2:
         raise EncodingError("a multi-vector has 2 dimensions (n, d), found 1")
     return to_halfvec(vectors).astype(np.float32)
+
+
+def _slices(n: int, width: int) -> list[slice]:
+    """Cut n tokens so that the product with so many numbers each stays below _ONE_THREAD."""
+    step = max(1, _ONE_THREAD // width)
+    return [slice(start, start + step) for start in range(0, n, step)]
 
 
 @cache
