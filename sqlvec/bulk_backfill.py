@@ -41,10 +41,12 @@ refuses with an EncodingError is left to the server, whose refusal names table a
 
 def _load_fde(connection: Connection, encoder: str) -> Encode:
     fde, parts = catalog.load_fde(connection, encoder)
-    zeros = np.zeros(fde.dimensions, dtype=np.float16)
+    nothing = np.zeros(fde.dimensions, dtype=bool if fde.bits else np.float16)
 
     def encode(tokens: MultiVector) -> bytes:
-        code = fde.document(tokens, parts) if tokens.size else zeros
+        code = fde.document(tokens, parts) if tokens.size else nothing
+        if fde.bits:
+            return code.size.to_bytes(4, "big") + np.packbits(code.astype(bool)).tobytes()
         return code.size.to_bytes(2, "big") + b"\0\0" + code.astype(">f2").tobytes()
 
     return encode

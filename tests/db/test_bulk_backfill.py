@@ -133,6 +133,16 @@ def test_a_code_of_default_size(db: DB, engine: Engine, encoded: Encoded) -> Non
     assert encoded.documents > 200
 
 
+def test_signs(db: DB, engine: Engine, encoded: Encoded) -> None:
+    fill(db, 100)
+    db.execute("INSERT INTO doc (id, tokens) VALUES (1000, '{}')")
+    db.execute(f"CALL sqlvec.add_fde('doc', 'tokens', {SMALL}, bits => true)")
+    manage.backfill(engine, "doc")
+    assert scalar(db, WRONG.replace("fde_document", "fde_document_bits") + " AND id < 1000") == 0
+    assert scalar(db, "SELECT tokens_fde = 0::bit(48) FROM doc WHERE id = 1000")
+    assert encoded.documents == 85 + 1
+
+
 def test_arrays_that_are_no_matrices(db: DB, engine: Engine, encoded: Encoded) -> None:
     """The server takes those with NULLs or several dimensions of the array itself."""
     fill(db, 100)
