@@ -1556,7 +1556,7 @@ AS $body$
 DECLARE
     v_method text := coalesce(options ->> 'method', 'hierarchical');
     v_defaults jsonb := sqlvec._pool_defaults(v_method);
-    v_options jsonb := v_defaults || options;
+    v_options jsonb := v_defaults || options || jsonb_build_object('method', v_method);
     v_key text;
     v_value jsonb;
     v_least int;

@@ -496,6 +496,18 @@ def test_declarations_that_do_not_fit(doc, arguments, fragments):
     fails(doc, f"CALL sqlvec.add_pooled('doc', {arguments})", *fragments)
 
 
+def test_the_method_has_a_default(conn):
+    for options in ("{}", '{"method": null}', '{"factor": 2}'):
+        name = f"pool {next(_numbers)}"
+        run(
+            conn,
+            "CALL sqlvec.create_encoder(:name, 'pool', 4, :options)",
+            name=name,
+            options=options,
+        )
+        assert load_pool(conn, name) == Pool()
+
+
 def test_kinds_do_not_mix(doc):
     fails(
         doc,
