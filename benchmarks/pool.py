@@ -30,6 +30,8 @@ POOLS = (
     Pool("hierarchical", factor=2),
     Pool("hierarchical", factor=3),
     Pool("hierarchical", factor=4),
+    Pool("hierarchical", factor=2, normalize=True),
+    Pool("hierarchical", factor=4, normalize=True),
     Pool("kmeans", factor=2),
     Pool("kmeans", factor=4),
     Pool("kmeans", clusters=32),
@@ -121,7 +123,7 @@ def _label(pool: Pool | None) -> str:
         return "all tokens"
     shown = {"factor", "clusters", "share", "tokens"}
     given = (f"{k} {v}" for k, v in pool.options().items() if k in shown and v is not None)
-    return f"{pool.method}, {', '.join(given)}"
+    return f"{pool.method}, {', '.join(given)}{', normalized' if pool.normalize else ''}"
 
 
 def _rarity(folder: Path) -> list[NDArray[np.float64]]:

@@ -1,11 +1,12 @@
 -- Pooling: fewer vectors for a multi-vector (Clavie, Chaffin and Adams 2024, arXiv:2409.14683).
 --
--- Tokens that resemble each other are replaced by their mean, or only some tokens are kept. A mean is
--- not made a unit vector again: among inner products, a group of tokens that disagree weighs less.
+-- Tokens that resemble each other are replaced by their mean, or only some tokens are kept. Unless told
+-- to, a mean is not made a unit vector again: a group of tokens that disagree then weighs less.
 --
 -- Which tokens belong together follows from inner products of tokens rounded to a grid on which
 -- float32 adds exactly (see fde_encode.sql), and from float8 arithmetic in a fixed order. Means are
--- pgvector's, whose sums of halfvec are exact in float8. numpy finds the same vectors, to the last bit.
+-- pgvector's, whose sums of halfvec are exact in float8. numpy finds the same vectors, to the last bit
+-- (normalized ones to one unit in the last place).
 
 CREATE OR REPLACE FUNCTION sqlvec._norm(x vector) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN vector_norm(x);
@@ -29,18 +30,19 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN tokens IS NOT NULL THEN ARRAY(SELECT t FROM unnest(tokens) AS t WHERE t IS NOT NULL) END;
 
 -- The mean of the tokens with each label, in the order of the labels.
-CREATE OR REPLACE FUNCTION sqlvec._pool_labelled(tokens halfvec[], labels int[]) RETURNS halfvec[]
+CREATE OR REPLACE FUNCTION sqlvec._pool_labelled(tokens halfvec[], labels int[], unit boolean) RETURNS halfvec[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT coalesce(array_agg(m.mean ORDER BY m.label), '{}')
+    SELECT coalesce(array_agg(CASE WHEN unit THEN l2_normalize(m.mean) ELSE m.mean END ORDER BY m.label), '{}')
     FROM (SELECT u.label, avg(u.x) AS mean FROM unnest(tokens, labels) AS u (x, label) GROUP BY 1) AS m;
 END;
 
 -- The mean of the tokens in each range, in the order of the ranges.
-CREATE OR REPLACE FUNCTION sqlvec._pool_ranges(tokens halfvec[], firsts int[], lasts int[]) RETURNS halfvec[]
+CREATE OR REPLACE FUNCTION sqlvec._pool_ranges(tokens halfvec[], firsts int[], lasts int[], unit boolean) RETURNS halfvec[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT coalesce(array_agg((SELECT avg(t) FROM unnest(tokens[r.first : r.last]) AS t) ORDER BY r.n), '{}')
+    SELECT coalesce(array_agg((SELECT CASE WHEN unit THEN l2_normalize(avg(t)) ELSE avg(t) END
+                               FROM unnest(tokens[r.first : r.last]) AS t) ORDER BY r.n), '{}')
     FROM unnest(firsts, lasts) WITH ORDINALITY AS r (first, last, n);
 END;
 
@@ -147,7 +149,7 @@ END
 $body$;
 
 -- Ward's clustering keeps the distances of all pairs.
-CREATE OR REPLACE FUNCTION sqlvec._pool_hierarchical(tokens halfvec[], factor int, protected int) RETURNS halfvec[]
+CREATE OR REPLACE FUNCTION sqlvec._pool_hierarchical(tokens halfvec[], factor int, protected int, unit boolean) RETURNS halfvec[]
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE STRICT SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
@@ -159,8 +161,8 @@ BEGIN
         RAISE EXCEPTION 'hierarchical pooling takes at most 4096 tokens, not %', v_n
             USING ERRCODE = 'data_exception', HINT = 'Declare the column with another method: kmeans, sequential, or rows for page images.';
     END IF;
-    RETURN sqlvec._pool_labelled(tokens, ARRAY(SELECT generate_series(1, protected)) || ARRAY(
-        SELECT protected + l FROM unnest(sqlvec._pool_ward(tokens[protected + 1 :], greatest(v_n / factor, 1))) AS l));
+    RETURN tokens[: protected] || sqlvec._pool_labelled(
+        tokens[protected + 1 :], sqlvec._pool_ward(tokens[protected + 1 :], greatest(v_n / factor, 1)), unit);
 END
 $body$;
 
@@ -215,7 +217,7 @@ BEGIN
 END
 $body$;
 
-CREATE OR REPLACE FUNCTION sqlvec._pool_kmeans(tokens halfvec[], factor int, clusters int, iterations int, protected int) RETURNS halfvec[]
+CREATE OR REPLACE FUNCTION sqlvec._pool_kmeans(tokens halfvec[], factor int, clusters int, iterations int, protected int, unit boolean) RETURNS halfvec[]
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
@@ -224,24 +226,24 @@ BEGIN
     IF v_n IS NULL OR v_n < 1 THEN
         RETURN tokens;
     END IF;
-    RETURN sqlvec._pool_labelled(tokens, ARRAY(SELECT generate_series(1, protected)) || ARRAY(
-        SELECT protected + (min(l.n) OVER (PARTITION BY l.label))::int
+    RETURN tokens[: protected] || sqlvec._pool_labelled(tokens[protected + 1 :], ARRAY(
+        SELECT (min(l.n) OVER (PARTITION BY l.label))::int
         FROM unnest(sqlvec._pool_spherical(sqlvec._pool_directions(tokens[protected + 1 :]),
                                            least(v_n, coalesce(clusters - protected, v_n / factor + 1)), iterations))
              WITH ORDINALITY AS l (label, n)
-        ORDER BY l.n));
+        ORDER BY l.n), unit);
 END
 $body$;
 
-CREATE OR REPLACE FUNCTION sqlvec._pool_sequential(tokens halfvec[], factor int, protected int) RETURNS halfvec[]
+CREATE OR REPLACE FUNCTION sqlvec._pool_sequential(tokens halfvec[], factor int, protected int, unit boolean) RETURNS halfvec[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN tokens IS NOT NULL
-            THEN sqlvec._pool_labelled(tokens, ARRAY(SELECT least(n, protected + 1 + (n - protected - 1) / factor)
-                                                     FROM generate_series(1, cardinality(tokens)) AS n)) END;
+            THEN tokens[: protected] || sqlvec._pool_labelled(
+                tokens[protected + 1 :], ARRAY(SELECT n / factor FROM generate_series(0, cardinality(tokens) - protected - 1) AS n), unit) END;
 
 -- A page image: rows of `width` patches, then as few bins of them as max_rows says, then windows over
 -- these that begin and end outside (Visual RAG Toolkit). Tokens before and after the image stay.
-CREATE OR REPLACE FUNCTION sqlvec._pool_rows(tokens halfvec[], width int, height int, max_rows int, "window" int, protected int) RETURNS halfvec[]
+CREATE OR REPLACE FUNCTION sqlvec._pool_rows(tokens halfvec[], width int, height int, max_rows int, "window" int, protected int, unit boolean) RETURNS halfvec[]
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
@@ -261,7 +263,7 @@ BEGIN
     INTO v_firsts, v_lasts
     FROM generate_series(0, v_bins + "window" - 2) AS w
     WHERE v_bins > 0;
-    RETURN tokens[: v_before] || sqlvec._pool_ranges(tokens, v_firsts, v_lasts) || tokens[v_after + 1 :];
+    RETURN tokens[: v_before] || sqlvec._pool_ranges(tokens, v_firsts, v_lasts, unit) || tokens[v_after + 1 :];
 END
 $body$;
 
@@ -293,11 +295,11 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN tokens[: count];
 CREATE OR REPLACE FUNCTION sqlvec._pool_defaults(method text) RETURNS jsonb
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE method
-    WHEN 'hierarchical' THEN '{"method": "hierarchical", "factor": 2, "protected": 1}'
-    WHEN 'kmeans' THEN '{"method": "kmeans", "factor": 2, "clusters": null, "iterations": 20, "protected": 1}'
-    WHEN 'sequential' THEN '{"method": "sequential", "factor": 2, "protected": 1}'
-    WHEN 'rows' THEN '{"method": "rows", "width": 32, "height": null, "max_rows": null, "window": 1, "protected": 0}'
-    WHEN 'tiles' THEN '{"method": "tiles", "tile": 64, "protected": 0}'
+    WHEN 'hierarchical' THEN '{"method": "hierarchical", "factor": 2, "protected": 1, "normalize": false}'
+    WHEN 'kmeans' THEN '{"method": "kmeans", "factor": 2, "clusters": null, "iterations": 20, "protected": 1, "normalize": false}'
+    WHEN 'sequential' THEN '{"method": "sequential", "factor": 2, "protected": 1, "normalize": false}'
+    WHEN 'rows' THEN '{"method": "rows", "width": 32, "height": null, "max_rows": null, "window": 1, "protected": 0, "normalize": false}'
+    WHEN 'tiles' THEN '{"method": "tiles", "tile": 64, "protected": 0, "normalize": false}'
     WHEN 'top' THEN '{"method": "top", "share": 0.6}'
     WHEN 'prefix' THEN '{"method": "prefix", "tokens": 16}' END::jsonb;
 
@@ -332,6 +334,10 @@ BEGIN
             RAISE EXCEPTION 'pooling by method "%" has no option "%"', v_method, v_key
                 USING ERRCODE = 'invalid_parameter_value',
                       HINT = format('Its options are: %s.', (SELECT string_agg(k, ', ') FROM jsonb_object_keys(v_defaults - 'method') AS k));
+        ELSIF v_key = 'normalize' THEN
+            IF jsonb_typeof(v_value) <> 'boolean' THEN
+                RAISE EXCEPTION 'option "normalize" is true or false, not %', v_value USING ERRCODE = 'invalid_parameter_value';
+            END IF;
         ELSIF v_key = 'share' THEN
             IF jsonb_typeof(v_value) <> 'number' OR v_value::text::numeric NOT BETWEEN 0.001 AND 1 THEN
                 RAISE EXCEPTION 'option "share" is a number from 0.001 to 1, not %', v_value USING ERRCODE = 'invalid_parameter_value';
@@ -362,21 +368,22 @@ DECLARE
     v_present text := format('sqlvec._present(%s)', v_tokens);
     v_factor int := options ->> 'factor';
     v_protected int := options ->> 'protected';
+    v_normalize text := (options ->> 'normalize')::boolean::text;
 BEGIN
     CASE options ->> 'method'
     WHEN 'hierarchical' THEN
-        RETURN format('sqlvec._pool_hierarchical(%s, %s, %s)', v_present, v_factor, v_protected);
+        RETURN format('sqlvec._pool_hierarchical(%s, %s, %s, %s)', v_present, v_factor, v_protected, v_normalize);
     WHEN 'kmeans' THEN
-        RETURN format('sqlvec._pool_kmeans(%s, %s, %s, %s, %s)', v_present, coalesce(v_factor::text, 'NULL'),
-                      coalesce((options ->> 'clusters')::int::text, 'NULL'), (options ->> 'iterations')::int, v_protected);
+        RETURN format('sqlvec._pool_kmeans(%s, %s, %s, %s, %s, %s)', v_present, coalesce(v_factor::text, 'NULL'),
+                      coalesce((options ->> 'clusters')::int::text, 'NULL'), (options ->> 'iterations')::int, v_protected, v_normalize);
     WHEN 'sequential' THEN
-        RETURN format('sqlvec._pool_sequential(%s, %s, %s)', v_present, v_factor, v_protected);
+        RETURN format('sqlvec._pool_sequential(%s, %s, %s, %s)', v_present, v_factor, v_protected, v_normalize);
     WHEN 'rows' THEN
-        RETURN format('sqlvec._pool_rows(%s, %s, %s, %s, %s, %s)', v_present, (options ->> 'width')::int,
+        RETURN format('sqlvec._pool_rows(%s, %s, %s, %s, %s, %s, %s)', v_present, (options ->> 'width')::int,
                       coalesce((options ->> 'height')::int::text, 'NULL'), coalesce((options ->> 'max_rows')::int::text, 'NULL'),
-                      (options ->> 'window')::int, v_protected);
+                      (options ->> 'window')::int, v_protected, v_normalize);
     WHEN 'tiles' THEN
-        RETURN format('sqlvec._pool_sequential(%s, %s, %s)', v_present, (options ->> 'tile')::int, v_protected);
+        RETURN format('sqlvec._pool_sequential(%s, %s, %s, %s)', v_present, (options ->> 'tile')::int, v_protected, v_normalize);
     WHEN 'top' THEN
         RETURN format('sqlvec._pool_top(%s, %s, %s)', v_tokens, coalesce(arguments[2], 'NULL'), (options ->> 'share')::numeric);
     WHEN 'prefix' THEN
@@ -415,4 +422,4 @@ END
 $body$;
 
 COMMENT ON FUNCTION sqlvec.pool(text, halfvec[], real[]) IS
-    'Fewer vectors for the multi-vector of a document, under a catalog encoder of kind pool. weights: one number per token, for method top. Means are not made unit vectors again. NULLs inside the array count for nothing, an empty array stays empty.';
+    'Fewer vectors for the multi-vector of a document, under a catalog encoder of kind pool. weights: one number per token, for method top. Means are unit vectors only with option "normalize". NULLs inside the array count for nothing, an empty array stays empty.';

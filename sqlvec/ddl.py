@@ -158,7 +158,7 @@ class AddPooled(ExecutableDDLElement):
         code: str,
         method: str,
         *,
-        options: Mapping[str, int | float | None] | None = None,
+        options: Mapping[str, int | float | bool | None] | None = None,
         weights: str | None = None,
     ) -> None:
         self.source = source

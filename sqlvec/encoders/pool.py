@@ -23,11 +23,24 @@ MAX_HIERARCHICAL = 4_096
 """The most tokens whose distances to each other hierarchical pooling keeps."""
 
 _DEFAULTS: Mapping[str, Mapping[str, int | float | None]] = {
-    "hierarchical": {"factor": 2, "protected": 1},
-    "kmeans": {"factor": 2, "clusters": None, "iterations": 20, "protected": 1},
-    "sequential": {"factor": 2, "protected": 1},
-    "rows": {"width": 32, "height": None, "max_rows": None, "window": 1, "protected": 0},
-    "tiles": {"tile": 64, "protected": 0},
+    "hierarchical": {"factor": 2, "protected": 1, "normalize": False},
+    "kmeans": {
+        "factor": 2,
+        "clusters": None,
+        "iterations": 20,
+        "protected": 1,
+        "normalize": False,
+    },
+    "sequential": {"factor": 2, "protected": 1, "normalize": False},
+    "rows": {
+        "width": 32,
+        "height": None,
+        "max_rows": None,
+        "window": 1,
+        "protected": 0,
+        "normalize": False,
+    },
+    "tiles": {"tile": 64, "protected": 0, "normalize": False},
     "top": {"share": 0.6},
     "prefix": {"tokens": 16},
 }
@@ -51,8 +64,8 @@ class Pool:
     """Replace token vectors that resemble each other by their mean, or keep only some of them.
 
     Clavié, Chaffin and Adams 2024 (arXiv:2409.14683) for the first three methods. A mean is not
-    made a unit vector again: among inner products, a group of tokens that disagree weighs less.
-    Only documents are pooled, never queries.
+    made a unit vector again unless ``normalize`` says so: a group of tokens that disagree then
+    weighs less. Only documents are pooled, never queries.
 
     E.g.::
 
@@ -72,7 +85,8 @@ class Pool:
     - ``top`` (``share``): the tokens of largest weight.
     - ``prefix`` (``tokens``): the first tokens, for models that put what matters most first.
 
-    The vectors equal those of ``sqlvec.pool``, to the last bit.
+    All that take means have ``normalize`` too. The vectors equal those of ``sqlvec.pool``, to the
+    last bit; normalized ones to one unit in the last place.
 
     :param method: see above.
     :param factor: how many tokens become one, 2 to 1000.
@@ -87,6 +101,7 @@ class Pool:
     :param tile: patches of one tile, 2 to 1000.
     :param share: of the tokens that is kept, rounded up, 0.001 to 1.
     :param tokens: how many first ones are kept, 1 to 10,000.
+    :param normalize: whether means are made unit vectors, as the tokens are.
     :raises DeclarationError: there is no such method, it has no such option, or a number is out of
         its range.
 
@@ -107,6 +122,7 @@ class Pool:
     tile: int | None = None
     share: float | None = None
     tokens: int | None = None
+    normalize: bool | None = None
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
@@ -119,7 +135,7 @@ class Pool:
             if self.factor is not None:
                 raise DeclarationError("give option 'factor' or 'clusters', not both")
             defaults = {**defaults, "factor": None}
-        for name in (*_RANGES, "share"):
+        for name in (*_RANGES, "share", "normalize"):
             value = getattr(self, name)
             if value is None:
                 object.__setattr__(self, name, defaults.get(name))
@@ -193,7 +209,7 @@ class Pool:
                 f"hierarchical pooling takes at most {MAX_HIERARCHICAL} tokens, not {len(rest)}"
             )
         labels = _ward(_distances(rest), max(len(rest) // (self.factor or 1), 1))
-        return np.concatenate([kept, _means(rest, labels)])
+        return np.concatenate([kept, self._means(rest, labels)])
 
     def _kmeans(self, tokens: Tokens) -> Tokens:
         kept, rest = self._split(tokens)
@@ -205,12 +221,12 @@ class Pool:
             clusters = len(rest) // self.factor + 1
         labels = _spherical(rest, min(len(rest), clusters), self.iterations or 1)
         _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-        return np.concatenate([kept, _means(rest, first[inverse])])
+        return np.concatenate([kept, self._means(rest, first[inverse])])
 
     def _sequential(self, tokens: Tokens) -> Tokens:
         kept, rest = self._split(tokens)
         run = self.factor or self.tile or 1
-        return np.concatenate([kept, _means(rest, np.arange(len(rest)) // run)])
+        return np.concatenate([kept, self._means(rest, np.arange(len(rest)) // run)])
 
     def _rows(self, tokens: Tokens) -> Tokens:
         kept, rest = self._split(tokens)
@@ -226,7 +242,7 @@ class Pool:
             begin = max(last - window + 1, 0) * rows // bins
             end = (min(last, bins - 1) + 1) * rows // bins
             pooled.append(sums[begin:end].sum(axis=0) / ((end - begin) * width))
-        return np.concatenate([kept, _halves(np.array(pooled)), rest[rows * width :]])
+        return np.concatenate([kept, self._halves(np.array(pooled)), rest[rows * width :]])
 
     def _top(self, tokens: Tokens, weights: ArrayLike | None) -> Tokens:
         if weights is None:
@@ -242,11 +258,28 @@ class Pool:
         count = ceil(len(tokens) * Fraction(str(self.share)))
         return tokens[np.sort(np.argsort(-numbers, kind="stable")[:count])]
 
+    def _means(self, tokens: Tokens, labels: NDArray[Any]) -> Tokens:
+        """Return the mean of the tokens with each label, in the order of the labels."""
+        return self._halves(_averages(tokens, labels)) if len(tokens) else tokens
+
+    def _halves(self, means: NDArray[np.float64]) -> Tokens:
+        """Round as pgvector's avg and l2_normalize do: to float32, then to float16."""
+        halves = means.astype(np.float32).astype(np.float16)
+        if not self.normalize:
+            return halves
+        norms = norms_of(halves.astype(np.float32))[:, None]
+        units = halves.astype(np.float64) / np.where(norms > 0, norms, 1)
+        return units.astype(np.float32).astype(np.float16)
+
     def _split(self, tokens: Tokens) -> tuple[Tokens, Tokens]:
         return tokens[: self.protected], tokens[self.protected :]
 
 
 def _check_option(name: str, value: Any) -> None:
+    if name == "normalize":
+        if not isinstance(value, bool):
+            raise DeclarationError(f"option 'normalize' is true or false, not {value!r}")
+        return
     if name == "share":
         if (
             isinstance(value, bool)
@@ -273,18 +306,6 @@ def _checked(tokens: ArrayLike) -> Tokens:
     if vectors.ndim != 2:
         raise EncodingError("a multi-vector has 2 dimensions (n, d), found 1")
     return to_halfvec(vectors)
-
-
-def _halves(means: NDArray[np.float64]) -> Tokens:
-    """Round as pgvector's avg does: to float32, then to float16."""
-    return means.astype(np.float32).astype(np.float16)
-
-
-def _means(tokens: Tokens, labels: NDArray[Any]) -> Tokens:
-    """Return the mean of the tokens with each label, in the order of the labels."""
-    if len(tokens) == 0:
-        return tokens
-    return _halves(_averages(tokens, labels))
 
 
 def _averages(vectors: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:

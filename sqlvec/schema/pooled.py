@@ -29,7 +29,8 @@ class Pooled(Derived):
     emits ::
 
         CALL sqlvec.add_pooled('doc'::regclass, 'tokens', method => 'hierarchical',
-            target => 'tokens_pool', options => '{"factor": 3, "protected": 1}')
+            target => 'tokens_pool',
+            options => '{"factor": 3, "protected": 1, "normalize": false}')
 
     Before the table is dropped, ``CALL sqlvec.drop_derived`` takes the declaration back. The
     column is filled by a trigger: the ORM leaves it out of INSERT and UPDATE. A column that the
@@ -58,7 +59,7 @@ class Pooled(Derived):
         method: Method = "hierarchical",
         weights: str | None = None,
         target: str | None = None,
-        **options: int | float | None,
+        **options: int | float | bool | None,
     ) -> None:
         self.source = source
         self.weights = weights

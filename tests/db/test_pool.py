@@ -79,6 +79,15 @@ POOLS = [
 ]
 
 
+NORMALIZED = [
+    Pool(normalize=True),
+    Pool("kmeans", protected=0, normalize=True),
+    Pool("sequential", normalize=True),
+    Pool("rows", width=3, window=3, normalize=True),
+    Pool("tiles", tile=3, normalize=True),
+]
+
+
 def token_arrays(d: int, most: int) -> st.SearchStrategy[NDArray[np.float16]]:
     """Return tokens of three scales; some repeat, so that there are ties."""
     shape = st.tuples(st.integers(1, most), st.just(d))
@@ -113,6 +122,14 @@ def test_tokens_of_very_different_norms(conn, pool, tokens):
     np.testing.assert_array_equal(
         pooled(conn, create(conn, pool, 3), tokens), pool.document(tokens)
     )
+
+
+@property_settings
+@given(st.sampled_from(NORMALIZED), token_arrays(4, 20))
+def test_normalized_means_equal_numpy(conn, pool, tokens):
+    found, expected = pooled(conn, create(conn, pool, 4), tokens), pool.document(tokens)
+    assert found is not None and found.shape == expected.shape
+    np.testing.assert_array_max_ulp(found, expected, maxulp=1)
 
 
 @property_settings
@@ -480,6 +497,7 @@ def test_backfill_of_a_source_leaves_no_stale_encoding(autocommit):
         ("'tokens', options => '{\"factor\": 2.5}'", ['"factor" is an integer from 2 to 1000']),
         ("'tokens', options => '{\"factor\": null}'", ['"factor" is an integer from 2 to 1000']),
         ("'tokens', options => '{\"factor\": \"2; DROP TABLE doc\"}'", ['"factor" is an integer']),
+        ("'tokens', options => '{\"normalize\": 1}'", ['"normalize" is true or false, not 1']),
         ("'tokens', options => '{\"protected\": -1}'", ["from 0 to 1000, not -1"]),
         ("'tokens', 'kmeans', options => '{\"iterations\": 101}'", ["from 1 to 100, not 101"]),
         ("'tokens', 'kmeans', options => '{\"clusters\": 4, \"factor\": 2}'", ["not both"]),

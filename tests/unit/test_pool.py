@@ -155,6 +155,9 @@ def pooled_numbers(pool: Pool, count: int = 10) -> list[float]:
         (Pool("rows", width=2, height=3, protected=1), [1, 2.5, 4.5, 6.5, 8, 9, 10]),
         (Pool("rows", width=2, height=9), [1.5, 3.5, 5.5, 7.5, 9.5]),
         (Pool("rows", width=11), list(range(1, 11))),
+        (Pool("sequential", factor=3, normalize=True), [1, 1, 1, 1]),
+        (Pool("sequential", factor=4, protected=2, normalize=True), [1, 2, 1, 1]),
+        (Pool("rows", width=3, normalize=True), [1, 1, 1, 10]),
         # Bins of one, two and two rows.
         (Pool("rows", width=2, max_rows=3), [1.5, 4.5, 8.5]),
         (Pool("rows", width=2, max_rows=9), [1.5, 3.5, 5.5, 7.5, 9.5]),
@@ -283,6 +286,8 @@ def test_averages_are_exact_in_any_order():
         ({"method": "top", "share": 0}, "from 0.001 to 1, not 0"),
         ({"method": "top", "share": "0.5"}, "is a number"),
         ({"method": "prefix", "tokens": 0}, "from 1 to 10000"),
+        ({"normalize": 1}, "'normalize' is true or false"),
+        ({"method": "top", "normalize": True}, "'top' has no option 'normalize'"),
         ({"method": "tiles", "tile": 1001}, "from 2 to 1000"),
     ],
 )

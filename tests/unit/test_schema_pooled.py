@@ -68,7 +68,8 @@ def test_ddl():
     statement: Any = Pooled("tokens", factor=3)._statement()
     assert rendered(statement.against(doc)) == (
         "CALL sqlvec.add_pooled('doc'::regclass, 'tokens', method => 'hierarchical', "
-        """target => 'tokens_pool', options => '{"factor": 3, "protected": 1}')"""
+        "target => 'tokens_pool', "
+        """options => '{"factor": 3, "protected": 1, "normalize": false}')"""
     )
     statement = Pooled("tokens", method="top", weights="weights", target="best")._statement()
     assert rendered(statement.against(doc)) == (
@@ -106,7 +107,7 @@ def test_a_column_without_dimensions():
 
 def test_it_shows_itself():
     assert repr(Pooled("tokens", factor=4)) == (
-        "Pooled('tokens', method='hierarchical', factor=4, protected=1, weights=None, "
-        "target='tokens_pool')"
+        "Pooled('tokens', method='hierarchical', factor=4, protected=1, normalize=False, "
+        "weights=None, target='tokens_pool')"
     )
     assert Pooled("tokens", factor=4).encoder == Pool(factor=4)
