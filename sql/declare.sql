@@ -122,7 +122,7 @@ DECLARE
 BEGIN
     IF NOT sqlvec._has_column(rel, target) THEN
         EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', sqlvec._qualified(rel), target,
-                       CASE WHEN type_name IN ('bit', 'tsvector') THEN type_name ELSE format('%I.%I', sqlvec._vector_schema(), v_element) END
+                       CASE WHEN type_name IN ('bit', 'bytea', 'tsvector') THEN type_name ELSE format('%I.%I', sqlvec._vector_schema(), v_element) END
                        || v_rest);
         RETURN false;
     END IF;

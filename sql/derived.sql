@@ -74,7 +74,8 @@ SELECT d.relation::regclass AS relation,
        d.encoder,
        d.kind,
        d.metric,
-       format('%s(%s)%s', rtrim(d.code_type, '[]'), d.code_dimensions, substring(d.code_type FROM '\[\]$')) AS code_type,
+       CASE d.code_type WHEN 'bytea' THEN 'bytea'
+            ELSE format('%s(%s)%s', rtrim(d.code_type, '[]'), d.code_dimensions, substring(d.code_type FROM '\[\]$')) END AS code_type,
        d.maintained,
        CASE
            WHEN d.source_column IS NULL

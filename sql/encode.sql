@@ -18,6 +18,8 @@ CREATE OR REPLACE FUNCTION sqlvec._differ(a halfvec, b halfvec) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
 CREATE OR REPLACE FUNCTION sqlvec._differ(a bit, b bit) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
+CREATE OR REPLACE FUNCTION sqlvec._differ(a bytea, b bytea) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
 
 CREATE OR REPLACE FUNCTION sqlvec._differ(a sparsevec, b sparsevec) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
@@ -184,6 +186,9 @@ BEGIN
                       sqlvec._fde_constants(v_encoder.dimensions, v_encoder.options));
     WHEN 'pool' THEN
         RETURN sqlvec._pool_expression(v_encoder.options, arguments);
+    WHEN 'centroid' THEN
+        RETURN format('sqlvec._centroid_codes(%L, sqlvec._halfvecs(%s), %s, %s)', encoder, arguments[1],
+                      v_encoder.dimensions, (v_encoder.options ->> 'clusters')::int);
     WHEN 'bm25' THEN
         RETURN sqlvec._bm25_expression(v_encoder.options, arguments);
     END CASE;
@@ -202,10 +207,11 @@ BEGIN
     FROM sqlvec.encoder AS e WHERE e.name = encode.encoder;
     IF FOUND AND v_expected IS NULL THEN
         RAISE EXCEPTION 'encoder "%" encodes text, not vectors', encoder USING ERRCODE = 'datatype_mismatch';
-    ELSIF v_kind IN ('fde', 'pool') THEN
+    ELSIF v_kind IN ('fde', 'pool', 'centroid') THEN
         RAISE EXCEPTION 'encoder "%" encodes multi-vectors, not vectors', encoder
             USING ERRCODE = 'datatype_mismatch',
-                  HINT = CASE v_kind WHEN 'pool' THEN 'Use sqlvec.pool.' ELSE 'Use sqlvec.fde_document or sqlvec.fde_query.' END;
+                  HINT = CASE v_kind WHEN 'pool' THEN 'Use sqlvec.pool.' WHEN 'fde' THEN 'Use sqlvec.fde_document or sqlvec.fde_query.'
+                                     ELSE 'Use sqlvec.centroid_codes or sqlvec.centroid_table.' END;
     ELSIF v_expected <> v_found THEN
         RAISE EXCEPTION 'encoder "%" takes vectors of % dimensions, not %', encoder, v_expected, v_found
             USING ERRCODE = 'data_exception';

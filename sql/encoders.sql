@@ -2,7 +2,7 @@
 
 CREATE OR REPLACE FUNCTION sqlvec._kinds() RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN ARRAY['halfvec', 'binary', 'truncate', 'linear', 'fde', 'pool', 'bm25'];
+RETURN ARRAY['halfvec', 'binary', 'truncate', 'linear', 'fde', 'pool', 'centroid', 'bm25'];
 
 -- Options of a kind with defaults filled in; an error for an option that the kind does not have.
 CREATE OR REPLACE FUNCTION sqlvec._encoder_options(kind text, dimensions int, options jsonb) RETURNS jsonb
@@ -16,6 +16,7 @@ DECLARE
         WHEN 'linear' THEN '{"dimensions": null, "seed": 0, "center": false}'
         WHEN 'fde' THEN '{"repetitions": 20, "simhash_bits": 4, "projection": 8, "final_dimensions": null, "seed": 0, "bits": false}'
         WHEN 'pool' THEN '{}'
+        WHEN 'centroid' THEN '{"clusters": null}'
     END::jsonb;
     v_options jsonb := v_defaults || coalesce(options, '{}');
     v_key text;
@@ -25,7 +26,7 @@ BEGIN
         RAISE EXCEPTION 'unknown encoder or encoder kind "%"', kind
             USING ERRCODE = 'undefined_object',
                   HINT = CASE WHEN kind = 'bm25' THEN 'It encodes text: CALL sqlvec.add_bm25(...).'
-                              ELSE format('Kinds are: %s. Encoders are listed in table sqlvec.encoder.', array_to_string(array_remove(sqlvec._kinds(), 'bm25'), ', ')) END;
+                              ELSE format('Kinds are: %s. Encoders are listed in table sqlvec.encoder.', array_to_string(array_remove(array_remove(sqlvec._kinds(), 'bm25'), 'centroid'), ', ')) END;
     END IF;
     IF jsonb_typeof(coalesce(options, '{}')) <> 'object' THEN
         RAISE EXCEPTION 'options of an encoder are a JSON object, not %', jsonb_typeof(options)
@@ -52,6 +53,9 @@ BEGIN
               AND (v_value::text !~ '^[0-9]{1,4}$' OR v_value::text::int NOT BETWEEN 1 AND 4000) THEN
             RAISE EXCEPTION 'option "%" is an integer from 1 to 4000, not %', v_key, v_value
                 USING ERRCODE = 'invalid_parameter_value';
+        ELSIF v_key = 'clusters' AND (v_value::text !~ '^[0-9]{1,3}$' OR v_value::text::int NOT BETWEEN 2 AND 256) THEN
+            RAISE EXCEPTION 'option "clusters" is an integer from 2 to 256, not %', v_value
+                USING ERRCODE = 'invalid_parameter_value';
         ELSIF v_key = 'type' AND v_value NOT IN ('"halfvec"', '"vector"') THEN
             RAISE EXCEPTION 'option "type" is "halfvec" or "vector", not %', v_value
                 USING ERRCODE = 'invalid_parameter_value';
@@ -75,6 +79,7 @@ RETURN CASE WHEN kind = 'fde'
             THEN CASE WHEN (options ->> 'bits')::boolean THEN 2 ELSE 1 END
                  * coalesce((options ->> 'final_dimensions')::int,
                           (options ->> 'repetitions')::int * (1 << (options ->> 'simhash_bits')::int) * (options ->> 'projection')::int)
+            WHEN kind = 'centroid' THEN 1 -- byte per token
             ELSE coalesce((options ->> 'dimensions')::int, dimensions) END;
 
 -- Rows of a random orthogonal matrix: the orthonormal cosine transform of the vector after random
@@ -123,10 +128,11 @@ AS $body$
 DECLARE
     v_options jsonb := sqlvec._encoder_options(kind, dimensions, options);
     v_code_type text := CASE WHEN kind = 'binary' OR (v_options ->> 'bits')::boolean THEN 'bit'
-                             WHEN kind = 'truncate' THEN v_options ->> 'type' WHEN kind = 'pool' THEN 'halfvec[]' ELSE 'halfvec' END;
+                             WHEN kind = 'truncate' THEN v_options ->> 'type' WHEN kind = 'pool' THEN 'halfvec[]'
+                             WHEN kind = 'centroid' THEN 'bytea' ELSE 'halfvec' END;
     v_code_dimensions int := sqlvec._code_dimensions(kind, dimensions, v_options);
     v_center boolean := coalesce((v_options ->> 'center')::boolean, false);
-    v_matrix boolean := kind IN ('linear', 'fde') OR coalesce((v_options ->> 'rotate')::boolean, false);
+    v_matrix boolean := kind IN ('linear', 'fde', 'centroid') OR coalesce((v_options ->> 'rotate')::boolean, false);
     v_mean_dimensions int := cardinality(sqlvec._real_array(mean));
 BEGIN
     IF name IS NULL OR name = '' THEN
@@ -164,7 +170,7 @@ BEGIN
     END IF;
     IF kind = 'fde' THEN
         PERFORM sqlvec._write_fde(name, dimensions, v_options);
-    ELSIF v_matrix THEN
+    ELSIF v_matrix AND kind <> 'centroid' THEN
         PERFORM sqlvec._write_random_rows(name, dimensions, v_code_dimensions, (v_options ->> 'seed')::bigint);
     END IF;
 END
@@ -175,6 +181,10 @@ CREATE OR REPLACE PROCEDURE sqlvec.create_encoder(
 ) LANGUAGE plpgsql
 AS $body$
 BEGIN
+    IF kind = 'centroid' THEN
+        RAISE EXCEPTION 'an encoder of kind "centroid" is made from its centroids'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'CALL sqlvec.create_centroid_encoder(...) or sqlvec.fit_centroids(...).';
+    END IF;
     PERFORM sqlvec._write_encoder(name, kind, dimensions, options, current_user, mean);
 END
 $body$;

@@ -220,7 +220,7 @@ BEGIN
         UNION ALL
         SELECT d.target_column, quote_ident(d.target_column), d.target_column, d.code_type, d.code_dimensions
         FROM sqlvec._derived_of(rel) AS d
-        WHERE d.source_column = plan_index.column_name AND d.kind <> 'pool' AND d.metric = v_metric AND d.maintained
+        WHERE d.source_column = plan_index.column_name AND d.kind NOT IN ('pool', 'centroid') AND d.metric = v_metric AND d.maintained
         UNION ALL
         SELECT x.way, x.expression, column_name || '_' || x.kind || '_expression', x.code_type, x.dimensions
         FROM sqlvec._expression_ways(rel, column_name) AS x

@@ -67,11 +67,11 @@ BEGIN
     IF EXISTS (SELECT FROM sqlvec.derived AS d WHERE d.encoder = add_quantized.encoder AND d.own_encoder) THEN
         RAISE EXCEPTION 'encoder "%" belongs to another column and goes when that goes', encoder
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Make one to share with sqlvec.create_encoder.';
-    ELSIF coalesce(v_kind, encoder) IN ('fde', 'pool') THEN
+    ELSIF coalesce(v_kind, encoder) IN ('fde', 'pool', 'centroid') THEN
         RAISE EXCEPTION 'encoder "%" encodes multi-vectors, not column "%"', encoder, column_name
             USING ERRCODE = 'datatype_mismatch',
                   HINT = format('Declare it on a column of type halfvec[]: CALL sqlvec.%s(...).',
-                                CASE coalesce(v_kind, encoder) WHEN 'pool' THEN 'add_pooled' ELSE 'add_fde' END);
+                                CASE coalesce(v_kind, encoder) WHEN 'pool' THEN 'add_pooled' ELSE 'add_' || coalesce(v_kind, encoder) END);
     ELSIF v_kind IS NOT NULL AND options IS NOT NULL AND options <> '{}' THEN
         RAISE EXCEPTION 'encoder "%" has its options already', encoder
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Options go with a kind, such as ''binary'', not with a named encoder.';

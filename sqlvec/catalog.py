@@ -21,7 +21,7 @@ import numpy as np
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from sqlvec.encoders import FDE, Encoder, Parts, Pool, from_options
+from sqlvec.encoders import FDE, Centroid, Encoder, Parts, Pool, from_options
 from sqlvec.errors import (
     DeclarationError,
     InstalledAsExtension,
@@ -308,7 +308,7 @@ def load_encoder(connection: Connection, name: str) -> tuple[Encoder, Parts]:
     :raises DeclarationError: the catalog has no encoder of that name.
     """
     kind, options = _encoder(connection, name)
-    if kind in (FDE.kind, Pool.kind):
+    if kind in (FDE.kind, Pool.kind, Centroid.kind):
         raise DeclarationError(f"encoder {name!r} encodes multi-vectors; load_{kind} reads it")
     return from_options(kind, options), _parts(connection, name)
 
@@ -347,6 +347,24 @@ def load_pool(connection: Connection, name: str) -> Pool:
     if kind != Pool.kind:
         raise DeclarationError(f"encoder {name!r} is of kind {kind!r}, not {Pool.kind!r}")
     return Pool(**options)
+
+
+def load_centroid(connection: Connection, name: str) -> tuple[Centroid, Parts]:
+    """Return an encoder of kind ``centroid`` and its centroids, for encoding with numpy.
+
+    E.g.::
+
+        centroid, parts = catalog.load_centroid(connection, "tokens")
+        codes = centroid.documents(batch, parts)
+
+    :raises DeclarationError: the catalog has no encoder of that name and kind.
+
+    .. versionadded:: 0.1
+    """
+    kind, options = _encoder(connection, name)
+    if kind != Centroid.kind:
+        raise DeclarationError(f"encoder {name!r} is of kind {kind!r}, not {Centroid.kind!r}")
+    return Centroid(**options), _parts(connection, name)
 
 
 def _encoder(connection: Connection, name: str) -> tuple[str, dict[str, Any]]:

@@ -168,6 +168,32 @@ class AddPooled(ExecutableDDLElement):
         self.weights = weights
 
 
+class AddCentroid(ExecutableDDLElement):
+    """``CALL sqlvec.add_centroid``: keep one byte per token of a multi-vector column up to date.
+
+    E.g.::
+
+        connection.execute(AddCentroid("tokens", "tokens_centroid", "nearest").against(table))
+
+    which renders ::
+
+        CALL sqlvec.add_centroid('doc'::regclass, 'tokens', 'nearest', target => 'tokens_centroid')
+
+    :param source: the multi-vector column.
+    :param code: the column that holds the codes; made where it is not there.
+    :param encoder: name of an encoder of kind ``centroid`` in the catalog.
+
+    .. versionadded:: 0.1
+    """
+
+    target: Table
+
+    def __init__(self, source: str, code: str, encoder: str) -> None:
+        self.source = source
+        self.code = code
+        self.encoder = encoder
+
+
 class StoreExternal(ExecutableDDLElement):
     """Store the values of a column as they are, without trying to compress them.
 
@@ -234,6 +260,7 @@ def _install_where_missing(
 @compiles(AddBM25)
 @compiles(AddFDE)
 @compiles(AddPooled)
+@compiles(AddCentroid)
 @compiles(DropDerived)
 @compiles(StoreExternal)
 def _compile_elsewhere(element: object, compiler: DDLCompiler, **kw: Any) -> str:
@@ -302,6 +329,17 @@ def _compile_add_pooled(element: AddPooled, compiler: DDLCompiler, **kw: Any) ->
     if element.weights is not None:
         arguments.append(f"weights_column => {_literal(compiler, element.weights)}")
     return f"CALL sqlvec.add_pooled({', '.join(arguments)})"
+
+
+@compiles(AddCentroid, "postgresql")
+def _compile_add_centroid(element: AddCentroid, compiler: DDLCompiler, **kw: Any) -> str:
+    arguments = [
+        regclass(compiler.preparer, element.target),
+        _literal(compiler, element.source),
+        _literal(compiler, element.encoder),
+        f"target => {_literal(compiler, element.code)}",
+    ]
+    return f"CALL sqlvec.add_centroid({', '.join(arguments)})"
 
 
 @compiles(StoreExternal, "postgresql")

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from sqlalchemy import Boolean, Double, Integer, Table, Text, cast, literal, null
+from sqlalchemy import Boolean, Double, Integer, LargeBinary, Table, Text, cast, literal, null
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, REAL, TSQUERY
 from sqlalchemy.orm import QueryableAttribute
 from sqlalchemy.sql import coercions, roles
@@ -222,6 +222,71 @@ class pool(SqlvecFunction):
             tokens=_value(tokens, MULTIVECTOR()),
             weights=_value(weights, ARRAY(REAL())),
         )
+
+
+class centroid_codes(SqlvecFunction):
+    """One byte per token of a multi-vector: the number of its nearest centroid.
+
+    :param encoder: name of an encoder of kind ``centroid`` in the catalog.
+    :param tokens: a multi-vector.
+    """
+
+    type = LargeBinary()
+
+    def __init__(self, encoder: Any, tokens: Any) -> None:
+        super().__init__(encoder=_value(encoder, Text()), tokens=_value(tokens, MULTIVECTOR()))
+
+
+class centroid_decode(SqlvecFunction):
+    """The centroids that codes stand for.
+
+    :param encoder: name of an encoder of kind ``centroid`` in the catalog.
+    :param codes: as ``centroid_codes`` makes them, mostly a column.
+    """
+
+    type = MULTIVECTOR(None, "vector")
+
+    def __init__(self, encoder: Any, codes: Any) -> None:
+        super().__init__(encoder=_value(encoder, Text()), codes=_value(codes, LargeBinary()))
+
+
+class centroid_bits(SqlvecFunction):
+    """Codes of centroids as bit strings, for ``maxsim_bit``.
+
+    :param codes: as ``centroid_codes`` makes them, mostly a column.
+    :param bits: of each, 1 to 8; ceil(log2 K) for K centroids. None is 8.
+    """
+
+    type = ARRAY(BIT(varying=True))
+
+    def __init__(self, codes: Any, bits: Any = None) -> None:
+        super().__init__(codes=_value(codes, LargeBinary()), bits=_value(bits, Integer()))
+
+
+class centroid_table(SqlvecFunction):
+    """The multi-vector of a query prepared for ``maxsim_centroid``.
+
+    :param encoder: name of an encoder of kind ``centroid`` in the catalog.
+    :param query: the multi-vector of a query.
+    """
+
+    def __init__(self, encoder: Any, query: Any) -> None:
+        super().__init__(encoder=_value(encoder, Text()), query=_value(query, MULTIVECTOR()))
+
+
+class maxsim_centroid(SqlvecFunction):
+    """``maxsim`` against the centroids that codes stand for.
+
+    :param codes: as ``centroid_codes`` makes them, mostly a column.
+    :param query: a :class:`centroid_table` under the same encoder, which is computed once.
+    """
+
+    type = Double()
+
+    def __init__(self, codes: Any, query: ColumnElement[Any]) -> None:
+        # Beside a column the server would compute the table anew for every row.
+        once = query.select().scalar_subquery() if isinstance(query, centroid_table) else query
+        super().__init__(codes=_value(codes, LargeBinary()), query=once)
 
 
 class plan_index(SqlvecFunction):

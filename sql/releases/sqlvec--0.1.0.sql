@@ -401,6 +401,8 @@ CREATE OR REPLACE FUNCTION sqlvec._differ(a halfvec, b halfvec) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
 CREATE OR REPLACE FUNCTION sqlvec._differ(a bit, b bit) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
+CREATE OR REPLACE FUNCTION sqlvec._differ(a bytea, b bytea) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
 
 CREATE OR REPLACE FUNCTION sqlvec._differ(a sparsevec, b sparsevec) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(a <> b, (a IS NULL) <> (b IS NULL));
@@ -567,6 +569,9 @@ BEGIN
                       sqlvec._fde_constants(v_encoder.dimensions, v_encoder.options));
     WHEN 'pool' THEN
         RETURN sqlvec._pool_expression(v_encoder.options, arguments);
+    WHEN 'centroid' THEN
+        RETURN format('sqlvec._centroid_codes(%L, sqlvec._halfvecs(%s), %s, %s)', encoder, arguments[1],
+                      v_encoder.dimensions, (v_encoder.options ->> 'clusters')::int);
     WHEN 'bm25' THEN
         RETURN sqlvec._bm25_expression(v_encoder.options, arguments);
     END CASE;
@@ -585,10 +590,11 @@ BEGIN
     FROM sqlvec.encoder AS e WHERE e.name = encode.encoder;
     IF FOUND AND v_expected IS NULL THEN
         RAISE EXCEPTION 'encoder "%" encodes text, not vectors', encoder USING ERRCODE = 'datatype_mismatch';
-    ELSIF v_kind IN ('fde', 'pool') THEN
+    ELSIF v_kind IN ('fde', 'pool', 'centroid') THEN
         RAISE EXCEPTION 'encoder "%" encodes multi-vectors, not vectors', encoder
             USING ERRCODE = 'datatype_mismatch',
-                  HINT = CASE v_kind WHEN 'pool' THEN 'Use sqlvec.pool.' ELSE 'Use sqlvec.fde_document or sqlvec.fde_query.' END;
+                  HINT = CASE v_kind WHEN 'pool' THEN 'Use sqlvec.pool.' WHEN 'fde' THEN 'Use sqlvec.fde_document or sqlvec.fde_query.'
+                                     ELSE 'Use sqlvec.centroid_codes or sqlvec.centroid_table.' END;
     ELSIF v_expected <> v_found THEN
         RAISE EXCEPTION 'encoder "%" takes vectors of % dimensions, not %', encoder, v_expected, v_found
             USING ERRCODE = 'data_exception';
@@ -606,7 +612,7 @@ COMMENT ON FUNCTION sqlvec.encode(text, vector, anyelement) IS
 
 CREATE OR REPLACE FUNCTION sqlvec._kinds() RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN ARRAY['halfvec', 'binary', 'truncate', 'linear', 'fde', 'pool', 'bm25'];
+RETURN ARRAY['halfvec', 'binary', 'truncate', 'linear', 'fde', 'pool', 'centroid', 'bm25'];
 
 -- Options of a kind with defaults filled in; an error for an option that the kind does not have.
 CREATE OR REPLACE FUNCTION sqlvec._encoder_options(kind text, dimensions int, options jsonb) RETURNS jsonb
@@ -620,6 +626,7 @@ DECLARE
         WHEN 'linear' THEN '{"dimensions": null, "seed": 0, "center": false}'
         WHEN 'fde' THEN '{"repetitions": 20, "simhash_bits": 4, "projection": 8, "final_dimensions": null, "seed": 0, "bits": false}'
         WHEN 'pool' THEN '{}'
+        WHEN 'centroid' THEN '{"clusters": null}'
     END::jsonb;
     v_options jsonb := v_defaults || coalesce(options, '{}');
     v_key text;
@@ -629,7 +636,7 @@ BEGIN
         RAISE EXCEPTION 'unknown encoder or encoder kind "%"', kind
             USING ERRCODE = 'undefined_object',
                   HINT = CASE WHEN kind = 'bm25' THEN 'It encodes text: CALL sqlvec.add_bm25(...).'
-                              ELSE format('Kinds are: %s. Encoders are listed in table sqlvec.encoder.', array_to_string(array_remove(sqlvec._kinds(), 'bm25'), ', ')) END;
+                              ELSE format('Kinds are: %s. Encoders are listed in table sqlvec.encoder.', array_to_string(array_remove(array_remove(sqlvec._kinds(), 'bm25'), 'centroid'), ', ')) END;
     END IF;
     IF jsonb_typeof(coalesce(options, '{}')) <> 'object' THEN
         RAISE EXCEPTION 'options of an encoder are a JSON object, not %', jsonb_typeof(options)
@@ -656,6 +663,9 @@ BEGIN
               AND (v_value::text !~ '^[0-9]{1,4}$' OR v_value::text::int NOT BETWEEN 1 AND 4000) THEN
             RAISE EXCEPTION 'option "%" is an integer from 1 to 4000, not %', v_key, v_value
                 USING ERRCODE = 'invalid_parameter_value';
+        ELSIF v_key = 'clusters' AND (v_value::text !~ '^[0-9]{1,3}$' OR v_value::text::int NOT BETWEEN 2 AND 256) THEN
+            RAISE EXCEPTION 'option "clusters" is an integer from 2 to 256, not %', v_value
+                USING ERRCODE = 'invalid_parameter_value';
         ELSIF v_key = 'type' AND v_value NOT IN ('"halfvec"', '"vector"') THEN
             RAISE EXCEPTION 'option "type" is "halfvec" or "vector", not %', v_value
                 USING ERRCODE = 'invalid_parameter_value';
@@ -679,6 +689,7 @@ RETURN CASE WHEN kind = 'fde'
             THEN CASE WHEN (options ->> 'bits')::boolean THEN 2 ELSE 1 END
                  * coalesce((options ->> 'final_dimensions')::int,
                           (options ->> 'repetitions')::int * (1 << (options ->> 'simhash_bits')::int) * (options ->> 'projection')::int)
+            WHEN kind = 'centroid' THEN 1 -- byte per token
             ELSE coalesce((options ->> 'dimensions')::int, dimensions) END;
 
 -- Rows of a random orthogonal matrix: the orthonormal cosine transform of the vector after random
@@ -727,10 +738,11 @@ AS $body$
 DECLARE
     v_options jsonb := sqlvec._encoder_options(kind, dimensions, options);
     v_code_type text := CASE WHEN kind = 'binary' OR (v_options ->> 'bits')::boolean THEN 'bit'
-                             WHEN kind = 'truncate' THEN v_options ->> 'type' WHEN kind = 'pool' THEN 'halfvec[]' ELSE 'halfvec' END;
+                             WHEN kind = 'truncate' THEN v_options ->> 'type' WHEN kind = 'pool' THEN 'halfvec[]'
+                             WHEN kind = 'centroid' THEN 'bytea' ELSE 'halfvec' END;
     v_code_dimensions int := sqlvec._code_dimensions(kind, dimensions, v_options);
     v_center boolean := coalesce((v_options ->> 'center')::boolean, false);
-    v_matrix boolean := kind IN ('linear', 'fde') OR coalesce((v_options ->> 'rotate')::boolean, false);
+    v_matrix boolean := kind IN ('linear', 'fde', 'centroid') OR coalesce((v_options ->> 'rotate')::boolean, false);
     v_mean_dimensions int := cardinality(sqlvec._real_array(mean));
 BEGIN
     IF name IS NULL OR name = '' THEN
@@ -768,7 +780,7 @@ BEGIN
     END IF;
     IF kind = 'fde' THEN
         PERFORM sqlvec._write_fde(name, dimensions, v_options);
-    ELSIF v_matrix THEN
+    ELSIF v_matrix AND kind <> 'centroid' THEN
         PERFORM sqlvec._write_random_rows(name, dimensions, v_code_dimensions, (v_options ->> 'seed')::bigint);
     END IF;
 END
@@ -779,6 +791,10 @@ CREATE OR REPLACE PROCEDURE sqlvec.create_encoder(
 ) LANGUAGE plpgsql
 AS $body$
 BEGIN
+    IF kind = 'centroid' THEN
+        RAISE EXCEPTION 'an encoder of kind "centroid" is made from its centroids'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'CALL sqlvec.create_centroid_encoder(...) or sqlvec.fit_centroids(...).';
+    END IF;
     PERFORM sqlvec._write_encoder(name, kind, dimensions, options, current_user, mean);
 END
 $body$;
@@ -1672,6 +1688,241 @@ $body$;
 COMMENT ON FUNCTION sqlvec.pool(text, halfvec[], real[]) IS
     'Fewer vectors for the multi-vector of a document, under a catalog encoder of kind pool. weights: one number per token, for method top. Means are unit vectors only with option "normalize". NULLs inside the array count for nothing, an empty array stays empty.';
 
+-- One byte per token: the number of the nearest of at most 256 centroids (vector quantization; MaxSim
+-- by table look-up as in product quantization: Jegou, Douze and Schmid 2011).
+--
+-- Nearest is by Euclidean distance, as the largest inner product less half the squared norm. As in
+-- fde_encode.sql the sums are of integers, times a power of two, that float32 adds exactly: tokens
+-- are rounded to 2^11 steps in their norm, centroids, when they are stored, to at most 4000 steps in
+-- the largest. numpy finds the same numbers and the same products.
+
+DO $do$
+BEGIN
+    IF pg_catalog.to_regtype('sqlvec.centroid_table') IS NULL THEN
+        CREATE TYPE sqlvec.centroid_table AS (
+            clusters int,
+            numbers  bytea,  -- for every query token all centroids, by falling inner product
+            products real[]  -- in the same order
+        );
+    END IF;
+END
+$do$;
+COMMENT ON TYPE sqlvec.centroid_table IS
+    'A query prepared for sqlvec.maxsim_centroid: for every token the numbers of all centroids by falling inner product, one byte each, and those products.';
+
+-- Tokens in their order, rounded; their numbers are those of the array.
+CREATE OR REPLACE FUNCTION sqlvec._rounded_tokens(tokens halfvec[], dimensions int) RETURNS TABLE (n bigint, x vector)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    WITH token AS MATERIALIZED (
+        SELECT t.n, sqlvec._as_vector(t.x) AS x, sqlvec._exponent(sqlvec._norm(t.x) / 1.37) AS exponent
+        FROM unnest(tokens) WITH ORDINALITY AS t (x, n) WHERE t.x IS NOT NULL
+    ), grid AS MATERIALIZED (
+        SELECT k.exponent, sqlvec._constant(1.5 * power(2::float8, 12 + k.exponent), dimensions) AS coarse
+        FROM (SELECT DISTINCT t.exponent FROM token AS t) AS k
+    )
+    SELECT t.n, sqlvec._round(t.x, g.coarse) FROM token AS t JOIN grid AS g ON g.exponent = t.exponent;
+END;
+
+CREATE OR REPLACE FUNCTION sqlvec._byte(number int) RETURNS bytea
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN set_byte('\x00'::bytea, 0, number);
+
+-- An error unless all tokens have the dimensions of the centroids; false when those are not there
+-- (a data-only restore).
+CREATE OR REPLACE FUNCTION sqlvec._has_centroids(encoder text, tokens halfvec[], dimensions int, clusters int) RETURNS boolean
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_found int := (SELECT sqlvec._dims(t) FROM unnest(tokens) AS t WHERE sqlvec._dims(t) <> dimensions LIMIT 1);
+BEGIN
+    IF v_found IS NOT NULL THEN
+        RAISE EXCEPTION 'encoder "%" takes vectors of % dimensions, not %', encoder, dimensions, v_found
+            USING ERRCODE = 'data_exception';
+    END IF;
+    RETURN (SELECT count(*) = clusters FROM sqlvec.encoder_vector AS e
+            WHERE e.encoder = _has_centroids.encoder AND e.part = 'centroid');
+END
+$body$;
+
+-- Of an array without vectors an empty code, so that a row without tokens counts as encoded.
+CREATE OR REPLACE FUNCTION sqlvec._centroid_codes(encoder text, tokens halfvec[], dimensions int, clusters int) RETURNS bytea
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    IF NOT sqlvec._has_centroids(encoder, tokens, dimensions, clusters) THEN
+        RETURN NULL;
+    END IF;
+    RETURN (
+        WITH centroid AS MATERIALIZED (
+            SELECT e.position - 1 AS number, e.value, sqlvec._dot(e.value, e.value) / 2 AS half FROM sqlvec.encoder_vector AS e
+            WHERE e.encoder = _centroid_codes.encoder AND e.part = 'centroid'
+        )
+        SELECT coalesce(string_agg(sqlvec._byte((SELECT c.number FROM centroid AS c
+                                                 ORDER BY sqlvec._dot(t.x, c.value) - c.half DESC, c.number LIMIT 1)),
+                                   '' ORDER BY t.n), '')
+        FROM sqlvec._rounded_tokens(tokens, dimensions) AS t);
+END
+$body$;
+
+-- Dimensions and number of centroids of an encoder, which must be of this kind.
+CREATE OR REPLACE FUNCTION sqlvec._centroid_encoder(encoder text, OUT dimensions int, OUT clusters int)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_encoder record;
+BEGIN
+    SELECT e.kind, e.dimensions, e.options INTO v_encoder FROM sqlvec.encoder AS e WHERE e.name = _centroid_encoder.encoder;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'encoder "%" does not exist', encoder
+            USING ERRCODE = 'undefined_object',
+                  HINT = 'Encoders are listed in table sqlvec.encoder; sqlvec.create_centroid_encoder makes one.';
+    ELSIF v_encoder.kind <> 'centroid' THEN
+        RAISE EXCEPTION 'encoder "%" is of kind "%", not "centroid"', encoder, v_encoder.kind
+            USING ERRCODE = 'datatype_mismatch', HINT = 'sqlvec.create_centroid_encoder makes one of that kind.';
+    END IF;
+    dimensions := v_encoder.dimensions;
+    clusters := (v_encoder.options ->> 'clusters')::int;
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION sqlvec.centroid_codes(encoder text, tokens halfvec[]) RETURNS bytea
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_encoder record := sqlvec._centroid_encoder(encoder);
+BEGIN
+    RETURN sqlvec._centroid_codes(encoder, tokens, v_encoder.dimensions, v_encoder.clusters);
+END
+$body$;
+COMMENT ON FUNCTION sqlvec.centroid_codes(text, halfvec[]) IS
+    'One byte per token: the number of its nearest centroid (Euclidean distance, of equals the lowest) under a catalog encoder of kind centroid. NULL elements are left out.';
+
+CREATE OR REPLACE FUNCTION sqlvec.centroid_decode(encoder text, codes bytea) RETURNS vector[]
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_encoder record := sqlvec._centroid_encoder(encoder);
+BEGIN
+    RETURN ARRAY(SELECT e.value FROM generate_series(0, length(codes) - 1) AS n
+                 LEFT JOIN sqlvec.encoder_vector AS e
+                   ON e.encoder = centroid_decode.encoder AND e.part = 'centroid' AND e.position = get_byte(codes, n) + 1
+                 ORDER BY n);
+END
+$body$;
+COMMENT ON FUNCTION sqlvec.centroid_decode(text, bytea) IS
+    'The centroids that codes stand for, in their order; NULL for a number that the encoder does not have.';
+
+-- The bytes as bit strings. Fitted centroids are numbered so that their Hamming distance means something.
+CREATE OR REPLACE FUNCTION sqlvec.centroid_bits(codes bytea, bits int = 8) RETURNS bit[]
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    IF bits NOT BETWEEN 1 AND 8 THEN
+        RAISE EXCEPTION 'a code has 1 to 8 bits, not %', bits USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    RETURN ARRAY(SELECT substring(get_byte(codes, n)::bit(8) FROM 9 - bits)
+                 FROM generate_series(0, length(codes) - 1) AS n ORDER BY n);
+END
+$body$;
+COMMENT ON FUNCTION sqlvec.centroid_bits(bytea, int) IS
+    'Codes of centroids as bit strings of their `bits` lowest bits, for sqlvec.maxsim_bit: 8 for up to 256 centroids, ceil(log2 K) for K.';
+
+CREATE OR REPLACE FUNCTION sqlvec.centroid_table(encoder text, query halfvec[]) RETURNS sqlvec.centroid_table
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_encoder record := sqlvec._centroid_encoder(encoder);
+    v_table sqlvec.centroid_table;
+BEGIN
+    IF NOT sqlvec._has_centroids(encoder, query, v_encoder.dimensions, v_encoder.clusters) THEN
+        RETURN NULL;
+    END IF;
+    SELECT v_encoder.clusters,
+           coalesce(string_agg(sqlvec._byte(p.number), '' ORDER BY p.n, p.product DESC, p.number), ''),
+           coalesce(array_agg(p.product ORDER BY p.n, p.product DESC, p.number), '{}')
+    INTO v_table
+    FROM (SELECT t.n, e.position - 1 AS number, sqlvec._dot(t.x, e.value)::real AS product
+          FROM sqlvec._rounded_tokens(query, v_encoder.dimensions) AS t, sqlvec.encoder_vector AS e
+          WHERE e.encoder = centroid_table.encoder AND e.part = 'centroid' OFFSET 0) AS p;
+    RETURN v_table;
+END
+$body$;
+COMMENT ON FUNCTION sqlvec.centroid_table(text, halfvec[]) IS
+    'The multi-vector of a query prepared for sqlvec.maxsim_centroid, once per search: write it as a sub-select, (SELECT sqlvec.centroid_table(...)). NULL elements are left out.';
+
+-- MaxSim asks which codes occur, not how often or where. Walking the centroids of a query token from
+-- the best on and stopping at the first that occurs takes a few probes where the full product takes
+-- one per token of the document. A loop, because every sub-select would cost more than its probes.
+CREATE OR REPLACE FUNCTION sqlvec.maxsim_centroid(codes bytea, query sqlvec.centroid_table) RETURNS float8
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_numbers bytea := query.numbers;
+    v_clusters int := query.clusters;
+    v_score float8 := 0;
+BEGIN
+    IF codes = '' THEN
+        RETURN NULL;
+    END IF;
+    FOR v_start IN 0 .. length(v_numbers) - 1 BY v_clusters LOOP
+        FOR v_at IN v_start + 1 .. v_start + v_clusters LOOP
+            IF position(substring(v_numbers FROM v_at FOR 1) IN codes) > 0 THEN
+                v_score := v_score + query.products[v_at];
+                EXIT;
+            END IF;
+        END LOOP;
+    END LOOP;
+    RETURN v_score;
+END
+$body$;
+COMMENT ON FUNCTION sqlvec.maxsim_centroid(bytea, sqlvec.centroid_table) IS
+    'MaxSim against the centroids that the codes of a document stand for, of a query that sqlvec.centroid_table has prepared under the same encoder. 0 for a query without vectors; NULL where either is NULL or codes is empty.';
+
+-- Rows of an encoder: the centroids on a grid of at most 4000 steps in the largest norm.
+CREATE OR REPLACE FUNCTION sqlvec._write_centroids(name text, centroids vector[], owner name) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_clusters int := (SELECT count(*) FROM unnest(centroids) AS c WHERE c IS NOT NULL);
+    v_dimensions int := sqlvec._dims(centroids);
+    v_found int := (SELECT sqlvec._dims(c) FROM unnest(centroids) AS c WHERE sqlvec._dims(c) <> v_dimensions LIMIT 1);
+    v_largest float8 := (SELECT sqrt(max(sqlvec._squared_norm(c))) FROM unnest(centroids) AS c);
+    v_step float8;
+BEGIN
+    IF v_clusters < cardinality(centroids) OR v_clusters NOT BETWEEN 2 AND 256 THEN
+        RAISE EXCEPTION 'encoder "%" takes 2 to 256 centroids and no NULL among them, not %', name, v_clusters
+            USING ERRCODE = 'invalid_parameter_value';
+    ELSIF v_found IS NOT NULL THEN
+        RAISE EXCEPTION 'the first centroid of encoder "%" has % dimensions, another %', name, v_dimensions, v_found
+            USING ERRCODE = 'invalid_parameter_value';
+    ELSIF v_largest IS NULL OR v_largest NOT BETWEEN 6e-8 AND 4.2e6 THEN
+        RAISE EXCEPTION 'the largest centroid of encoder "%" has norm %, which that of no halfvec has', name, coalesce(v_largest, 0)
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    v_step := power(2::float8, sqlvec._exponent(v_largest / 4000));
+    PERFORM sqlvec._write_encoder(name, 'centroid', v_dimensions, jsonb_build_object('clusters', v_clusters), owner, NULL);
+    INSERT INTO sqlvec.encoder_vector (encoder, part, position, value)
+    SELECT _write_centroids.name, 'centroid', c.n,
+           ARRAY(SELECT round(v / v_step) * v_step FROM unnest(sqlvec._real_array(c.x)) AS v)
+    FROM unnest(centroids) WITH ORDINALITY AS c (x, n);
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION sqlvec._squared_norm(x vector) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT sum(v::float8 * v::float8) FROM unnest(x::real[]) AS v;
+END;
+
+CREATE OR REPLACE PROCEDURE sqlvec.create_centroid_encoder(name text, centroids vector[]) LANGUAGE plpgsql
+AS $body$
+BEGIN
+    PERFORM sqlvec._write_centroids(name, centroids, current_user);
+END
+$body$;
+COMMENT ON PROCEDURE sqlvec.create_centroid_encoder(text, vector[]) IS
+    'Make a named, immutable encoder of kind centroid from 2 to 256 centroids of one dimension. Their order gives their numbers: 0, 1, ...';
+
 -- sqlvec.maxsim: late interaction (Khattab and Zaharia 2020, ColBERT). For every query token its best
 -- document token; the score is the sum of those similarities.
 --
@@ -1818,7 +2069,8 @@ SELECT d.relation::regclass AS relation,
        d.encoder,
        d.kind,
        d.metric,
-       format('%s(%s)%s', rtrim(d.code_type, '[]'), d.code_dimensions, substring(d.code_type FROM '\[\]$')) AS code_type,
+       CASE d.code_type WHEN 'bytea' THEN 'bytea'
+            ELSE format('%s(%s)%s', rtrim(d.code_type, '[]'), d.code_dimensions, substring(d.code_type FROM '\[\]$')) END AS code_type,
        d.maintained,
        CASE
            WHEN d.source_column IS NULL
@@ -2276,7 +2528,7 @@ DECLARE
 BEGIN
     IF NOT sqlvec._has_column(rel, target) THEN
         EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', sqlvec._qualified(rel), target,
-                       CASE WHEN type_name IN ('bit', 'tsvector') THEN type_name ELSE format('%I.%I', sqlvec._vector_schema(), v_element) END
+                       CASE WHEN type_name IN ('bit', 'bytea', 'tsvector') THEN type_name ELSE format('%I.%I', sqlvec._vector_schema(), v_element) END
                        || v_rest);
         RETURN false;
     END IF;
@@ -2443,11 +2695,11 @@ BEGIN
     IF EXISTS (SELECT FROM sqlvec.derived AS d WHERE d.encoder = add_quantized.encoder AND d.own_encoder) THEN
         RAISE EXCEPTION 'encoder "%" belongs to another column and goes when that goes', encoder
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Make one to share with sqlvec.create_encoder.';
-    ELSIF coalesce(v_kind, encoder) IN ('fde', 'pool') THEN
+    ELSIF coalesce(v_kind, encoder) IN ('fde', 'pool', 'centroid') THEN
         RAISE EXCEPTION 'encoder "%" encodes multi-vectors, not column "%"', encoder, column_name
             USING ERRCODE = 'datatype_mismatch',
                   HINT = format('Declare it on a column of type halfvec[]: CALL sqlvec.%s(...).',
-                                CASE coalesce(v_kind, encoder) WHEN 'pool' THEN 'add_pooled' ELSE 'add_fde' END);
+                                CASE coalesce(v_kind, encoder) WHEN 'pool' THEN 'add_pooled' ELSE 'add_' || coalesce(v_kind, encoder) END);
     ELSIF v_kind IS NOT NULL AND options IS NOT NULL AND options <> '{}' THEN
         RAISE EXCEPTION 'encoder "%" has its options already', encoder
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Options go with a kind, such as ''binary'', not with a named encoder.';
@@ -2571,6 +2823,42 @@ $body$;
 
 COMMENT ON PROCEDURE sqlvec.add_pooled(regclass, text, text, text, jsonb, text) IS
     'Declare a column `target` with fewer vectors for each multi-vector of column `column_name`. Methods and their options: hierarchical {"factor", "protected"}, kmeans {"factor" or "clusters", "iterations", "protected"}, sequential {"factor", "protected"}, rows {"width", "height", "max_rows", "window", "protected"}, tiles {"tile", "protected"}, top {"share"} by the real[] in weights_column, prefix {"tokens"}; the first five also {"normalize"}, which makes means unit vectors. Adds the column, the trigger and the catalog row; rows already there wait for sqlvec.backfill.';
+
+-- sqlvec.add_centroid: declare the one-byte-per-token codes of a multi-vector column.
+
+CREATE OR REPLACE PROCEDURE sqlvec.add_centroid(
+    rel regclass, column_name text, encoder text, target text = NULL
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_source record;
+    v_dimensions int;
+    v_target text := coalesce(target, sqlvec._name(column_name || '_centroid'));
+BEGIN
+    IF rel IS NULL OR column_name IS NULL OR encoder IS NULL THEN
+        RAISE EXCEPTION 'add_centroid needs a table, a column and an encoder' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    PERFORM sqlvec._require_table(rel);
+    v_source := sqlvec._column(rel, column_name);
+    IF v_source.type_name NOT IN ('_halfvec', '_vector') THEN
+        RAISE EXCEPTION 'column "%" of table % is of type %, not halfvec[] or vector[]',
+            column_name, rel, format_type(v_source.type_oid, NULL)
+            USING ERRCODE = 'datatype_mismatch';
+    END IF;
+    v_dimensions := (sqlvec._centroid_encoder(encoder)).dimensions;
+    IF v_dimensions <> coalesce(v_source.dimensions, v_dimensions) THEN
+        RAISE EXCEPTION 'column "%" of table % has % dimensions, encoder "%" takes %',
+            column_name, rel, v_source.dimensions, encoder, v_dimensions
+            USING ERRCODE = 'datatype_mismatch';
+    END IF;
+    PERFORM sqlvec._claim_targets(rel, ARRAY[column_name], ARRAY[v_target]);
+    PERFORM sqlvec._declare(rel, ARRAY[column_name], ARRAY[v_target], encoder, false, 'inner_product',
+                            sqlvec._add_target(rel, v_target, encoder, 'bytea', NULL));
+END
+$body$;
+
+COMMENT ON PROCEDURE sqlvec.add_centroid(regclass, text, text, text) IS
+    'Declare a bytea column `target` that holds one byte per token of multi-vector column `column_name`: the number of its nearest centroid under `encoder`, made by sqlvec.create_centroid_encoder or sqlvec.fit_centroids. Adds the column, the trigger and the catalog row; rows already there wait for sqlvec.backfill, and an array without vectors gets an empty code.';
 
 -- The rows without a code, and the index that knows them: what tells a search whether it may use the
 -- codes at all.
@@ -3954,7 +4242,7 @@ BEGIN
         UNION ALL
         SELECT d.target_column, quote_ident(d.target_column), d.target_column, d.code_type, d.code_dimensions
         FROM sqlvec._derived_of(rel) AS d
-        WHERE d.source_column = plan_index.column_name AND d.kind <> 'pool' AND d.metric = v_metric AND d.maintained
+        WHERE d.source_column = plan_index.column_name AND d.kind NOT IN ('pool', 'centroid') AND d.metric = v_metric AND d.maintained
         UNION ALL
         SELECT x.way, x.expression, column_name || '_' || x.kind || '_expression', x.code_type, x.dimensions
         FROM sqlvec._expression_ways(rel, column_name) AS x

@@ -4,7 +4,7 @@ Every class is the numpy twin of one kind in ``sql/encode.sql``. Codes that leav
 that leave the server: bits to the last one, floats to one unit in the last place of their type.
 That lets a bulk load encode on the client and COPY the codes. :class:`BM25` is the twin for text:
 it takes counts of lexemes and statistics of the corpus, so it stands beside the vector encoders, as
-do :class:`FDE` and :class:`Pool`, which take multi-vectors.
+do :class:`FDE`, :class:`Pool` and :class:`Centroid`, which take multi-vectors.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from sqlvec.encoders.base import Encoder, Parts
 from sqlvec.encoders.binary import Binary
 from sqlvec.encoders.bm25 import BM25
+from sqlvec.encoders.centroid import Centroid, CentroidTable
 from sqlvec.encoders.fde import FDE
 from sqlvec.encoders.halfvec import Halfvec
 from sqlvec.encoders.integer_parts import matrix_parts
@@ -29,6 +30,8 @@ __all__ = [
     "FDE",
     "KINDS",
     "Binary",
+    "Centroid",
+    "CentroidTable",
     "Encoder",
     "Halfvec",
     "Linear",

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from sqlvec.ddl import attach
 from sqlvec.schema.bm25 import BM25
+from sqlvec.schema.centroid import Centroid
 from sqlvec.schema.derived import Derived, declarations, derived_columns
 from sqlvec.schema.fde import FDE
 from sqlvec.schema.pooled import Pooled
@@ -29,6 +30,7 @@ from sqlvec.schema.quantized import Quantized
 __all__ = [
     "BM25",
     "FDE",
+    "Centroid",
     "Derived",
     "Pooled",
     "Quantized",

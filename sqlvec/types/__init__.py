@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgvector import HalfVector, SparseVector, Vector
 from pgvector.sqlalchemy import BIT, HALFVEC, SPARSEVEC, VECTOR
-from sqlalchemy import ARRAY, Enum, String, event
+from sqlalchemy import ARRAY, Enum, LargeBinary, String, event
 from sqlalchemy.dialects.postgresql import BIT as PG_BIT
 from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -36,6 +36,7 @@ _BY_NAME: dict[str, type[TypeEngine[Any]]] = {
     "halfvec": HALFVEC,
     "sparsevec": SPARSEVEC,
     "bit": BIT,
+    "bytea": LargeBinary,
 }
 
 
@@ -48,7 +49,7 @@ def from_sql(code_type: str) -> TypeEngine[Any]:
 
 
 def type_name(type_: TypeEngine[Any]) -> str | None:
-    """Return ``vector``, ``halfvec``, ``sparsevec``, ``bit``, ``tsvector`` or ``text``.
+    """Return ``vector``, ``halfvec``, ``sparsevec``, ``bit``, ``bytea``, ``tsvector`` or ``text``.
 
     An array of vectors is ``halfvec[]`` or ``vector[]``, every type of strings is ``text``; None
     stands for any other type.
