@@ -1,0 +1,1 @@
+"""Training of encoders; needs the extra ``fit`` (scipy and scikit-learn)."""
