@@ -85,7 +85,7 @@ def _centred(similarity: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _exchanged(
-    similarity: NDArray[Any], corners: NDArray[np.float64], number: NDArray[np.intp]
+    similarity: NDArray[Any], corners: NDArray[Any], number: NDArray[np.intp]
 ) -> NDArray[np.intp]:
     """Exchange numbers as long as sum(similarity * agreement of bits) grows."""
     bits = corners.shape[1]
