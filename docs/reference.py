@@ -37,7 +37,7 @@ _RELATIONS = """
                                  ORDER BY a.attnum)
                FROM pg_attribute AS a
                WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) || ')',
-           obj_description(c.oid, 'pg_class')
+           coalesce(obj_description(c.oid, 'pg_class'), obj_description(c.reltype, 'pg_type'))
     FROM pg_class AS c
     WHERE c.relnamespace = 'sqlvec'::regnamespace AND c.relkind = %s AND c.relname !~ '^_'
     ORDER BY c.relname
@@ -46,6 +46,7 @@ _RELATIONS = """
 _SECTIONS = (
     ("Functions", _ROUTINES, "f"),
     ("Procedures", _ROUTINES, "p"),
+    ("Types", _RELATIONS, "c"),
     ("Views", _RELATIONS, "v"),
     ("Catalog tables", _RELATIONS, "r"),
 )

@@ -2914,8 +2914,8 @@ BEGIN
     EXECUTE format(
         'SELECT array_agg(s.x ORDER BY s.place) FROM ('
         'SELECT sqlvec._as_vector(t.x) AS x, hashtextextended(format(''%%s %%s'', r.place, t.n), $2) AS place '
-        'FROM (SELECT p.%1$I AS tokens, hashtextextended(format(''%%s %%s'', p.tableoid, p.ctid), $2) AS place FROM %2$s AS p '
-        'WHERE p.%1$I IS NOT NULL ORDER BY 2 LIMIT $1) AS r, unnest(r.tokens) WITH ORDINALITY AS t (x, n) '
+        'FROM (SELECT p.%1$I AS tokens, hashtextextended(p.ctid::text, $2) AS place FROM %2$s AS p '
+        'WHERE p.%1$I IS NOT NULL ORDER BY 2, p.tableoid LIMIT $1) AS r, unnest(r.tokens) WITH ORDINALITY AS t (x, n) '
         'WHERE t.x IS NOT NULL ORDER BY 2 LIMIT $1) AS s',
         column_name, sqlvec._qualified(rel)) INTO tokens USING sample, seed;
 END

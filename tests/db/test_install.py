@@ -443,13 +443,14 @@ def test_every_public_object_has_a_comment(conn: Connection) -> None:
         SELECT c.oid::regclass::text
         FROM pg_class AS c
         WHERE c.relnamespace = 'sqlvec'::regnamespace AND c.relname !~ '^_'
-          AND c.relkind IN ('r', 'p', 'v', 'm', 'c')
+          AND c.relkind IN ('r', 'p', 'v', 'm')
           AND obj_description(c.oid, 'pg_class') IS NULL
         UNION ALL
         SELECT t.oid::regtype::text
         FROM pg_type AS t
         WHERE t.typnamespace = 'sqlvec'::regnamespace AND t.typname !~ '^_'
-          AND t.typtype IN ('d', 'e', 'r') AND obj_description(t.oid, 'pg_type') IS NULL
+          AND (t.typtype IN ('d', 'e', 'r') OR (SELECT c.relkind FROM pg_class AS c WHERE c.oid = t.typrelid) = 'c')
+          AND obj_description(t.oid, 'pg_type') IS NULL
         UNION ALL
         SELECT 'schema sqlvec' WHERE obj_description('sqlvec'::regnamespace, 'pg_namespace') IS NULL
         ORDER BY 1
