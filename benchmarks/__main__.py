@@ -10,6 +10,7 @@ from benchmarks import (
     backfill,
     bm25,
     bm25_rls,
+    centroid,
     fde,
     fde_backfill,
     maxsim,
@@ -46,6 +47,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "fde_backfill": fde_backfill,
     "maxsim": maxsim,
     "pool": pool,
+    "centroid": centroid,
 }
 
 

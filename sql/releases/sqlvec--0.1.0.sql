@@ -2880,21 +2880,54 @@ BEGIN ATOMIC
     FROM centroid AS c LEFT JOIN mean AS m ON m.n = c.n;
 END;
 
--- Different ones among the first tokens, to begin with.
-CREATE OR REPLACE FUNCTION sqlvec._first_centroids(tokens vector[], clusters int) RETURNS vector[]
+-- The first different ones of an array.
+CREATE OR REPLACE FUNCTION sqlvec._different(tokens vector[], most int) RETURNS vector[]
 LANGUAGE sql STABLE PARALLEL SAFE
-RETURN ARRAY(SELECT t.x FROM unnest(tokens) WITH ORDINALITY AS t (x, n) GROUP BY t.x ORDER BY min(t.n) LIMIT clusters);
+RETURN ARRAY(SELECT t.x FROM unnest(tokens) WITH ORDINALITY AS t (x, n) GROUP BY t.x ORDER BY min(t.n) LIMIT most);
+
+-- Squared distances of tokens to the nearest centroid, which may be the new one.
+CREATE OR REPLACE FUNCTION sqlvec._squared_distances(tokens vector[], distances float8[], centroid vector) RETURNS float8[]
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN ARRAY(SELECT least(t.distance, power(t.x <-> centroid, 2))
+             FROM unnest(tokens, distances) WITH ORDINALITY AS t (x, distance, n) ORDER BY t.n);
+
+-- One of the tokens, with a chance that grows as its squared distance (k-means++: Arthur and
+-- Vassilvitskii 2007): of random numbers u the largest u^(1 / distance).
+CREATE OR REPLACE FUNCTION sqlvec._distant_token(tokens vector[], distances float8[], seed bigint) RETURNS vector
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN (SELECT t.x FROM unnest(tokens, distances) WITH ORDINALITY AS t (x, distance, n)
+        WHERE t.distance > 0
+        ORDER BY ln(((hashint8extended(t.n, seed) & 4503599627370495) + 0.5::float8) / 4503599627370496) / t.distance DESC, t.n
+        LIMIT 1);
+
+-- Centroids to begin with; fewer where there are not enough different tokens.
+CREATE OR REPLACE FUNCTION sqlvec._first_centroids(tokens vector[], clusters int, seed bigint) RETURNS vector[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    -- More would choose hardly better.
+    v_tokens tokens%TYPE := sqlvec._different(tokens, 10 * clusters);
+    v_centroids tokens%TYPE := v_tokens[1:1];
+    v_distances float8[];
+BEGIN
+    FOR v_count IN 2 .. least(clusters, cardinality(v_tokens)) LOOP
+        v_distances := sqlvec._squared_distances(v_tokens, v_distances, v_centroids[v_count - 1]);
+        v_centroids := v_centroids || sqlvec._distant_token(v_tokens, v_distances, seed # v_count);
+    END LOOP;
+    RETURN v_centroids;
+END
+$body$;
 
 CREATE OR REPLACE FUNCTION sqlvec._is_unit(tokens vector[]) RETURNS boolean
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN (SELECT bool_and(abs(sqlvec._dot(x, x) - 1) < 0.01) FROM unnest(tokens) AS x);
 
-CREATE OR REPLACE FUNCTION sqlvec._fitted_centroids(tokens vector[], clusters int) RETURNS vector[]
+CREATE OR REPLACE FUNCTION sqlvec._fitted_centroids(tokens vector[], clusters int, seed bigint) RETURNS vector[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_unit boolean := sqlvec._is_unit(tokens);
-    v_centroids tokens%TYPE := sqlvec._first_centroids(tokens, clusters);
+    v_centroids tokens%TYPE := sqlvec._first_centroids(tokens, clusters, seed);
     v_before text;
 BEGIN
     FOR v_step IN 1 .. 10 LOOP
@@ -2949,7 +2982,7 @@ BEGIN
         RAISE EXCEPTION 'fit_centroids finds 2 to 256 clusters in that many or up to 1000000 tokens, not % in %', clusters, sample
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    centroids := sqlvec._fitted_centroids(sqlvec._sample_tokens(rel, column_name, sample, seed), clusters);
+    centroids := sqlvec._fitted_centroids(sqlvec._sample_tokens(rel, column_name, sample, seed), clusters, seed);
     IF coalesce(cardinality(centroids), 0) < clusters THEN
         RAISE EXCEPTION 'column "%" of table % has % different tokens in the sample, % clusters need as many',
             column_name, rel, coalesce(cardinality(centroids), 0), clusters
@@ -2959,7 +2992,7 @@ END
 $body$;
 
 COMMENT ON PROCEDURE sqlvec.fit_centroids(text, regclass, text, int, int, bigint) IS
-    'Make an encoder of kind centroid from a sample of the tokens of multi-vector column `column_name`: ten steps of k-means from `clusters` random tokens. Its numbers follow no order, so sqlvec.centroid_bits says little; sqlvec.fit.centroid (Python) fits somewhat better ones and orders them.';
+    'Make an encoder of kind centroid from a sample of the tokens of multi-vector column `column_name`: ten steps of k-means. Its numbers follow no order, so sqlvec.centroid_bits says little; sqlvec.fit.centroid (Python) fits somewhat better ones and orders them.';
 
 -- The rows without a code, and the index that knows them: what tells a search whether it may use the
 -- codes at all.

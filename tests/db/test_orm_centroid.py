@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import LargeBinary, inspect, select, text
+from sqlalchemy import LargeBinary, insert, inspect, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, deferred, mapped_column
 
 from sqlvec import MULTIVECTOR, Centroid, MultiVector, functions
@@ -73,7 +73,7 @@ async def test_asynchronous(async_engine):
         )
         await connection.run_sync(Base.metadata.create_all)
         await connection.execute(
-            Doc.__table__.insert(), [{"id": n, "tokens": some} for n, some in enumerate(tokens)]
+            insert(Doc), [{"id": n, "tokens": some} for n, some in enumerate(tokens)]
         )
         prepared = functions.centroid_table("nearest", tokens[2])
         score = functions.maxsim_centroid(Doc.tokens_centroid, prepared)

@@ -131,6 +131,6 @@ def test_without_centroids():
     with pytest.raises(EncodingError, match="needs part 'centroid'"):
         Centroid(3).document([[1.0]], {})
     with pytest.raises(EncodingError, match="shape"):
-        Centroid(3).document([[1.0]], {"centroid": np.zeros((2, 1))})
+        Centroid(3).document([[1.0]], {"centroid": np.zeros((2, 1), np.float32)})
     with pytest.raises(EncodingError, match="code 3 of an encoder with 3"):
-        Centroid(3).decode(b"\x03", {"centroid": np.zeros((3, 1))})
+        Centroid(3).decode(b"\x03", {"centroid": np.zeros((3, 1), np.float32)})
