@@ -26,6 +26,7 @@ BEGIN
             USING ERRCODE = 'datatype_mismatch';
     END IF;
     PERFORM sqlvec._claim_targets(rel, ARRAY[column_name], ARRAY[v_target]);
+    PERFORM sqlvec._store_external(rel, column_name);
     PERFORM sqlvec._declare(rel, ARRAY[column_name], ARRAY[v_target], encoder, false, 'inner_product',
                             sqlvec._add_target(rel, v_target, encoder, 'bytea', NULL));
 END
