@@ -52,7 +52,15 @@ def _load_fde(connection: Connection, encoder: str) -> Encode:
     return encode
 
 
-_LOADERS: Mapping[str, Callable[[Connection, str], Encode]] = {"fde": _load_fde}
+def _load_centroid(connection: Connection, encoder: str) -> Encode:
+    centroid, parts = catalog.load_centroid(connection, encoder)
+    return lambda tokens: centroid.document(tokens, parts)
+
+
+_LOADERS: Mapping[str, Callable[[Connection, str], Encode]] = {
+    "centroid": _load_centroid,
+    "fde": _load_fde,
+}
 """By kind of encoder: how it is read from the catalog."""
 
 _COLUMNS = text("SELECT * FROM sqlvec._bulk_columns(CAST(:oid AS oid), :target)")

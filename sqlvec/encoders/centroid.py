@@ -144,7 +144,9 @@ class Centroid:
 
 def _rounded(tokens: ArrayLike, d: int) -> NDArray[np.float32]:
     """Return tokens as a halfvec column holds them, rounded to integers times a power of two."""
-    if np.size(np.asarray(tokens, dtype=object)) == 0:
+    # Lists may be ragged, which is for checked_vectors to say.
+    array = tokens if isinstance(tokens, np.ndarray) else np.asarray(tokens, dtype=object)
+    if array.size == 0:
         return np.zeros((0, d), dtype=np.float32)
     vectors = checked_vectors(tokens)
     if vectors.ndim != 2:

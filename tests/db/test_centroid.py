@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from sqlalchemy import Connection, NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
+from sqlvec import manage
 from sqlvec.catalog import install, load_centroid, load_encoder, load_fde
 from sqlvec.encoders import Centroid, CentroidTable
 from sqlvec.errors import DeclarationError
@@ -433,6 +434,33 @@ def test_backfill(autocommit):
     assert run(autocommit, statement).scalar() == 26
     run(autocommit, "CALL sqlvec.backfill('doc', verify => true)")
     run(autocommit, "CALL sqlvec.check()")
+
+
+def test_backfill_in_numpy(tmp_database, monkeypatch):
+    engine = create_engine(sqlalchemy_url(tmp_database()), poolclass=NullPool)
+    rng = np.random.default_rng(5)
+    with engine.begin() as connection:
+        run(connection, "CREATE TABLE doc (id int PRIMARY KEY, tokens halfvec(4)[])")
+        for n in range(12):
+            statement = "INSERT INTO doc VALUES (:id, CAST(:tokens AS halfvec[]))"
+            run(connection, statement, id=n, tokens=to_text(rng.standard_normal((n % 4 + 1, 4))))
+        run(connection, "INSERT INTO doc VALUES (100, NULL), (101, '{}'), (102, '{NULL}')")
+        run(connection, "CALL sqlvec.fit_centroids('fitted', 'doc', 'tokens', clusters => 8)")
+        run(connection, "CALL sqlvec.add_centroid('doc', 'tokens', 'fitted')")
+    encoded = 0
+    document = Centroid.document
+
+    def counted(self: Centroid, tokens: Any, parts: Any) -> bytes:
+        nonlocal encoded
+        encoded += 1
+        return document(self, tokens, parts)
+
+    monkeypatch.setattr(Centroid, "document", counted)
+    manage.backfill(engine, "doc")
+    assert encoded == 13  # The one with a NULL element is left to the server.
+    with engine.connect() as connection:
+        same = "SELECT count(*) FROM doc WHERE tokens_centroid = sqlvec.centroid_codes('fitted', tokens)"
+        assert run(connection, same).scalar() == 14
 
 
 def fill(conn: Connection, places: Any, each: int, noise: float) -> Any:
