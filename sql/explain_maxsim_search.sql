@@ -28,10 +28,11 @@ BEGIN
                              rescore, NULL, NULL, pg_catalog.current_setting('search_path'));
     topic := 'plan';
     detail := CASE WHEN p.step IS NULL THEN pg_catalog.format('exact: MaxSim with every matching row, keep %s', k)
-                   ELSE pg_catalog.format('%s from index %I on %I, then %sexact MaxSim on %I',
+                   ELSE pg_catalog.format('%s from %s, then %sexact MaxSim on %I',
                                           CASE WHEN p.fixed IS NULL THEN pg_catalog.format('candidates, %s at first,', p.first)
                                                ELSE pg_catalog.format('%s candidates', p.fixed) END,
-                                          p.index_name, p.way,
+                                          CASE WHEN p.index_name IS NULL THEN pg_catalog.format('all codes in %I', p.way)
+                                               ELSE pg_catalog.format('index %I on %I', p.index_name, p.way) END,
                                           CASE WHEN p.middle IS NULL THEN '' ELSE pg_catalog.format('MaxSim on the pooled tokens in %I, then ', p.middle) END,
                                           column_name) END;
     RETURN NEXT;
@@ -70,10 +71,9 @@ BEGIN
     END IF;
     topic := 'statement';
     detail := p.step || E'\n-- $1 = params, $2 = query, $3 = values of filter, $4 = code of the query, $5 and $6 = rows seen before, $7 = candidates, '
-                        '$8 = query to compare with, $9 = least pooled score';
+                        '$8 = query to compare with, $9 and $10 = least pooled score + $10 * estimate';
     RETURN NEXT;
-    EXECUTE 'SELECT ' || p.query_code || ' AS code, ' || CASE WHEN carve IS NULL THEN '$1' ELSE 'sqlvec.carve($1, $2)' END || ' AS tokens'
-    INTO v_query USING query, carve;
+    EXECUTE p.prepare INTO v_query USING query, carve;
     IF carve IS NOT NULL THEN
         topic := 'query'; detail := pg_catalog.format('%s tokens carved to %s', pg_catalog.cardinality(query), pg_catalog.cardinality(v_query.tokens));
         RETURN NEXT;
@@ -82,21 +82,21 @@ BEGIN
     v_state := sqlvec._maxsim_start(p.first);
     LOOP
         v_step := v_step + 1;
-        v_now := sqlvec._set_scan(sqlvec._scan_settings(v_state.wanted, p.total, p.matching, mode = 'auto'));
+        v_now := sqlvec._set_scan(sqlvec._maxsim_settings(v_state.wanted, p.total, p.matching, p.whole));
         v_before := coalesce(v_before, v_now);
         IF v_step = 1 THEN
             FOR v_line IN EXECUTE 'EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) ' || p.step
-                          USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar LOOP
+                          USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar, v_state.tilt LOOP
                 topic := 'explain'; detail := sqlvec._shortened(v_line);
                 RETURN NEXT;
             END LOOP;
         END IF;
         EXECUTE p.step INTO v_found
-        USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar;
+        USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar, v_state.tilt;
         topic := pg_catalog.format('step %s', v_step);
         detail := pg_catalog.format('%s candidates', v_state.wanted);
         v_state := sqlvec._maxsim_advance(v_state, v_found.estimates, v_found.pooled, v_found.scores, v_found.row_ids, v_found.row_tables,
-                                          v_found.found, k, p.matching, recall, p.fixed, p.budget, mode = 'auto');
+                                          v_found.found, k, p.matching, recall, p.fixed, p.budget, p.whole, p.index_name IS NOT NULL);
         detail := detail || pg_catalog.format(', %s scored exactly so far', (SELECT pg_catalog.count(s) FROM unnest(v_state.scores) AS s))
                   || coalesce(pg_catalog.format('; expected to be missing: %s of the %s best', pg_catalog.round(v_state.missing::numeric, 2), k), '')
                   || CASE WHEN v_state.exhaustive THEN '; read all that match instead' WHEN NOT v_state.complete THEN '; the budget ends here' ELSE '' END;

@@ -1,8 +1,8 @@
 -- How a MaxSim search of a table is written: the statements that are the same for each of its steps.
 --
 -- $1 is the caller's params, $2 the query, $3 the values of filter. A step reads $4 the code of the query,
--- $5 and $6 the places of rows seen before, $7 how many candidates, $8 the query to rescore with, $9 the
--- bar of the middle stage.
+-- $5 and $6 the places of rows seen before, $7 how many candidates, $8 the query to rescore with, $9 and
+-- $10 bar and tilt of the middle stage.
 
 CREATE OR REPLACE FUNCTION sqlvec._vectors(x halfvec[]) RETURNS vector[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x::vector[];
@@ -33,16 +33,20 @@ $body$;
 
 -- Encodings of a multi-vector column that the trigger keeps, of itself or of its pooled tokens (`pooled`
 -- says which), each with an index where it has one that is valid and by inner product or, for bits, by
--- Hamming distance.
+-- Hamming distance; and the milliseconds that reading a million codes takes, about: short ones stand in
+-- the rows.
 CREATE OR REPLACE FUNCTION sqlvec._fde_ways(rel oid, column_name name) RETURNS TABLE (
-    target_column name, encoder text, code_type text, pooled name, index_name name
+    target_column name, encoder text, code_type text, pooled name, index_name name, read_ms float8
 ) LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT e.target_column, e.encoder, e.code_type, s.pooled, i.index_name
+    SELECT e.target_column, e.encoder, e.code_type, s.pooled, i.index_name,
+           CASE WHEN c.bytes < 1900 THEN 300 + c.bytes / 2 ELSE 3000 + 1.4 * c.bytes END
     FROM (SELECT column_name AS source, NULL::name AS pooled
           UNION ALL
           SELECT p.target_column, p.target_column FROM sqlvec._maintained_of(rel, column_name) AS p WHERE p.kind = 'pool') AS s
     CROSS JOIN LATERAL sqlvec._maintained_of(rel, s.source) AS e
+    CROSS JOIN LATERAL (SELECT CASE o.code_type WHEN 'bit' THEN o.code_dimensions / 8.0 ELSE 2.0 * o.code_dimensions END AS bytes
+                        FROM sqlvec.encoder AS o WHERE o.name = e.encoder) AS c
     LEFT JOIN sqlvec._ann_indexes(rel) AS i
            ON i.column_name = e.target_column AND NOT i.partial
           AND i.opclass = CASE e.code_type WHEN 'bit' THEN 'bit_hamming_ops' ELSE 'halfvec_ip_ops' END
@@ -62,7 +66,8 @@ CREATE OR REPLACE FUNCTION sqlvec._plan_maxsim(
     OUT everything text,      -- all that match, without scores
     OUT carved text,          -- scores of the rows at $5, $6 with the whole query; NULL unless it was carved
     OUT answer text,          -- rows or keys of places $1, $2 with scores $3
-    OUT query_code text,      -- SQL of $4
+    OUT prepare text,         -- answers the code and the tokens of the query, $4 and $8, for query $1 and carve $2
+    OUT whole boolean,        -- everything may be read instead
     OUT bound text[], OUT condition text, OUT way text, OUT index_name text, OUT middle text,
     OUT first int, OUT fixed int, OUT budget int, OUT matching float8, OUT total float8, OUT reason text
 ) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
@@ -152,26 +157,20 @@ BEGIN
         reason := CASE WHEN mode = 'exact' THEN 'asked for' ELSE 'recall 1 takes all matching rows' END;
         RETURN;
     END IF;
-    FOR v_way IN SELECT * FROM sqlvec._fde_ways(rel, column_name) LOOP
-        IF mode = 'auto' OR mode = v_way.target_column AND v_way.index_name IS NOT NULL OR mode = v_way.index_name THEN
-            way := CASE WHEN v_way.index_name IS NOT NULL THEN v_way.target_column ELSE 'exact' END;
-            EXIT;
-        END IF;
-    END LOOP;
-    IF way = 'exact' THEN
+    SELECT w.* INTO v_way FROM sqlvec._fde_ways(rel, column_name) AS w WHERE mode IN ('auto', w.target_column, w.index_name) LIMIT 1;
+    IF NOT FOUND THEN
         IF mode <> 'auto' THEN
-            RAISE EXCEPTION 'mode "%" is neither auto, exact, nor an encoding with an index or such an index of column "%" of table %',
+            RAISE EXCEPTION 'mode "%" is neither auto, exact, nor an encoding of column "%" of table % or an index on one',
                 mode, column_name, sqlvec._qualified(rel)
                 USING ERRCODE = 'invalid_parameter_value',
-                      HINT = coalesce('There are: ' || (SELECT string_agg(format('%s by index %s', w.target_column, w.index_name), ', ')
-                                                        FROM sqlvec._fde_ways(rel, column_name) AS w WHERE w.index_name IS NOT NULL) || '.',
-                                      'None has a valid index; sqlvec.plan_index proposes some.');
+                      HINT = coalesce('There are: ' || (SELECT string_agg(concat_ws(' by index ', w.target_column, w.index_name), ', ')
+                                                        FROM sqlvec._fde_ways(rel, column_name) AS w) || '.',
+                                      'It has no encoding that its trigger keeps and the role may read; CALL sqlvec.add_fde declares one.');
         END IF;
-        reason := CASE WHEN v_way.target_column IS NULL THEN 'no encoding of this column that its trigger keeps and the role may read'
-                       ELSE format('no valid index on column "%s"', v_way.target_column) END;
+        reason := 'no encoding of this column that its trigger keeps and the role may read';
         RETURN;
     END IF;
-    index_name := v_way.index_name;
+    way := v_way.target_column;
 
     IF condition <> 'true' OR row_security_active(rel) OR v_class.relkind <> 'r' OR v_class.reltuples <= 0 THEN
         matching := (sqlvec._estimate(format('SELECT FROM %s WHERE %s', v_from, condition), params, bound, caller_path)).matching;
@@ -181,11 +180,16 @@ BEGIN
     total := greatest(v_class.reltuples, matching, 1);
     IF mode = 'auto' AND matching <= 1.5 * first THEN
         way := 'exact';
-        index_name := NULL;
         reason := format('about %s of %s rows match: cheaper to read than to find %s candidates', matching, total, first);
         RETURN;
     END IF;
-    reason := format('%s; about %s of %s rows match', CASE mode WHEN 'auto' THEN 'the first index that fits' ELSE 'asked for' END, matching, total);
+    -- A graph gives most of the nearest codes, reading gives all of them: at the price of up to a hundred
+    -- milliseconds, as much as exact scores of a thousand candidates, it is worth more.
+    index_name := CASE WHEN mode = v_way.index_name OR matching * v_way.read_ms > 1e8 THEN v_way.index_name END;
+    reason := concat_ws('; ', CASE WHEN mode <> 'auto' THEN 'asked for' END,
+                        CASE WHEN v_way.index_name IS NULL THEN format('no valid index on column "%s"', way)
+                             WHEN index_name IS NULL THEN 'so few codes are read sooner than searched well' END,
+                        format('about %s of %s rows match', matching, total));
 
     middle := CASE pooled
         WHEN 'none' THEN NULL
@@ -200,24 +204,28 @@ BEGIN
     END IF;
     v_code := format('%s.%I', v_alias, v_way.target_column);
     v_operator := sqlvec._operator(CASE v_way.code_type WHEN 'bit' THEN 'hamming' ELSE 'inner_product' END);
-    query_code := sqlvec._fde_query_expression(v_way.encoder, '$1');
+    whole := mode = 'auto';
+    prepare := format('SELECT %s AS code, %s AS tokens', sqlvec._fde_query_expression(v_way.encoder, '$1'),
+                      CASE WHEN carve IS NULL THEN '$1' ELSE 'sqlvec.carve($1, $2)' END);
     v_score := format(v_maxsim, 'f.tokens', '$8');
     v_pooled := CASE WHEN middle IS NULL THEN 'NULL::pg_catalog.float8' ELSE format(v_maxsim, 'f.few_tokens', '$8') END;
-    v_nearest := format('FROM %1$s WHERE %2$s AND %3$s IS NOT NULL ORDER BY %3$s %4$s $4 LIMIT $7', v_from, condition, v_code, v_operator);
+    -- Adding zero keeps the index out.
+    v_nearest := format('FROM %s WHERE %s AND %s IS NOT NULL ORDER BY %s LIMIT $7', v_from, condition, v_code,
+                        format(CASE WHEN index_name IS NULL THEN '(%s %s $4) OPERATOR(pg_catalog.+) 0::pg_catalog.float8' ELSE '%s %s $4' END, v_code, v_operator));
     listed := v_arrays || format('(SELECT 0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s %s $4) AS score, %s %s) AS h', v_code, v_operator, v_hit.place, v_nearest);
     -- OFFSET 0 keeps the pooled score from being computed again wherever it is compared.
     step := format(
         E'SELECT pg_catalog.array_agg(s.estimate) AS estimates, pg_catalog.array_agg(s.pooled) AS pooled, pg_catalog.array_agg(s.score) AS scores,\n'
         '  pg_catalog.array_agg(s.row_id) AS row_ids, pg_catalog.array_agg(s.row_table) AS row_tables, pg_catalog.max(s.found) AS found\n'
         'FROM (\n  SELECT f.*, %1$s AS score\n  FROM (\n    SELECT f.*, %2$s AS pooled FROM (\n'
-        '      SELECT c.*, pg_catalog.count(*) OVER () AS found FROM (\n'
+        '      SELECT c.*, c.address::pg_catalog.text AS row_id, pg_catalog.count(*) OVER () AS found FROM (\n'
         '        SELECT %3$s, %4$s AS tokens%5$s, 0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%6$s %7$s $4) AS estimate\n'
         '        %8$s) AS c) AS f\n'
         '    WHERE NOT EXISTS (SELECT FROM unnest($5, $6) AS h (row_id, row_table)\n'
         '                      WHERE h.row_id OPERATOR(pg_catalog.=) f.row_id AND h.row_table OPERATOR(pg_catalog.=) f.row_table)\n'
         '    OFFSET 0) AS f) AS s',
-        CASE WHEN middle IS NULL THEN v_score ELSE format('CASE WHEN (f.pooled OPERATOR(pg_catalog.<) $9) IS NOT TRUE THEN %s END', v_score) END,
-        v_pooled, v_hit.place, v_tokens,
+        CASE WHEN middle IS NULL THEN v_score ELSE format('CASE WHEN (f.pooled OPERATOR(pg_catalog.+) ($10 OPERATOR(pg_catalog.*) f.estimate) OPERATOR(pg_catalog.<) $9) IS NOT TRUE THEN %s END', v_score) END,
+        v_pooled, v_hit.address, v_tokens,
         -- A row may wait for its pooled tokens.
         CASE WHEN middle IS NOT NULL THEN format(', coalesce(%s.%I, %s) AS few_tokens', v_alias, middle, v_tokens) ELSE '' END,
         v_code, v_operator, v_nearest);

@@ -39,37 +39,38 @@ BEGIN
         RETURN;
     END IF;
     IF p.step IS NOT NULL THEN
-        EXECUTE 'SELECT ' || p.query_code || ' AS code, ' || CASE WHEN carve IS NULL THEN '$1' ELSE 'sqlvec.carve($1, $2)' END || ' AS tokens'
-        INTO v_query USING query, carve;
+        EXECUTE p.prepare INTO v_query USING query, carve;
     END IF;
     IF NOT rescore THEN
         IF p.step IS NOT NULL THEN
-            v_before := sqlvec._set_scan(sqlvec._scan_settings(p.first, p.total, p.matching, mode = 'auto'));
+            v_before := sqlvec._set_scan(sqlvec._maxsim_settings(p.first, p.total, p.matching, p.whole));
             EXECUTE p.listed INTO v_found USING params, query, p.bound, v_query.code, NULL::text[], NULL::oid[], p.first;
             PERFORM sqlvec._set_scan(v_before);
             scores := v_found.scores; row_ids := v_found.row_ids; row_tables := v_found.row_tables;
-            complete := pg_catalog.cardinality(row_ids) IS NOT DISTINCT FROM p.first;
+            complete := p.index_name IS NULL OR sqlvec._as_many(row_ids, p.first);
         END IF;
         -- Rows that have no code yet are candidates too; an early end of the scan makes all of them so.
-        IF p.step IS NULL OR NOT complete AND mode = 'auto' THEN
+        IF p.step IS NULL OR NOT complete AND p.whole THEN
             EXECUTE p.everything INTO v_found USING params, query, p.bound;
             scores := v_found.scores; row_ids := v_found.row_ids; row_tables := v_found.row_tables;
             complete := true;
         ELSIF p.unlisted IS NOT NULL THEN
             EXECUTE p.unlisted INTO v_found USING params, query, p.bound;
-            scores := scores || v_found.scores; row_ids := row_ids || v_found.row_ids; row_tables := row_tables || v_found.row_tables;
+            scores := pg_catalog.array_cat(scores, v_found.scores);
+            row_ids := pg_catalog.array_cat(row_ids, v_found.row_ids);
+            row_tables := pg_catalog.array_cat(row_tables, v_found.row_tables);
         END IF;
         RETURN;
     END IF;
     IF p.step IS NOT NULL THEN
         v_state := sqlvec._maxsim_start(p.first);
         LOOP
-            v_now := sqlvec._set_scan(sqlvec._scan_settings(v_state.wanted, p.total, p.matching, mode = 'auto'));
+            v_now := sqlvec._set_scan(sqlvec._maxsim_settings(v_state.wanted, p.total, p.matching, p.whole));
             v_before := coalesce(v_before, v_now);
             EXECUTE p.step INTO v_found
-            USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar;
+            USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar, v_state.tilt;
             v_state := sqlvec._maxsim_advance(v_state, v_found.estimates, v_found.pooled, v_found.scores, v_found.row_ids, v_found.row_tables,
-                                              v_found.found, k, p.matching, recall, p.fixed, p.budget, mode = 'auto');
+                                              v_found.found, k, p.matching, recall, p.fixed, p.budget, p.whole, p.index_name IS NOT NULL);
             EXIT WHEN v_state.finished;
         END LOOP;
         PERFORM sqlvec._set_scan(v_before);
@@ -82,17 +83,18 @@ BEGIN
         RETURN;
     END IF;
     complete := v_state.complete;
-    v_found := sqlvec._maxsim_best(v_state.scores, v_state.row_ids, v_state.row_tables, CASE WHEN carve IS NULL THEN k ELSE 2 * k END);
+    v_found := sqlvec._maxsim_best(v_state.scores, v_state.row_ids, v_state.row_tables, k, p.carved IS NOT NULL);
     IF p.carved IS NOT NULL THEN
         EXECUTE p.carved INTO v_found USING params, query, p.bound, v_query.code, v_found.row_ids, v_found.row_tables;
     END IF;
     IF p.waiting IS NOT NULL THEN
         v_query := v_found;
         EXECUTE p.waiting INTO v_found USING params, query, p.bound;
-        v_found := sqlvec._maxsim_best(v_query.scores || v_found.scores, v_query.row_ids || v_found.row_ids, v_query.row_tables || v_found.row_tables, k);
-    ELSE
-        v_found := sqlvec._maxsim_best(v_found.scores, v_found.row_ids, v_found.row_tables, k);
+        v_found.scores := pg_catalog.array_cat(v_query.scores, v_found.scores);
+        v_found.row_ids := pg_catalog.array_cat(v_query.row_ids, v_found.row_ids);
+        v_found.row_tables := pg_catalog.array_cat(v_query.row_tables, v_found.row_tables);
     END IF;
+    v_found := sqlvec._maxsim_best(v_found.scores, v_found.row_ids, v_found.row_tables, k, false);
     scores := v_found.scores; row_ids := v_found.row_ids; row_tables := v_found.row_tables;
 END
 $body$;
@@ -118,7 +120,7 @@ END
 $body$;
 
 COMMENT ON FUNCTION sqlvec.maxsim_search(anyelement, text, halfvec[], int, jsonb, text, text[], int, float8, text, float8, text, float8, boolean) IS
-    'Rows of table rel (a typed NULL row, NULL::doc) with the highest MaxSim between query and a halfvec[] or vector[] column, best first, equal scores by primary key. Candidates come from an index on a fixed dimensional encoding of the column and are scored exactly; their number grows until the expected share of the true k best among them is recall (above 0 to 1), or is candidates, or oversample (x k). k 1 to 10000; filter is JSON over the columns, where_sql is trusted SQL over the bare table name with values ($1)[i] from params; mode is auto, exact, or the name of an encoding or its index; pooled is auto, none or the column of pooled tokens that spares candidates the exact score; carve merges query tokens of that cosine while candidates are compared; rescore => false answers the candidates, by default greater of 400 and 40 x k, with the scores that the encoding estimates, NULL for a row that has none. complete is false when the budget (greater of 4000 and 100 x k candidates) or the index named by mode ended the search first.';
+    'Rows of table rel (a typed NULL row, NULL::doc) with the highest MaxSim between query and a halfvec[] or vector[] column, best first, equal scores by primary key. Candidates come from a fixed dimensional encoding of the column, by its index or by reading the codes, and are scored exactly; their number grows until the expected share of the true k best among them is recall (above 0 to 1), or is candidates, or oversample (x k). k 1 to 10000; filter is JSON over the columns, where_sql is trusted SQL over the bare table name with values ($1)[i] from params; mode is auto, exact, or the name of an encoding or its index; pooled is auto, none or the column of pooled tokens that spares candidates the exact score; carve merges query tokens of that cosine while candidates are compared; rescore => false answers the candidates, by default greater of 400 and 40 x k, with the scores that the encoding estimates, NULL for a row that has none. complete is false when the budget (greater of 4000 and 100 x k candidates) or the index named by mode ended the search first.';
 
 -- key stands fourth because Postgres resolves the type of a result column from the position that
 -- its argument has in the call.

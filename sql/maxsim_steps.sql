@@ -7,8 +7,13 @@
 -- how many of the rows left should beat the k-th score found; once that is less than k * (1 - recall),
 -- the search ends.
 --
--- A middle stage, MaxSim on pooled tokens, spares most candidates the exact score: the first ones get both,
--- later ones only where the regression of one on the other leaves them a chance of a thousandth or so.
+-- A middle stage, MaxSim on pooled tokens, spares most candidates the exact score: the first ones get all
+-- three, later ones the exact one only where its regression on the estimate and the pooled score leaves
+-- them a chance of a thousandth or so.
+
+-- Whether as many were found as were asked for.
+CREATE OR REPLACE FUNCTION sqlvec._as_many(row_ids text[], wanted int) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(cardinality(row_ids), 0) >= wanted;
 
 -- Share of a standard normal distribution above x, to seven digits (Abramowitz and Stegun 26.2.17; erfc
 -- came with PostgreSQL 16).
@@ -27,7 +32,8 @@ BEGIN
     IF pg_catalog.to_regtype('sqlvec._maxsim_state') IS NULL THEN
         CREATE TYPE sqlvec._maxsim_state AS (
             wanted     int,      -- candidates to ask the index for
-            bar        float8,   -- pooled score below which a candidate is not scored exactly; NULL scores all
+            bar        float8,   -- pooled + tilt * estimate below which a candidate is not scored exactly; NULL
+            tilt       float8,   -- scores all
             estimates  float8[], -- of the candidates so far, with their pooled and exact scores and where they are
             pooled     float8[],
             scores     float8[],
@@ -44,7 +50,13 @@ $do$;
 
 CREATE OR REPLACE FUNCTION sqlvec._maxsim_start(wanted int) RETURNS sqlvec._maxsim_state
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN ROW(wanted, NULL, '{}', '{}', '{}', '{}', '{}', NULL, false, false, true)::sqlvec._maxsim_state;
+RETURN ROW(wanted, NULL, NULL, '{}', '{}', '{}', '{}', '{}', NULL, false, false, true)::sqlvec._maxsim_state;
+
+-- What sqlvec._set_scan sets for a step. A query lies far from all documents of a graph of encodings, which
+-- is walked well only with a list several times as long as what is wanted of it.
+CREATE OR REPLACE FUNCTION sqlvec._maxsim_settings(wanted int, total float8, matching float8, whole boolean) RETURNS text[]
+LANGUAGE sql STABLE
+RETURN sqlvec._scan_settings(4 * wanted, total, matching, whole);
 
 -- Straight line of y over x with the variance around it. Never falling: a higher estimate is no worse.
 CREATE OR REPLACE FUNCTION sqlvec._line(x float8[], y float8[], OUT slope float8, OUT intercept float8, OUT variance float8)
@@ -57,15 +69,34 @@ BEGIN ATOMIC
     LATERAL (SELECT CASE WHEN r.xx > 0 THEN greatest(r.xy / r.xx, 0) ELSE 0 END AS slope) AS b;
 END;
 
+-- The plane through z over x and y, where z is known, with the variance around it.
+CREATE OR REPLACE FUNCTION sqlvec._plane(
+    x float8[], y float8[], z float8[], OUT x_slope float8, OUT y_slope float8, OUT intercept float8, OUT variance float8
+) LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT b.x_slope, b.y_slope, r.z - b.x_slope * r.x - b.y_slope * r.y,
+           greatest(r.zz - b.x_slope * r.xz - b.y_slope * r.yz, 0) / greatest(r.n - 3, 1)
+    FROM (SELECT count(*)::float8 AS n, avg(p.x) AS x, avg(p.y) AS y, avg(p.z) AS z,
+                 regr_sxx(p.y, p.x) AS xx, regr_syy(p.y, p.x) AS yy, regr_sxy(p.y, p.x) AS xy,
+                 regr_sxy(p.z, p.x) AS xz, regr_sxy(p.z, p.y) AS yz, regr_syy(p.z, p.x) AS zz
+          FROM unnest(x, y, z) AS p (x, y, z) WHERE p.x IS NOT NULL AND p.y IS NOT NULL AND p.z IS NOT NULL) AS r,
+    LATERAL (SELECT r.xx * r.yy - r.xy * r.xy AS size) AS d,
+    -- Where x and y say the same, y says it all.
+    LATERAL (SELECT CASE WHEN d.size > 1e-9 * r.xx * r.yy THEN (r.xz * r.yy - r.yz * r.xy) / d.size ELSE 0 END AS x_slope,
+                    CASE WHEN d.size > 1e-9 * r.xx * r.yy THEN (r.yz * r.xx - r.xz * r.xy) / d.size
+                         WHEN r.yy > 0 THEN r.yz / r.yy ELSE 0 END AS y_slope) AS b;
+END;
+
 -- The state after the candidates of one step.
 --   given     candidates that the index gave, of which those seen before are left out of the arrays
 --   matching  rows that meet the condition, as far as the planner can tell
 --   fixed     candidates to read whatever is expected; NULL where that is for the expectation to say
 --   budget    most candidates to read
 --   whole     all matches may be read instead
+--   scanned   an index gave the candidates, which may have ended early
 CREATE OR REPLACE FUNCTION sqlvec._maxsim_advance(
     state sqlvec._maxsim_state, estimates float8[], pooled float8[], scores float8[], row_ids text[], row_tables oid[], given bigint,
-    k int, matching float8, recall float8, fixed int, budget int, whole boolean
+    k int, matching float8, recall float8, fixed int, budget int, whole boolean, scanned boolean
 ) RETURNS sqlvec._maxsim_state
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -78,7 +109,7 @@ DECLARE
     v_step float8;
     v_kth float8;
     v_line record;
-    v_exact record;
+    v_plane record;
     v_deviation float8;
     v_gap float8;
     v_allowed float8 := (1 - recall) * k;
@@ -89,9 +120,10 @@ BEGIN
     s.scores := s.scores || scores;
     s.row_ids := s.row_ids || row_ids;
     s.row_tables := s.row_tables || row_tables;
-    s.complete := coalesce(given, cardinality(state.estimates)) >= k;
+    s.complete := NOT scanned OR coalesce(given, cardinality(state.estimates)) >= k;
     IF coalesce(given, cardinality(state.estimates)) < s.wanted THEN
-        -- The scan has ended. With k rows it is an answer; with fewer it may have been cut short.
+        -- No more match, or the scan has ended. With k rows that is an answer; with fewer it may have been
+        -- cut short.
         s.finished := true;
         s.exhaustive := whole AND NOT s.complete;
         RETURN s;
@@ -100,13 +132,14 @@ BEGIN
     v_kth := (SELECT u.score FROM unnest(s.scores) AS u (score) WHERE u.score IS NOT NULL ORDER BY u.score DESC OFFSET k - 1 LIMIT 1);
     IF s.pooled[1] IS NOT NULL THEN
         v_line := sqlvec._line(s.estimates, s.pooled);
-        v_exact := sqlvec._line(s.pooled, s.scores);
-        IF v_exact.slope > 0 THEN
-            s.bar := (v_kth - v_exact.intercept - 3 * sqrt(v_exact.variance)) / v_exact.slope;
+        v_plane := sqlvec._plane(s.estimates, s.pooled, s.scores);
+        IF v_plane.y_slope > 0 THEN
+            s.tilt := v_plane.x_slope / v_plane.y_slope;
+            s.bar := (v_kth - v_plane.intercept - 3 * sqrt(v_plane.variance)) / v_plane.y_slope;
         END IF;
-        v_line.intercept := v_exact.intercept + v_exact.slope * v_line.intercept;
-        v_line.variance := v_exact.variance + v_exact.slope * v_exact.slope * v_line.variance;
-        v_line.slope := v_exact.slope * v_line.slope;
+        v_line.intercept := v_plane.intercept + v_plane.y_slope * v_line.intercept;
+        v_line.variance := v_plane.variance + v_plane.y_slope * v_plane.y_slope * v_line.variance;
+        v_line.slope := greatest(v_plane.x_slope + v_plane.y_slope * v_line.slope, 0);
     ELSE
         v_line := sqlvec._line(s.estimates, s.scores);
     END IF;
@@ -138,18 +171,19 @@ BEGIN
     s.exhaustive := whole AND matching <= budget AND v_wanted > 0.7 * matching;
     s.complete := s.wanted < budget;
     s.finished := s.exhaustive OR NOT s.complete;
-    s.wanted := least(greatest(v_wanted, 1.25 * v_count), 4 * v_count, budget);
+    s.wanted := least(greatest(v_wanted, 1.25 * v_count), 8 * v_count, budget);
     RETURN s;
 END
 $body$;
 
--- The places of the k best scores, with all that tie with the last of them.
+-- The places of the k best scores, with all that tie with the last of them; of more where they are to be
+-- computed again.
 CREATE OR REPLACE FUNCTION sqlvec._maxsim_best(
-    found_scores float8[], found_ids text[], found_tables oid[], k int, OUT scores float8[], OUT row_ids text[], OUT row_tables oid[]
+    found_scores float8[], found_ids text[], found_tables oid[], k int, again boolean, OUT scores float8[], OUT row_ids text[], OUT row_tables oid[]
 ) LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT array_agg(h.score ORDER BY h.score DESC), array_agg(h.row_id ORDER BY h.score DESC), array_agg(h.row_table ORDER BY h.score DESC)
     FROM (SELECT a.score, a.row_id, a.row_table, rank() OVER (ORDER BY a.score DESC) AS place
           FROM unnest(found_scores, found_ids, found_tables) AS a (score, row_id, row_table) WHERE a.score IS NOT NULL) AS h
-    WHERE h.place <= k;
+    WHERE h.place <= CASE WHEN again THEN 2 * k ELSE k END;
 END;

@@ -76,9 +76,10 @@ $body$;
 --   alias      the table is read under this name
 --   k          rows to answer, NULL all
 --   place      what a step answers as row_id and row_table: the address, or the key as text
+--   address    the same as it stands in the table, to be made text as row_id when few rows are left
 --   tie_break  which of equal scores comes first: by key where there is one that may be read
 CREATE OR REPLACE FUNCTION sqlvec._hit_statement(
-    rel oid, alias text, key_column text, key_type regtype, k int, OUT place text, OUT tie_break text, OUT answer text
+    rel oid, alias text, key_column text, key_type regtype, k int, OUT place text, OUT address text, OUT tie_break text, OUT answer text
 ) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
@@ -93,6 +94,7 @@ BEGIN
                            WHERE has_column_privilege(rel, c.name::text, 'SELECT')), format('%1$s.tableoid, %1$s.ctid', alias));
     IF key_type IS NULL THEN
         place := format('%1$s.ctid::pg_catalog.text AS row_id, %1$s.tableoid AS row_table', alias);
+        address := format('%1$s.ctid AS address, %1$s.tableoid AS row_table', alias);
         -- Cast as a whole: a cast in the condition would keep it behind the policies. The alias is one that no
         -- table has.
         answer := format('SELECT (%1$s.*)::%2$s, "sqlvec hit".score, $4::pg_catalog.bool FROM unnest($1::pg_catalog.tid[], $2, $3) AS "sqlvec hit" (row_id, row_table, score) '
@@ -102,6 +104,7 @@ BEGIN
     END IF;
     v_type := (SELECT format_type(c.type_oid, -1) FROM sqlvec._column(rel, v_keys[1]) AS c);
     place := format('%s.%I::pg_catalog.text AS row_id, 0::pg_catalog.oid AS row_table', alias, v_keys[1]);
+    address := format('%s.%I AS address, 0::pg_catalog.oid AS row_table', alias, v_keys[1]);
     answer := format('SELECT "sqlvec hit".row_id::%1$s::%2$s, "sqlvec hit".score, $4::pg_catalog.bool FROM unnest($1, $2, $3) AS "sqlvec hit" (row_id, row_table, score) '
                      'ORDER BY "sqlvec hit".score DESC, "sqlvec hit".row_id::%1$s LIMIT %3$s', v_type, format_type(key_type, -1), coalesce(k::text, 'ALL'));
 END

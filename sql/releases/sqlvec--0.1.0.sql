@@ -4578,9 +4578,10 @@ $body$;
 --   alias      the table is read under this name
 --   k          rows to answer, NULL all
 --   place      what a step answers as row_id and row_table: the address, or the key as text
+--   address    the same as it stands in the table, to be made text as row_id when few rows are left
 --   tie_break  which of equal scores comes first: by key where there is one that may be read
 CREATE OR REPLACE FUNCTION sqlvec._hit_statement(
-    rel oid, alias text, key_column text, key_type regtype, k int, OUT place text, OUT tie_break text, OUT answer text
+    rel oid, alias text, key_column text, key_type regtype, k int, OUT place text, OUT address text, OUT tie_break text, OUT answer text
 ) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
@@ -4595,6 +4596,7 @@ BEGIN
                            WHERE has_column_privilege(rel, c.name::text, 'SELECT')), format('%1$s.tableoid, %1$s.ctid', alias));
     IF key_type IS NULL THEN
         place := format('%1$s.ctid::pg_catalog.text AS row_id, %1$s.tableoid AS row_table', alias);
+        address := format('%1$s.ctid AS address, %1$s.tableoid AS row_table', alias);
         -- Cast as a whole: a cast in the condition would keep it behind the policies. The alias is one that no
         -- table has.
         answer := format('SELECT (%1$s.*)::%2$s, "sqlvec hit".score, $4::pg_catalog.bool FROM unnest($1::pg_catalog.tid[], $2, $3) AS "sqlvec hit" (row_id, row_table, score) '
@@ -4604,6 +4606,7 @@ BEGIN
     END IF;
     v_type := (SELECT format_type(c.type_oid, -1) FROM sqlvec._column(rel, v_keys[1]) AS c);
     place := format('%s.%I::pg_catalog.text AS row_id, 0::pg_catalog.oid AS row_table', alias, v_keys[1]);
+    address := format('%s.%I AS address, 0::pg_catalog.oid AS row_table', alias, v_keys[1]);
     answer := format('SELECT "sqlvec hit".row_id::%1$s::%2$s, "sqlvec hit".score, $4::pg_catalog.bool FROM unnest($1, $2, $3) AS "sqlvec hit" (row_id, row_table, score) '
                      'ORDER BY "sqlvec hit".score DESC, "sqlvec hit".row_id::%1$s LIMIT %3$s', v_type, format_type(key_type, -1), coalesce(k::text, 'ALL'));
 END
@@ -5113,8 +5116,13 @@ COMMENT ON FUNCTION sqlvec.carve(halfvec[], float8) IS
 -- how many of the rows left should beat the k-th score found; once that is less than k * (1 - recall),
 -- the search ends.
 --
--- A middle stage, MaxSim on pooled tokens, spares most candidates the exact score: the first ones get both,
--- later ones only where the regression of one on the other leaves them a chance of a thousandth or so.
+-- A middle stage, MaxSim on pooled tokens, spares most candidates the exact score: the first ones get all
+-- three, later ones the exact one only where its regression on the estimate and the pooled score leaves
+-- them a chance of a thousandth or so.
+
+-- Whether as many were found as were asked for.
+CREATE OR REPLACE FUNCTION sqlvec._as_many(row_ids text[], wanted int) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(cardinality(row_ids), 0) >= wanted;
 
 -- Share of a standard normal distribution above x, to seven digits (Abramowitz and Stegun 26.2.17; erfc
 -- came with PostgreSQL 16).
@@ -5133,7 +5141,8 @@ BEGIN
     IF pg_catalog.to_regtype('sqlvec._maxsim_state') IS NULL THEN
         CREATE TYPE sqlvec._maxsim_state AS (
             wanted     int,      -- candidates to ask the index for
-            bar        float8,   -- pooled score below which a candidate is not scored exactly; NULL scores all
+            bar        float8,   -- pooled + tilt * estimate below which a candidate is not scored exactly; NULL
+            tilt       float8,   -- scores all
             estimates  float8[], -- of the candidates so far, with their pooled and exact scores and where they are
             pooled     float8[],
             scores     float8[],
@@ -5150,7 +5159,13 @@ $do$;
 
 CREATE OR REPLACE FUNCTION sqlvec._maxsim_start(wanted int) RETURNS sqlvec._maxsim_state
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN ROW(wanted, NULL, '{}', '{}', '{}', '{}', '{}', NULL, false, false, true)::sqlvec._maxsim_state;
+RETURN ROW(wanted, NULL, NULL, '{}', '{}', '{}', '{}', '{}', NULL, false, false, true)::sqlvec._maxsim_state;
+
+-- What sqlvec._set_scan sets for a step. A query lies far from all documents of a graph of encodings, which
+-- is walked well only with a list several times as long as what is wanted of it.
+CREATE OR REPLACE FUNCTION sqlvec._maxsim_settings(wanted int, total float8, matching float8, whole boolean) RETURNS text[]
+LANGUAGE sql STABLE
+RETURN sqlvec._scan_settings(4 * wanted, total, matching, whole);
 
 -- Straight line of y over x with the variance around it. Never falling: a higher estimate is no worse.
 CREATE OR REPLACE FUNCTION sqlvec._line(x float8[], y float8[], OUT slope float8, OUT intercept float8, OUT variance float8)
@@ -5163,15 +5178,34 @@ BEGIN ATOMIC
     LATERAL (SELECT CASE WHEN r.xx > 0 THEN greatest(r.xy / r.xx, 0) ELSE 0 END AS slope) AS b;
 END;
 
+-- The plane through z over x and y, where z is known, with the variance around it.
+CREATE OR REPLACE FUNCTION sqlvec._plane(
+    x float8[], y float8[], z float8[], OUT x_slope float8, OUT y_slope float8, OUT intercept float8, OUT variance float8
+) LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT b.x_slope, b.y_slope, r.z - b.x_slope * r.x - b.y_slope * r.y,
+           greatest(r.zz - b.x_slope * r.xz - b.y_slope * r.yz, 0) / greatest(r.n - 3, 1)
+    FROM (SELECT count(*)::float8 AS n, avg(p.x) AS x, avg(p.y) AS y, avg(p.z) AS z,
+                 regr_sxx(p.y, p.x) AS xx, regr_syy(p.y, p.x) AS yy, regr_sxy(p.y, p.x) AS xy,
+                 regr_sxy(p.z, p.x) AS xz, regr_sxy(p.z, p.y) AS yz, regr_syy(p.z, p.x) AS zz
+          FROM unnest(x, y, z) AS p (x, y, z) WHERE p.x IS NOT NULL AND p.y IS NOT NULL AND p.z IS NOT NULL) AS r,
+    LATERAL (SELECT r.xx * r.yy - r.xy * r.xy AS size) AS d,
+    -- Where x and y say the same, y says it all.
+    LATERAL (SELECT CASE WHEN d.size > 1e-9 * r.xx * r.yy THEN (r.xz * r.yy - r.yz * r.xy) / d.size ELSE 0 END AS x_slope,
+                    CASE WHEN d.size > 1e-9 * r.xx * r.yy THEN (r.yz * r.xx - r.xz * r.xy) / d.size
+                         WHEN r.yy > 0 THEN r.yz / r.yy ELSE 0 END AS y_slope) AS b;
+END;
+
 -- The state after the candidates of one step.
 --   given     candidates that the index gave, of which those seen before are left out of the arrays
 --   matching  rows that meet the condition, as far as the planner can tell
 --   fixed     candidates to read whatever is expected; NULL where that is for the expectation to say
 --   budget    most candidates to read
 --   whole     all matches may be read instead
+--   scanned   an index gave the candidates, which may have ended early
 CREATE OR REPLACE FUNCTION sqlvec._maxsim_advance(
     state sqlvec._maxsim_state, estimates float8[], pooled float8[], scores float8[], row_ids text[], row_tables oid[], given bigint,
-    k int, matching float8, recall float8, fixed int, budget int, whole boolean
+    k int, matching float8, recall float8, fixed int, budget int, whole boolean, scanned boolean
 ) RETURNS sqlvec._maxsim_state
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -5184,7 +5218,7 @@ DECLARE
     v_step float8;
     v_kth float8;
     v_line record;
-    v_exact record;
+    v_plane record;
     v_deviation float8;
     v_gap float8;
     v_allowed float8 := (1 - recall) * k;
@@ -5195,9 +5229,10 @@ BEGIN
     s.scores := s.scores || scores;
     s.row_ids := s.row_ids || row_ids;
     s.row_tables := s.row_tables || row_tables;
-    s.complete := coalesce(given, cardinality(state.estimates)) >= k;
+    s.complete := NOT scanned OR coalesce(given, cardinality(state.estimates)) >= k;
     IF coalesce(given, cardinality(state.estimates)) < s.wanted THEN
-        -- The scan has ended. With k rows it is an answer; with fewer it may have been cut short.
+        -- No more match, or the scan has ended. With k rows that is an answer; with fewer it may have been
+        -- cut short.
         s.finished := true;
         s.exhaustive := whole AND NOT s.complete;
         RETURN s;
@@ -5206,13 +5241,14 @@ BEGIN
     v_kth := (SELECT u.score FROM unnest(s.scores) AS u (score) WHERE u.score IS NOT NULL ORDER BY u.score DESC OFFSET k - 1 LIMIT 1);
     IF s.pooled[1] IS NOT NULL THEN
         v_line := sqlvec._line(s.estimates, s.pooled);
-        v_exact := sqlvec._line(s.pooled, s.scores);
-        IF v_exact.slope > 0 THEN
-            s.bar := (v_kth - v_exact.intercept - 3 * sqrt(v_exact.variance)) / v_exact.slope;
+        v_plane := sqlvec._plane(s.estimates, s.pooled, s.scores);
+        IF v_plane.y_slope > 0 THEN
+            s.tilt := v_plane.x_slope / v_plane.y_slope;
+            s.bar := (v_kth - v_plane.intercept - 3 * sqrt(v_plane.variance)) / v_plane.y_slope;
         END IF;
-        v_line.intercept := v_exact.intercept + v_exact.slope * v_line.intercept;
-        v_line.variance := v_exact.variance + v_exact.slope * v_exact.slope * v_line.variance;
-        v_line.slope := v_exact.slope * v_line.slope;
+        v_line.intercept := v_plane.intercept + v_plane.y_slope * v_line.intercept;
+        v_line.variance := v_plane.variance + v_plane.y_slope * v_plane.y_slope * v_line.variance;
+        v_line.slope := greatest(v_plane.x_slope + v_plane.y_slope * v_line.slope, 0);
     ELSE
         v_line := sqlvec._line(s.estimates, s.scores);
     END IF;
@@ -5244,27 +5280,28 @@ BEGIN
     s.exhaustive := whole AND matching <= budget AND v_wanted > 0.7 * matching;
     s.complete := s.wanted < budget;
     s.finished := s.exhaustive OR NOT s.complete;
-    s.wanted := least(greatest(v_wanted, 1.25 * v_count), 4 * v_count, budget);
+    s.wanted := least(greatest(v_wanted, 1.25 * v_count), 8 * v_count, budget);
     RETURN s;
 END
 $body$;
 
--- The places of the k best scores, with all that tie with the last of them.
+-- The places of the k best scores, with all that tie with the last of them; of more where they are to be
+-- computed again.
 CREATE OR REPLACE FUNCTION sqlvec._maxsim_best(
-    found_scores float8[], found_ids text[], found_tables oid[], k int, OUT scores float8[], OUT row_ids text[], OUT row_tables oid[]
+    found_scores float8[], found_ids text[], found_tables oid[], k int, again boolean, OUT scores float8[], OUT row_ids text[], OUT row_tables oid[]
 ) LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT array_agg(h.score ORDER BY h.score DESC), array_agg(h.row_id ORDER BY h.score DESC), array_agg(h.row_table ORDER BY h.score DESC)
     FROM (SELECT a.score, a.row_id, a.row_table, rank() OVER (ORDER BY a.score DESC) AS place
           FROM unnest(found_scores, found_ids, found_tables) AS a (score, row_id, row_table) WHERE a.score IS NOT NULL) AS h
-    WHERE h.place <= k;
+    WHERE h.place <= CASE WHEN again THEN 2 * k ELSE k END;
 END;
 
 -- How a MaxSim search of a table is written: the statements that are the same for each of its steps.
 --
 -- $1 is the caller's params, $2 the query, $3 the values of filter. A step reads $4 the code of the query,
--- $5 and $6 the places of rows seen before, $7 how many candidates, $8 the query to rescore with, $9 the
--- bar of the middle stage.
+-- $5 and $6 the places of rows seen before, $7 how many candidates, $8 the query to rescore with, $9 and
+-- $10 bar and tilt of the middle stage.
 
 CREATE OR REPLACE FUNCTION sqlvec._vectors(x halfvec[]) RETURNS vector[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x::vector[];
@@ -5295,16 +5332,20 @@ $body$;
 
 -- Encodings of a multi-vector column that the trigger keeps, of itself or of its pooled tokens (`pooled`
 -- says which), each with an index where it has one that is valid and by inner product or, for bits, by
--- Hamming distance.
+-- Hamming distance; and the milliseconds that reading a million codes takes, about: short ones stand in
+-- the rows.
 CREATE OR REPLACE FUNCTION sqlvec._fde_ways(rel oid, column_name name) RETURNS TABLE (
-    target_column name, encoder text, code_type text, pooled name, index_name name
+    target_column name, encoder text, code_type text, pooled name, index_name name, read_ms float8
 ) LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT e.target_column, e.encoder, e.code_type, s.pooled, i.index_name
+    SELECT e.target_column, e.encoder, e.code_type, s.pooled, i.index_name,
+           CASE WHEN c.bytes < 1900 THEN 300 + c.bytes / 2 ELSE 3000 + 1.4 * c.bytes END
     FROM (SELECT column_name AS source, NULL::name AS pooled
           UNION ALL
           SELECT p.target_column, p.target_column FROM sqlvec._maintained_of(rel, column_name) AS p WHERE p.kind = 'pool') AS s
     CROSS JOIN LATERAL sqlvec._maintained_of(rel, s.source) AS e
+    CROSS JOIN LATERAL (SELECT CASE o.code_type WHEN 'bit' THEN o.code_dimensions / 8.0 ELSE 2.0 * o.code_dimensions END AS bytes
+                        FROM sqlvec.encoder AS o WHERE o.name = e.encoder) AS c
     LEFT JOIN sqlvec._ann_indexes(rel) AS i
            ON i.column_name = e.target_column AND NOT i.partial
           AND i.opclass = CASE e.code_type WHEN 'bit' THEN 'bit_hamming_ops' ELSE 'halfvec_ip_ops' END
@@ -5324,7 +5365,8 @@ CREATE OR REPLACE FUNCTION sqlvec._plan_maxsim(
     OUT everything text,      -- all that match, without scores
     OUT carved text,          -- scores of the rows at $5, $6 with the whole query; NULL unless it was carved
     OUT answer text,          -- rows or keys of places $1, $2 with scores $3
-    OUT query_code text,      -- SQL of $4
+    OUT prepare text,         -- answers the code and the tokens of the query, $4 and $8, for query $1 and carve $2
+    OUT whole boolean,        -- everything may be read instead
     OUT bound text[], OUT condition text, OUT way text, OUT index_name text, OUT middle text,
     OUT first int, OUT fixed int, OUT budget int, OUT matching float8, OUT total float8, OUT reason text
 ) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
@@ -5414,26 +5456,20 @@ BEGIN
         reason := CASE WHEN mode = 'exact' THEN 'asked for' ELSE 'recall 1 takes all matching rows' END;
         RETURN;
     END IF;
-    FOR v_way IN SELECT * FROM sqlvec._fde_ways(rel, column_name) LOOP
-        IF mode = 'auto' OR mode = v_way.target_column AND v_way.index_name IS NOT NULL OR mode = v_way.index_name THEN
-            way := CASE WHEN v_way.index_name IS NOT NULL THEN v_way.target_column ELSE 'exact' END;
-            EXIT;
-        END IF;
-    END LOOP;
-    IF way = 'exact' THEN
+    SELECT w.* INTO v_way FROM sqlvec._fde_ways(rel, column_name) AS w WHERE mode IN ('auto', w.target_column, w.index_name) LIMIT 1;
+    IF NOT FOUND THEN
         IF mode <> 'auto' THEN
-            RAISE EXCEPTION 'mode "%" is neither auto, exact, nor an encoding with an index or such an index of column "%" of table %',
+            RAISE EXCEPTION 'mode "%" is neither auto, exact, nor an encoding of column "%" of table % or an index on one',
                 mode, column_name, sqlvec._qualified(rel)
                 USING ERRCODE = 'invalid_parameter_value',
-                      HINT = coalesce('There are: ' || (SELECT string_agg(format('%s by index %s', w.target_column, w.index_name), ', ')
-                                                        FROM sqlvec._fde_ways(rel, column_name) AS w WHERE w.index_name IS NOT NULL) || '.',
-                                      'None has a valid index; sqlvec.plan_index proposes some.');
+                      HINT = coalesce('There are: ' || (SELECT string_agg(concat_ws(' by index ', w.target_column, w.index_name), ', ')
+                                                        FROM sqlvec._fde_ways(rel, column_name) AS w) || '.',
+                                      'It has no encoding that its trigger keeps and the role may read; CALL sqlvec.add_fde declares one.');
         END IF;
-        reason := CASE WHEN v_way.target_column IS NULL THEN 'no encoding of this column that its trigger keeps and the role may read'
-                       ELSE format('no valid index on column "%s"', v_way.target_column) END;
+        reason := 'no encoding of this column that its trigger keeps and the role may read';
         RETURN;
     END IF;
-    index_name := v_way.index_name;
+    way := v_way.target_column;
 
     IF condition <> 'true' OR row_security_active(rel) OR v_class.relkind <> 'r' OR v_class.reltuples <= 0 THEN
         matching := (sqlvec._estimate(format('SELECT FROM %s WHERE %s', v_from, condition), params, bound, caller_path)).matching;
@@ -5443,11 +5479,16 @@ BEGIN
     total := greatest(v_class.reltuples, matching, 1);
     IF mode = 'auto' AND matching <= 1.5 * first THEN
         way := 'exact';
-        index_name := NULL;
         reason := format('about %s of %s rows match: cheaper to read than to find %s candidates', matching, total, first);
         RETURN;
     END IF;
-    reason := format('%s; about %s of %s rows match', CASE mode WHEN 'auto' THEN 'the first index that fits' ELSE 'asked for' END, matching, total);
+    -- A graph gives most of the nearest codes, reading gives all of them: at the price of up to a hundred
+    -- milliseconds, as much as exact scores of a thousand candidates, it is worth more.
+    index_name := CASE WHEN mode = v_way.index_name OR matching * v_way.read_ms > 1e8 THEN v_way.index_name END;
+    reason := concat_ws('; ', CASE WHEN mode <> 'auto' THEN 'asked for' END,
+                        CASE WHEN v_way.index_name IS NULL THEN format('no valid index on column "%s"', way)
+                             WHEN index_name IS NULL THEN 'so few codes are read sooner than searched well' END,
+                        format('about %s of %s rows match', matching, total));
 
     middle := CASE pooled
         WHEN 'none' THEN NULL
@@ -5462,24 +5503,28 @@ BEGIN
     END IF;
     v_code := format('%s.%I', v_alias, v_way.target_column);
     v_operator := sqlvec._operator(CASE v_way.code_type WHEN 'bit' THEN 'hamming' ELSE 'inner_product' END);
-    query_code := sqlvec._fde_query_expression(v_way.encoder, '$1');
+    whole := mode = 'auto';
+    prepare := format('SELECT %s AS code, %s AS tokens', sqlvec._fde_query_expression(v_way.encoder, '$1'),
+                      CASE WHEN carve IS NULL THEN '$1' ELSE 'sqlvec.carve($1, $2)' END);
     v_score := format(v_maxsim, 'f.tokens', '$8');
     v_pooled := CASE WHEN middle IS NULL THEN 'NULL::pg_catalog.float8' ELSE format(v_maxsim, 'f.few_tokens', '$8') END;
-    v_nearest := format('FROM %1$s WHERE %2$s AND %3$s IS NOT NULL ORDER BY %3$s %4$s $4 LIMIT $7', v_from, condition, v_code, v_operator);
+    -- Adding zero keeps the index out.
+    v_nearest := format('FROM %s WHERE %s AND %s IS NOT NULL ORDER BY %s LIMIT $7', v_from, condition, v_code,
+                        format(CASE WHEN index_name IS NULL THEN '(%s %s $4) OPERATOR(pg_catalog.+) 0::pg_catalog.float8' ELSE '%s %s $4' END, v_code, v_operator));
     listed := v_arrays || format('(SELECT 0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s %s $4) AS score, %s %s) AS h', v_code, v_operator, v_hit.place, v_nearest);
     -- OFFSET 0 keeps the pooled score from being computed again wherever it is compared.
     step := format(
         E'SELECT pg_catalog.array_agg(s.estimate) AS estimates, pg_catalog.array_agg(s.pooled) AS pooled, pg_catalog.array_agg(s.score) AS scores,\n'
         '  pg_catalog.array_agg(s.row_id) AS row_ids, pg_catalog.array_agg(s.row_table) AS row_tables, pg_catalog.max(s.found) AS found\n'
         'FROM (\n  SELECT f.*, %1$s AS score\n  FROM (\n    SELECT f.*, %2$s AS pooled FROM (\n'
-        '      SELECT c.*, pg_catalog.count(*) OVER () AS found FROM (\n'
+        '      SELECT c.*, c.address::pg_catalog.text AS row_id, pg_catalog.count(*) OVER () AS found FROM (\n'
         '        SELECT %3$s, %4$s AS tokens%5$s, 0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%6$s %7$s $4) AS estimate\n'
         '        %8$s) AS c) AS f\n'
         '    WHERE NOT EXISTS (SELECT FROM unnest($5, $6) AS h (row_id, row_table)\n'
         '                      WHERE h.row_id OPERATOR(pg_catalog.=) f.row_id AND h.row_table OPERATOR(pg_catalog.=) f.row_table)\n'
         '    OFFSET 0) AS f) AS s',
-        CASE WHEN middle IS NULL THEN v_score ELSE format('CASE WHEN (f.pooled OPERATOR(pg_catalog.<) $9) IS NOT TRUE THEN %s END', v_score) END,
-        v_pooled, v_hit.place, v_tokens,
+        CASE WHEN middle IS NULL THEN v_score ELSE format('CASE WHEN (f.pooled OPERATOR(pg_catalog.+) ($10 OPERATOR(pg_catalog.*) f.estimate) OPERATOR(pg_catalog.<) $9) IS NOT TRUE THEN %s END', v_score) END,
+        v_pooled, v_hit.address, v_tokens,
         -- A row may wait for its pooled tokens.
         CASE WHEN middle IS NOT NULL THEN format(', coalesce(%s.%I, %s) AS few_tokens', v_alias, middle, v_tokens) ELSE '' END,
         v_code, v_operator, v_nearest);
@@ -5544,37 +5589,38 @@ BEGIN
         RETURN;
     END IF;
     IF p.step IS NOT NULL THEN
-        EXECUTE 'SELECT ' || p.query_code || ' AS code, ' || CASE WHEN carve IS NULL THEN '$1' ELSE 'sqlvec.carve($1, $2)' END || ' AS tokens'
-        INTO v_query USING query, carve;
+        EXECUTE p.prepare INTO v_query USING query, carve;
     END IF;
     IF NOT rescore THEN
         IF p.step IS NOT NULL THEN
-            v_before := sqlvec._set_scan(sqlvec._scan_settings(p.first, p.total, p.matching, mode = 'auto'));
+            v_before := sqlvec._set_scan(sqlvec._maxsim_settings(p.first, p.total, p.matching, p.whole));
             EXECUTE p.listed INTO v_found USING params, query, p.bound, v_query.code, NULL::text[], NULL::oid[], p.first;
             PERFORM sqlvec._set_scan(v_before);
             scores := v_found.scores; row_ids := v_found.row_ids; row_tables := v_found.row_tables;
-            complete := pg_catalog.cardinality(row_ids) IS NOT DISTINCT FROM p.first;
+            complete := p.index_name IS NULL OR sqlvec._as_many(row_ids, p.first);
         END IF;
         -- Rows that have no code yet are candidates too; an early end of the scan makes all of them so.
-        IF p.step IS NULL OR NOT complete AND mode = 'auto' THEN
+        IF p.step IS NULL OR NOT complete AND p.whole THEN
             EXECUTE p.everything INTO v_found USING params, query, p.bound;
             scores := v_found.scores; row_ids := v_found.row_ids; row_tables := v_found.row_tables;
             complete := true;
         ELSIF p.unlisted IS NOT NULL THEN
             EXECUTE p.unlisted INTO v_found USING params, query, p.bound;
-            scores := scores || v_found.scores; row_ids := row_ids || v_found.row_ids; row_tables := row_tables || v_found.row_tables;
+            scores := pg_catalog.array_cat(scores, v_found.scores);
+            row_ids := pg_catalog.array_cat(row_ids, v_found.row_ids);
+            row_tables := pg_catalog.array_cat(row_tables, v_found.row_tables);
         END IF;
         RETURN;
     END IF;
     IF p.step IS NOT NULL THEN
         v_state := sqlvec._maxsim_start(p.first);
         LOOP
-            v_now := sqlvec._set_scan(sqlvec._scan_settings(v_state.wanted, p.total, p.matching, mode = 'auto'));
+            v_now := sqlvec._set_scan(sqlvec._maxsim_settings(v_state.wanted, p.total, p.matching, p.whole));
             v_before := coalesce(v_before, v_now);
             EXECUTE p.step INTO v_found
-            USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar;
+            USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar, v_state.tilt;
             v_state := sqlvec._maxsim_advance(v_state, v_found.estimates, v_found.pooled, v_found.scores, v_found.row_ids, v_found.row_tables,
-                                              v_found.found, k, p.matching, recall, p.fixed, p.budget, mode = 'auto');
+                                              v_found.found, k, p.matching, recall, p.fixed, p.budget, p.whole, p.index_name IS NOT NULL);
             EXIT WHEN v_state.finished;
         END LOOP;
         PERFORM sqlvec._set_scan(v_before);
@@ -5587,17 +5633,18 @@ BEGIN
         RETURN;
     END IF;
     complete := v_state.complete;
-    v_found := sqlvec._maxsim_best(v_state.scores, v_state.row_ids, v_state.row_tables, CASE WHEN carve IS NULL THEN k ELSE 2 * k END);
+    v_found := sqlvec._maxsim_best(v_state.scores, v_state.row_ids, v_state.row_tables, k, p.carved IS NOT NULL);
     IF p.carved IS NOT NULL THEN
         EXECUTE p.carved INTO v_found USING params, query, p.bound, v_query.code, v_found.row_ids, v_found.row_tables;
     END IF;
     IF p.waiting IS NOT NULL THEN
         v_query := v_found;
         EXECUTE p.waiting INTO v_found USING params, query, p.bound;
-        v_found := sqlvec._maxsim_best(v_query.scores || v_found.scores, v_query.row_ids || v_found.row_ids, v_query.row_tables || v_found.row_tables, k);
-    ELSE
-        v_found := sqlvec._maxsim_best(v_found.scores, v_found.row_ids, v_found.row_tables, k);
+        v_found.scores := pg_catalog.array_cat(v_query.scores, v_found.scores);
+        v_found.row_ids := pg_catalog.array_cat(v_query.row_ids, v_found.row_ids);
+        v_found.row_tables := pg_catalog.array_cat(v_query.row_tables, v_found.row_tables);
     END IF;
+    v_found := sqlvec._maxsim_best(v_found.scores, v_found.row_ids, v_found.row_tables, k, false);
     scores := v_found.scores; row_ids := v_found.row_ids; row_tables := v_found.row_tables;
 END
 $body$;
@@ -5623,7 +5670,7 @@ END
 $body$;
 
 COMMENT ON FUNCTION sqlvec.maxsim_search(anyelement, text, halfvec[], int, jsonb, text, text[], int, float8, text, float8, text, float8, boolean) IS
-    'Rows of table rel (a typed NULL row, NULL::doc) with the highest MaxSim between query and a halfvec[] or vector[] column, best first, equal scores by primary key. Candidates come from an index on a fixed dimensional encoding of the column and are scored exactly; their number grows until the expected share of the true k best among them is recall (above 0 to 1), or is candidates, or oversample (x k). k 1 to 10000; filter is JSON over the columns, where_sql is trusted SQL over the bare table name with values ($1)[i] from params; mode is auto, exact, or the name of an encoding or its index; pooled is auto, none or the column of pooled tokens that spares candidates the exact score; carve merges query tokens of that cosine while candidates are compared; rescore => false answers the candidates, by default greater of 400 and 40 x k, with the scores that the encoding estimates, NULL for a row that has none. complete is false when the budget (greater of 4000 and 100 x k candidates) or the index named by mode ended the search first.';
+    'Rows of table rel (a typed NULL row, NULL::doc) with the highest MaxSim between query and a halfvec[] or vector[] column, best first, equal scores by primary key. Candidates come from a fixed dimensional encoding of the column, by its index or by reading the codes, and are scored exactly; their number grows until the expected share of the true k best among them is recall (above 0 to 1), or is candidates, or oversample (x k). k 1 to 10000; filter is JSON over the columns, where_sql is trusted SQL over the bare table name with values ($1)[i] from params; mode is auto, exact, or the name of an encoding or its index; pooled is auto, none or the column of pooled tokens that spares candidates the exact score; carve merges query tokens of that cosine while candidates are compared; rescore => false answers the candidates, by default greater of 400 and 40 x k, with the scores that the encoding estimates, NULL for a row that has none. complete is false when the budget (greater of 4000 and 100 x k candidates) or the index named by mode ended the search first.';
 
 -- key stands fourth because Postgres resolves the type of a result column from the position that
 -- its argument has in the call.
@@ -5676,10 +5723,11 @@ BEGIN
                              rescore, NULL, NULL, pg_catalog.current_setting('search_path'));
     topic := 'plan';
     detail := CASE WHEN p.step IS NULL THEN pg_catalog.format('exact: MaxSim with every matching row, keep %s', k)
-                   ELSE pg_catalog.format('%s from index %I on %I, then %sexact MaxSim on %I',
+                   ELSE pg_catalog.format('%s from %s, then %sexact MaxSim on %I',
                                           CASE WHEN p.fixed IS NULL THEN pg_catalog.format('candidates, %s at first,', p.first)
                                                ELSE pg_catalog.format('%s candidates', p.fixed) END,
-                                          p.index_name, p.way,
+                                          CASE WHEN p.index_name IS NULL THEN pg_catalog.format('all codes in %I', p.way)
+                                               ELSE pg_catalog.format('index %I on %I', p.index_name, p.way) END,
                                           CASE WHEN p.middle IS NULL THEN '' ELSE pg_catalog.format('MaxSim on the pooled tokens in %I, then ', p.middle) END,
                                           column_name) END;
     RETURN NEXT;
@@ -5718,10 +5766,9 @@ BEGIN
     END IF;
     topic := 'statement';
     detail := p.step || E'\n-- $1 = params, $2 = query, $3 = values of filter, $4 = code of the query, $5 and $6 = rows seen before, $7 = candidates, '
-                        '$8 = query to compare with, $9 = least pooled score';
+                        '$8 = query to compare with, $9 and $10 = least pooled score + $10 * estimate';
     RETURN NEXT;
-    EXECUTE 'SELECT ' || p.query_code || ' AS code, ' || CASE WHEN carve IS NULL THEN '$1' ELSE 'sqlvec.carve($1, $2)' END || ' AS tokens'
-    INTO v_query USING query, carve;
+    EXECUTE p.prepare INTO v_query USING query, carve;
     IF carve IS NOT NULL THEN
         topic := 'query'; detail := pg_catalog.format('%s tokens carved to %s', pg_catalog.cardinality(query), pg_catalog.cardinality(v_query.tokens));
         RETURN NEXT;
@@ -5730,21 +5777,21 @@ BEGIN
     v_state := sqlvec._maxsim_start(p.first);
     LOOP
         v_step := v_step + 1;
-        v_now := sqlvec._set_scan(sqlvec._scan_settings(v_state.wanted, p.total, p.matching, mode = 'auto'));
+        v_now := sqlvec._set_scan(sqlvec._maxsim_settings(v_state.wanted, p.total, p.matching, p.whole));
         v_before := coalesce(v_before, v_now);
         IF v_step = 1 THEN
             FOR v_line IN EXECUTE 'EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) ' || p.step
-                          USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar LOOP
+                          USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar, v_state.tilt LOOP
                 topic := 'explain'; detail := sqlvec._shortened(v_line);
                 RETURN NEXT;
             END LOOP;
         END IF;
         EXECUTE p.step INTO v_found
-        USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar;
+        USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar, v_state.tilt;
         topic := pg_catalog.format('step %s', v_step);
         detail := pg_catalog.format('%s candidates', v_state.wanted);
         v_state := sqlvec._maxsim_advance(v_state, v_found.estimates, v_found.pooled, v_found.scores, v_found.row_ids, v_found.row_tables,
-                                          v_found.found, k, p.matching, recall, p.fixed, p.budget, mode = 'auto');
+                                          v_found.found, k, p.matching, recall, p.fixed, p.budget, p.whole, p.index_name IS NOT NULL);
         detail := detail || pg_catalog.format(', %s scored exactly so far', (SELECT pg_catalog.count(s) FROM unnest(v_state.scores) AS s))
                   || coalesce(pg_catalog.format('; expected to be missing: %s of the %s best', pg_catalog.round(v_state.missing::numeric, 2), k), '')
                   || CASE WHEN v_state.exhaustive THEN '; read all that match instead' WHEN NOT v_state.complete THEN '; the budget ends here' ELSE '' END;

@@ -131,6 +131,16 @@ def test_the_number_of_candidates_grows_until_the_recall_is_expected(pages, want
         )
 
 
+def test_an_encoding_serves_without_an_index(pages):
+    before = [search(pages, query) for query in QUERIES[:10]]
+    pages.execute("DROP INDEX page_codes")
+    assert [search(pages, query) for query in QUERIES[:10]] == before
+    truth = [expected(query) for query in QUERIES[:10]]
+    assert np.mean([recall(*each) for each in zip(before, truth, strict=True)]) >= 0.9
+    with pytest.raises(InvalidParameterValue, match="neither auto"):
+        search(pages, QUERIES[0], mode="page_codes")
+
+
 def test_filters_apply_inside(pages):
     for query in QUERIES[:8]:
         wanted = expected(query, 10, lambda n: n % 30 in (3, 4))
@@ -246,13 +256,18 @@ def test_settings_are_put_back(pages):
 def test_explains_what_it_does(pages):
     pages.execute("SET LOCAL enable_seqscan = off")
     topics = pages.execute(
-        "SELECT * FROM sqlvec.explain_maxsim_search(NULL::page, 'tokens', %s::halfvec[], carve => 0.9)",
+        "SELECT * FROM sqlvec.explain_maxsim_search(NULL::page, 'tokens', %s::halfvec[], carve => 0.9, mode => 'page_codes')",
         (to_text(QUERIES[0]),),
     ).fetchall()
     assert {"plan", "why", "statement", "explain", "query", "step 1"} <= {row[0] for row in topics}
     assert "page_codes" in topics[0][1]
     assert any("Index Scan using page_codes" in row[1] for row in topics)
     assert max(len(row[1]) for row in topics) < 2000
+    read = pages.execute(
+        "SELECT * FROM sqlvec.explain_maxsim_search(NULL::page, 'tokens', %s::halfvec[])",
+        (to_text(QUERIES[0]),),
+    ).fetchall()
+    assert "all codes in tokens_fde" in dict(read)["plan"]
     exact = pages.execute(
         "SELECT * FROM sqlvec.explain_maxsim_search(NULL::page, 'tokens', %s::halfvec[], filter => '{\"tenant\": 1}')",
         (to_text(QUERIES[0]),),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,7 +160,8 @@ def test_one_cache_entry_for_many_queries(session, engine: Engine):
 
 
 def test_explains(session):
-    topics = dict(session.execute(explain_maxsim_search(Page, QUERY, recall=0.8)).all())
+    options: dict[str, Any] = {"mode": "ix_page_tokens_fde", "recall": 0.8}
+    topics = dict(session.execute(explain_maxsim_search(Page, QUERY, **options)).all())
     assert "ix_page_tokens_fde" in topics["plan"]
 
 
