@@ -16,12 +16,13 @@ from sqlvec.cli.database import OptionalDsn, engine
 from sqlvec.demo.app import Demo
 from sqlvec.demo.corpus import read_library
 from sqlvec.demo.models import MODELS
+from sqlvec.demo.multivector import MultiVectorDemo
 from sqlvec.demo.tables import SCHEMA
 from sqlvec.demo.text import TextDemo
 from sqlvec.demo.tour import QUESTIONS, Tour
 from sqlvec.embedded import Server
 
-_MODES = ("vector", "text")
+_MODES = ("vector", "text", "multivector")
 
 
 def demo(
@@ -29,10 +30,14 @@ def demo(
         list[str] | None, typer.Argument(metavar="[QUESTION]...", show_default=False)
     ] = None,
     mode: Annotated[
-        str, typer.Option(metavar="|".join(_MODES), help="Search by meaning or by words.")
+        str,
+        typer.Option(
+            metavar="|".join(_MODES),
+            help="Search by meaning, by words, or by the meaning of each word.",
+        ),
     ] = "vector",
     model: Annotated[
-        str, typer.Option(metavar="|".join(MODELS), help="Text embedding model of mode vector.")
+        str, typer.Option(metavar="|".join(MODELS), help="Text embedding model; not for mode text.")
     ] = "wordllama",
     dsn: OptionalDsn = None,
     keep: Annotated[
@@ -50,14 +55,15 @@ def demo(
     if dsn and keep:
         raise typer.BadParameter("--keep goes with the private server, not with --dsn")
     console = Console()
-    text_model = MODELS[model]() if mode == "vector" else None
+    text_model = None if mode == "text" else MODELS[model]()
     waits = not questions and sys.stdin.isatty()
     with _database(dsn, keep, console, waits=waits) as address:
-        tour: Tour = (
-            TextDemo(engine(address), console)
-            if text_model is None
-            else Demo(engine(address), text_model, console)
-        )
+        tour: Tour
+        if text_model is None:
+            tour = TextDemo(engine(address), console)
+        else:
+            make = Demo if mode == "vector" else MultiVectorDemo
+            tour = make(engine(address), text_model, console)
         tour.prepare(read_library())
         for question in _typed_in(console) if waits else questions or QUESTIONS:
             tour.answer(question)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sqlvec.encoders.smart import token_vectors
 from sqlvec.errors import MissingRequirement
 
 
@@ -25,6 +26,22 @@ class TextModel(Protocol):
         """Return one unit vector per text, shape (len(texts), dimensions)."""
 
 
+class TokenModel(Protocol):
+    """What the demo of multi-vectors needs of a model."""
+
+    name: str
+    token_dimensions: int
+    batch: int
+    fast: bool
+    """Whether thousands of texts take seconds."""
+
+    def encode_tokens(self, texts: Sequence[str]) -> list[NDArray[np.float16]]:
+        """Return one unit vector per token, shape (tokens, token_dimensions), for each text."""
+
+    def encode_query(self, text: str) -> NDArray[np.float16]:
+        """Return the same of a query; the lengths of its vectors say how much tokens count."""
+
+
 class WordLlama:
     """Static token embeddings of a language model, averaged: hundreds of texts a second.
 
@@ -34,6 +51,8 @@ class WordLlama:
     name = "wordllama"
     dimensions = 256
     batch = 256
+    token_dimensions = 64
+    fast = True
 
     def __init__(self) -> None:
         folder = _package("wordllama", "pip install 'sqlvec[demo]'")
@@ -49,6 +68,26 @@ class WordLlama:
         vectors: NDArray[np.float32] = self._model.embed(list(texts), norm=True)
         return vectors.astype(np.float32)
 
+    def encode_tokens(self, texts: Sequence[str]) -> list[NDArray[np.float16]]:
+        """Return the model's vector of every token, its first 64 dimensions."""
+        encoded = self._model.tokenize(list(texts))
+        tokens = np.array([text.ids for text in encoded])
+        mask = np.array([text.attention_mask for text in encoded])
+        return token_vectors(self._vectors(tokens), mask, drop=_without_words(encoded))
+
+    def encode_query(self, text: str) -> NDArray[np.float16]:
+        """Keep the lengths, by which the model weighs its tokens: those of stop words are short."""
+        (encoded,) = self._model.tokenize([text])
+        (dropped,) = _without_words([encoded])
+        tokens = np.array(encoded.ids)
+        kept = tokens if dropped.all() else tokens[~dropped]
+        weighted: NDArray[np.float32] = self._vectors(kept)
+        return weighted.astype(np.float16)
+
+    def _vectors(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        vectors: NDArray[np.float32] = self._model.embedding[tokens, : self.token_dimensions]
+        return vectors
+
 
 class MiniLM:
     """The sentence transformer all-MiniLM-L6-v2 with int8 weights: better answers, slower.
@@ -59,6 +98,8 @@ class MiniLM:
     name = "minilm"
     dimensions = 384
     batch = 32
+    token_dimensions = 384
+    fast = False
     _max_tokens = 128
 
     def __init__(self) -> None:
@@ -78,6 +119,25 @@ class MiniLM:
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return one unit vector per text, shape (len(texts), 384)."""
+        states, mask, _ = self._run(texts)
+        # The sum over a text's own tokens has the direction of their mean.
+        vectors = (states * mask[:, :, None]).sum(axis=1)
+        unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit.astype(np.float32)
+
+    def encode_tokens(self, texts: Sequence[str]) -> list[NDArray[np.float16]]:
+        """Return the last hidden state of every token, scaled to unit length."""
+        states, mask, dropped = self._run(texts)
+        return token_vectors(states, mask, drop=dropped)
+
+    def encode_query(self, text: str) -> NDArray[np.float16]:
+        """Return the same of a query."""
+        return self.encode_tokens([text])[0]
+
+    def _run(
+        self, texts: Sequence[str]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]]:
+        """Return hidden states (texts, n, 384), the mask (texts, n), and what to drop."""
         encoded = self._tokenizer.encode_batch(list(texts))
         tokens = np.array([text.ids for text in encoded], dtype=np.int64)
         mask = np.array([text.attention_mask for text in encoded], dtype=np.int64)
@@ -86,14 +146,23 @@ class MiniLM:
             "attention_mask": mask,
             "token_type_ids": np.zeros_like(tokens),
         }
-        states = self._session.run(None, inputs)[0]
-        # The sum over a text's own tokens has the direction of their mean.
-        vectors = (states * mask[:, :, None]).sum(axis=1)
-        unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return unit.astype(np.float32)
+        return self._session.run(None, inputs)[0], mask, _without_words(encoded)
 
 
-MODELS: dict[str, type[TextModel]] = {model.name: model for model in (WordLlama, MiniLM)}
+def _without_words(encoded: Sequence[Any]) -> NDArray[np.bool_]:
+    """Return which tokens are special or punctuation, (texts, n)."""
+    return np.array(
+        [
+            [
+                bool(special) or not any(map(str.isalnum, token))
+                for token, special in zip(text.tokens, text.special_tokens_mask, strict=True)
+            ]
+            for text in encoded
+        ]
+    )
+
+
+MODELS: dict[str, type[WordLlama | MiniLM]] = {model.name: model for model in (WordLlama, MiniLM)}
 """Every model by the name that ``sqlvec demo --model`` takes."""
 
 

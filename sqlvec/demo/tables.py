@@ -9,8 +9,8 @@ from sqlalchemy import MetaData
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqlvec.encoders import Binary
-from sqlvec.schema import BM25, Quantized, attach
-from sqlvec.types import VECTOR
+from sqlvec.schema import BM25, FDE, Quantized, attach
+from sqlvec.types import MULTIVECTOR, VECTOR, MultiVector
 
 SCHEMA = "sqlvec_demo"
 """Everything that the demo makes is in this schema."""
@@ -80,5 +80,47 @@ class TextTables:
             __mapper_args__ = {"exclude_properties": words.columns}
 
         self.entry = TextEntry
+        self.metadata = Base.metadata
+        attach(self.metadata, create_extension=True)
+
+
+class TokenTables:
+    """Models for token vectors of a given length.
+
+    :param dimensions: of a token vector.
+    """
+
+    entry: type[Any]
+    """One documented object, its token vectors, and their fixed dimensional encoding."""
+
+    question: type[Any]
+    """What was asked, so that a query in psql can refer to its token vectors."""
+
+    metadata: MetaData
+
+    def __init__(self, dimensions: int) -> None:
+        class Base(DeclarativeBase):
+            metadata = MetaData(schema=SCHEMA)
+
+        class TokenEntry(Base):
+            __tablename__ = "token_entry"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            name: Mapped[str] = mapped_column(unique=True)
+            kind: Mapped[str]
+            signature: Mapped[str]
+            body: Mapped[str]
+            tokens: Mapped[MultiVector] = mapped_column(MULTIVECTOR(dimensions), deferred=True)
+            encoding = FDE("tokens")
+            __table_args__ = (encoding,)
+            __mapper_args__ = {"exclude_properties": [encoding.target]}
+
+        class TokenQuestion(Base):
+            __tablename__ = "token_question"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            text: Mapped[str]
+            tokens: Mapped[MultiVector] = mapped_column(MULTIVECTOR(dimensions))
+
+        self.entry = TokenEntry
+        self.question = TokenQuestion
         self.metadata = Base.metadata
         attach(self.metadata, create_extension=True)

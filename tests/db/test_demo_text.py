@@ -74,4 +74,4 @@ def test_command(monkeypatch: pytest.MonkeyPatch, database: str) -> None:
 def test_command_refuses_an_unknown_mode(database: str) -> None:
     result = CliRunner().invoke(app, ["demo", "--dsn", database, "--mode", "nosuch"])
     assert result.exit_code == 2
-    assert "none of vector, text" in result.output
+    assert "none of vector, text, multivector" in result.output
