@@ -146,8 +146,7 @@ class MultiVectorDemo(Tour):
         dimensions = self._model.token_dimensions
         self._console.print(
             f"{entries:,} entries of {tokens / entries:.1f} tokens × {dimensions} dimensions"
-            f" ({tokens * dimensions * 2 / 1e6:.1f} MB): index of their encodings"
-            f" {size / 1e6:.1f} MB"
+            f" ({tokens * dimensions * 2 / 1e6:.1f} MB), index {size / 1e6:.1f} MB"
         )
 
 
