@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sqlvec import catalog
 from sqlvec.errors import EncodingError
-from sqlvec.types.multivector import MultiVector, from_binary
+from sqlvec.types.multivector import MultiVector, from_binary, to_binary
 
 if TYPE_CHECKING:
     import psycopg
@@ -57,12 +57,24 @@ def _load_centroid(connection: Connection, encoder: str) -> Encode:
     return lambda tokens: centroid.document(tokens, parts)
 
 
+def _load_pool(connection: Connection, encoder: str) -> Encode:
+    pool = catalog.load_pool(connection, encoder)
+    element: int = connection.execute(_HALFVEC).scalar_one()
+    return lambda tokens: to_binary(pool.document(tokens), element)
+
+
 _LOADERS: Mapping[str, Callable[[Connection, str], Encode]] = {
     "centroid": _load_centroid,
     "fde": _load_fde,
+    "pool": _load_pool,
 }
 """By kind of encoder: how it is read from the catalog."""
 
+_HALFVEC = text("""
+    SELECT t.oid FROM pg_catalog.pg_extension AS e
+    JOIN pg_catalog.pg_type AS t ON t.typnamespace = e.extnamespace
+    WHERE e.extname = 'vector' AND t.typname = 'halfvec'
+""")
 _COLUMNS = text("SELECT * FROM sqlvec._bulk_columns(CAST(:oid AS oid), :target)")
 _BEGIN = "SELECT block, end_block, step FROM sqlvec._begin_sweep(%s, %s, %s)"
 _READ = "COPY (SELECT * FROM sqlvec._bulk_read(%s, %s, %s, %s, %s, %s)) TO STDOUT (FORMAT binary)"

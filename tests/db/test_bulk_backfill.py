@@ -143,6 +143,29 @@ def test_signs(db: DB, engine: Engine, encoded: Encoded) -> None:
     assert encoded.documents == 85 + 1
 
 
+@pytest.mark.parametrize("method", ["hierarchical", "sequential"])
+def test_an_encoding_of_pooled_tokens(
+    db: DB, engine: Engine, encoded: Encoded, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Both columns in the order of their declaration, without the server."""
+    loaders = {"fde": encoded.load, "pool": bulk_backfill._load_pool}
+    monkeypatch.setattr(bulk_backfill, "_LOADERS", loaders)
+    fill(db, 200)
+    db.execute("INSERT INTO doc (id, tokens) VALUES (1000, '{}'), (1001, '{NULL}')")
+    db.execute("CALL sqlvec.add_pooled('doc', 'tokens', %s, 'pooled')", [method])
+    db.execute(f"CALL sqlvec.add_fde('doc', 'pooled', target => 'tokens_fde', {SMALL})")
+    manage.backfill(engine, "doc", batch=50)
+    assert scalar(db, WRONG.replace("t.tokens)", "t.pooled)") + " AND id < 1000") == 0
+    assert scalar(db, WAITING) == 0
+    pooled = """
+        SELECT bool_and(t.pooled = sqlvec.pool(d.encoder, t.tokens)), count(t.pooled)
+        FROM doc AS t, sqlvec.derived_column AS d
+        WHERE d.target_column = 'pooled' AND t.id < 1000 AND t.tokens IS NOT NULL
+    """
+    assert db.execute(pooled).fetchone() == (True, 171)
+    assert encoded.documents >= 171
+
+
 def test_arrays_that_are_no_matrices(db: DB, engine: Engine, encoded: Encoded) -> None:
     """The server takes those with NULLs or several dimensions of the array itself."""
     fill(db, 100)
