@@ -27,6 +27,9 @@ ENCODERS = {
     "31 repetitions": '{"repetitions": 31}',
     "3 hyperplanes": '{"simhash_bits": 3}',
     "80 repetitions, sketched": '{"repetitions": 80, "final_dimensions": 4000}',
+    "signs": '{"bits": true}',
+    "40 repetitions, signs": '{"repetitions": 40, "bits": true}',
+    "40 repetitions, 5 hyperplanes, signs": '{"repetitions": 40, "simhash_bits": 5, "bits": true}',
 }
 
 
@@ -51,13 +54,17 @@ def run(database: Database, options: argparse.Namespace) -> Report:
         exact = [best(row, K) for row in maxsim(documents, queries)]
         for name, (fde, parts) in loaded.items():
             codes = fde.documents(documents, parts).astype(np.float32)
-            scores = fde.queries(queries, parts).astype(np.float32) @ codes.T
+            asked = fde.queries(queries, parts).astype(np.float32)
+            scores = asked @ codes.T
+            if fde.bits:  # the nearest by Hamming distance
+                scores = 2 * scores - codes.sum(axis=1)
             cases.append(
                 {
                     "collection": folder.name,
                     "documents": len(documents),
                     "encoder": name,
-                    "dimensions": fde.dimensions,
+                    "dimensions": fde.dimensions // 2 if fde.bits else fde.dimensions,
+                    "bytes": fde.dimensions // 8 if fde.bits else 2 * fde.dimensions,
                     "recall": {
                         str(count): float(
                             np.mean(
@@ -76,32 +83,42 @@ def run(database: Database, options: argparse.Namespace) -> Report:
             f"{case['collection']}, {case['documents']:,}",
             case["encoder"],
             case["dimensions"],
+            case["bytes"],
             *case["recall"].values(),
         )
         for case in cases
     ]
-    columns = ("collection, documents", "encoder", "dimensions", *map(str, CANDIDATES))
+    columns = ("collection, documents", "encoder", "dimensions", "bytes", *map(str, CANDIDATES))
     return Report({"cases": cases}, [], [table("Exact top 10 among the candidates", columns, rows)])
 
 
 def draw(report: Report, path: Path) -> None:
-    """Draw the recall of each encoder against the number of candidates."""
+    """Draw the recall of each encoder against candidates, and of 100 candidates against size."""
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     cases: list[dict[str, Any]] = report.figures["cases"]
     names = list(dict.fromkeys(case["collection"] for case in cases))
     figure, axes = plt.subplots(
-        1, len(names), figsize=(4 * len(names), 4), sharey=True, squeeze=False, layout="constrained"
+        3,
+        len(names),
+        figsize=(4 * len(names), 9),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
-    for axis, name in zip(axes[0], names, strict=True):
+    for (top, middle, bottom), name in zip(axes.T, names, strict=True):
         for case in cases:
             if case["collection"] == name:
                 label = f"{case['encoder']}, {case['dimensions']:,}"
-                axis.plot(CANDIDATES, list(case["recall"].values()), marker="o", label=label)
-        axis.set_title(name)
-        axis.set_xlabel("candidates")
-    axes[0][0].set_ylabel("recall of the exact top 10")
+                top.plot(CANDIDATES, list(case["recall"].values()), marker="o", label=label)
+                middle.scatter(case["dimensions"], case["recall"]["100"])
+                bottom.scatter(case["bytes"], case["recall"]["100"])
+        top.set(title=name, xlabel="candidates")
+        middle.set(xlabel="dimensions, 100 candidates", xscale="log")
+        bottom.set(xlabel="bytes of a code, 100 candidates", xscale="log")
+    for row in axes:
+        row[0].set_ylabel("recall of the exact top 10")
     axes[0][-1].legend(fontsize=7)
     figure.savefig(path, dpi=120)
     plt.close(figure)
