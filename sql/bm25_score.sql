@@ -28,6 +28,19 @@ $body$;
 COMMENT ON FUNCTION sqlvec.bm25_query(anyelement, text, text, text) IS
     'The weights of the words of a query, inverse document frequency times occurrences, as a vector: the BM25 score of a row is 0 - (body_bm25 <#> this).';
 
+CREATE OR REPLACE FUNCTION sqlvec.bm25_maximum(rel anyelement, column_name text, query text, tenant text = NULL) RETURNS float8
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    q sqlvec._bm25_query := sqlvec._prepare_bm25(sqlvec._relation_of(pg_typeof(rel)), column_name, query, NULL, tenant);
+BEGIN
+    RETURN coalesce((SELECT sum(w) FROM unnest((q).weights) AS w), 0) * ((((q).derived).options ->> 'k1')::float8 + 1);
+END
+$body$;
+
+COMMENT ON FUNCTION sqlvec.bm25_maximum(anyelement, text, text, text) IS
+    'The score that no document can exceed for this query: the sum of inverse document frequencies times k1 + 1. A share of it compares across queries, as sqlvec.relevance_score needs.';
+
 CREATE OR REPLACE FUNCTION sqlvec.bm25_score(hit anyelement, column_name text, query text, tenant text = NULL) RETURNS float8
 LANGUAGE plpgsql STABLE
 AS $body$

@@ -135,6 +135,12 @@ BEGIN
         WHEN 'encoder' THEN
             v_allowed := coalesce(sqlvec._acts_as((v_row ->> 'owner')::name), TG_OP = 'DELETE')
                          AND (TG_OP = 'DELETE' OR v_row ->> 'name' <> ALL (sqlvec._kinds()));
+        WHEN 'relevance_model' THEN
+            v_allowed := coalesce(sqlvec._acts_as((v_row ->> 'owner')::name), TG_OP = 'DELETE');
+        WHEN 'relevance_vector' THEN
+            SELECT coalesce(sqlvec._acts_as(m.owner), TG_OP = 'DELETE') INTO v_allowed
+            FROM sqlvec.relevance_model AS m WHERE m.name = v_row ->> 'model';
+            v_allowed := coalesce(v_allowed, TG_OP = 'DELETE'); -- with its model, as below
         WHEN 'encoder_vector' THEN
             SELECT coalesce(sqlvec._acts_as(e.owner), TG_OP = 'DELETE') INTO v_allowed
             FROM sqlvec.encoder AS e WHERE e.name = v_row ->> 'encoder';

@@ -37,3 +37,7 @@ class DeclarationError(SqlvecError, ValueError):
 
 class ServerUnavailable(SqlvecError):
     """A local PostgreSQL server cannot be found, started or reached."""
+
+
+class FittingError(SqlvecError, ValueError):
+    """There is too little to fit a model to, or nothing that it could tell apart."""

@@ -16,7 +16,7 @@ LAYERS: list[set[str]] = [
     {"errors"},
     {"identifiers", "metrics"},
     {"encoders"},
-    {"catalog", "elements", "embedded", "operators", "types"},
+    {"catalog", "elements", "embedded", "operators", "relevance", "types"},
     {"ddl", "functions"},
     {"schema"},
     {"search"},

@@ -1,0 +1,464 @@
+"""Fitting of relevance models: from judged candidates, or without labels from the background.
+
+E.g.::
+
+    background = fit_background(rows, queries)
+    examples = Examples.of_lists(background.features(queries), cosines, relevant)
+    fit = fit_leg("vector", examples, "linear", background=background)
+    fit.thresholds[0.95], fit.brier
+
+:mod:`sqlvec.relevance` says what a model is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
+from scipy.stats import norm
+from sklearn.cluster import MiniBatchKMeans
+
+from sqlvec.errors import FittingError
+from sqlvec.relevance import EXPONENTS, Background, Curve, Floats, FusedModel, LegModel, logit
+
+MIN_QUERIES = 20
+"""Queries with at least one relevant candidate that a fit needs."""
+
+MIN_POSITIVES = 20
+"""Relevant candidates that a fit needs, and as many others."""
+
+RECALLS = (0.8, 0.9, 0.95, 0.99)
+"""Recalls that thresholds are chosen for, unless others are asked for."""
+
+_FOLDS = 5
+_PATIENCE = 20
+"""Steps without a better loss on held-out queries before a fit stops."""
+
+_MAX_STEPS = 300
+_SMALLEST_CLUSTER = 5
+"""Rows in a centroid: of fewer it would show too much, and say too little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Candidates of queries with their labels, as flat lists.
+
+    :param features: what is known of each query (n, f).
+    :param query: of each candidate (m,), a row of ``features``.
+    :param x: score of each candidate (m,): cosine, or share of the query's maximum.
+    :param label: 1 for relevant, 0 for not, or a probability (m,).
+    """
+
+    features: Floats
+    query: NDArray[np.intp]
+    x: Floats
+    label: Floats
+
+    @classmethod
+    def of_lists(
+        cls, features: ArrayLike, x: Sequence[ArrayLike], labels: Sequence[ArrayLike]
+    ) -> Self:
+        """Return the examples of one ranked list for each query; lists may differ in length."""
+        scores = [np.asarray(row, dtype=np.float64) for row in x]
+        return cls(
+            np.asarray(features, dtype=np.float64),
+            np.repeat(np.arange(len(scores)), [len(row) for row in scores]),
+            np.concatenate(scores) if scores else np.zeros(0),
+            np.concatenate([np.asarray(row, dtype=np.float64) for row in labels])
+            if scores
+            else np.zeros(0),
+        )
+
+    def of_queries(self, chosen: NDArray[np.bool_]) -> Self:
+        """Return the part of some queries."""
+        kept = chosen[self.query]
+        number = np.cumsum(chosen) - 1
+        return replace(
+            self,
+            features=self.features[chosen],
+            query=number[self.query[kept]],
+            x=self.x[kept],
+            label=self.label[kept],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Candidates of about one predicted relevance."""
+
+    predicted: float
+    """Their mean."""
+
+    observed: float
+    """Share of relevant ones among them."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A model and how well it does on queries that it was not fitted on.
+
+    Each fifth of the queries was judged by a model of the other four; the model itself is fitted
+    on all of them.
+    """
+
+    model: LegModel | FusedModel
+    relevance: Floats
+    """Held-out relevance of each candidate (m,)."""
+
+    label: Floats
+    thresholds: Mapping[float, float]
+    """For each wanted recall the largest relevance that keeps it, over all candidates pooled."""
+
+    brier: float
+    """Mean squared error of ``relevance``."""
+
+    queries: int
+
+    @property
+    def examples(self) -> int:
+        """Candidates that it was fitted on."""
+        return len(self.label)
+
+    @property
+    def positives(self) -> int:
+        """Relevant ones among them."""
+        return int((self.label >= 0.5).sum())
+
+    def reliability(self, bins: int = 10) -> list[Bin]:
+        """Return predicted against observed relevance, in bins of equally many candidates."""
+        order = np.argsort(self.relevance, kind="stable")
+        return [
+            Bin(
+                float(self.relevance[part].mean()),
+                float(self.label[part].mean()),
+                len(part),
+            )
+            for part in np.array_split(order, bins)
+            if len(part)
+        ]
+
+
+def fit_background(
+    rows: ArrayLike,
+    queries: ArrayLike,
+    *,
+    centroids: int = 128,
+    directions: int = 32,
+    seed: int = 0,
+) -> Background:
+    """Return what query vectors are to be measured against.
+
+    :param rows: vectors of a sample of the table (n, d); a few thousand are plenty.
+    :param queries: vectors of the queries that the model will be fitted on (m, d).
+    :param centroids: at most so many, and one for twenty rows; those of fewer than five rows are
+        left out.
+    :param directions: principal components of the queries, at most one for four of them.
+    :raises FittingError: too few rows or queries.
+    """
+    sample = _unit(rows)
+    asked = _unit(queries)
+    if len(sample) < 20 or len(asked) < 4:
+        raise FittingError(
+            f"a background takes 20 rows and 4 queries that are not zero, found {len(sample)}"
+            f" and {len(asked)}"
+        )
+    count = max(1, min(centroids, len(sample) // 20))
+    # One batch of everything: its result does not depend on the order of threads.
+    means = MiniBatchKMeans(count, random_state=seed, n_init=1, batch_size=2048).fit(sample)
+    sizes = np.bincount(means.labels_, minlength=count)
+    kept = sizes >= _SMALLEST_CLUSTER
+    spread = asked - asked.mean(axis=0)
+    components = np.linalg.svd(spread, full_matrices=False)[2]
+    count = max(1, min(directions, len(asked) // 4, asked.shape[1]))
+    return Background.of(means.cluster_centers_[kept], sizes[kept], components[:count])
+
+
+def fit_leg(
+    leg: str,
+    examples: Examples,
+    family: str = "linear",
+    *,
+    background: Background | None = None,
+    recalls: Sequence[float] = RECALLS,
+    l2: float = 5.0,
+    seed: int = 0,
+) -> Fit:
+    """Fit the map of one leg by binary cross-entropy, and choose thresholds.
+
+    Candidates count as they come: weighting the classes would spoil the probabilities. Which
+    negatives there are is therefore the caller's to choose; the candidates of a search are right
+    where the model will judge candidates of a search.
+
+    :param leg: ``vector``, ``text`` or ``tokens``.
+    :param family: ``raw``, ``linear``, ``sqrt``, ``quadratic`` or ``power``.
+    :param background: what the features came from; the vector leg needs it.
+    :param recalls: wanted shares of the relevant candidates, each with a threshold.
+    :param l2: penalty on squared weights of standardised features, in units of cross-entropy.
+    :param seed: of the folds.
+    :raises FittingError: too few labels, or of one class only.
+    """
+    if family not in EXPONENTS:
+        raise FittingError(f"no family {family!r}; there are {', '.join(EXPONENTS)}")
+    if family == "raw":
+        examples = replace(examples, features=np.zeros((len(examples.features), 0)))
+        background = None
+    elif (leg == "vector") == (background is None):
+        raise FittingError("the vector leg, and no other, takes a background")
+    _check(examples)
+
+    def fitted(some: Examples, held_out: Examples | None, steps: int) -> tuple[LegModel, int]:
+        weights, taken = _fit_weights(some, held_out, family, l2, steps)
+        return LegModel(leg, family, *weights, background), taken
+
+    held_out = np.zeros(len(examples.x))
+    taken = []
+    folds = list(_folds(len(examples.features), seed))
+    for fold in folds:
+        rest = examples.of_queries(~fold)
+        stop = next(_folds(len(rest.features), seed + 1))
+        _, steps = fitted(rest.of_queries(~stop), rest.of_queries(stop), _MAX_STEPS)
+        model, _ = fitted(rest, None, steps)
+        part = examples.of_queries(fold)
+        held_out[fold[examples.query]] = _relevance(model.curve(part.features), part)
+        taken.append(steps)
+    model, _ = fitted(examples, None, int(np.median(taken)))
+    return _judged(model, held_out, examples.label, recalls, len(examples.features))
+
+
+def fit_fused(
+    legs: Mapping[str, ArrayLike],
+    query: ArrayLike,
+    label: ArrayLike,
+    *,
+    recalls: Sequence[float] = RECALLS,
+    l2: float = 1.0,
+    seed: int = 0,
+) -> Fit:
+    """Fit the combination of calibrated legs.
+
+    :param legs: of ``vector``, ``text`` and ``tokens`` those there are: relevance of each
+        candidate (m,), NaN where the leg did not find it. Take those that were held out of the
+        fits of the legs (:attr:`Fit.relevance`), or they will be trusted too much.
+    :param query: number of the query of each candidate (m,), counted from 0.
+    :param label: 1 for relevant, 0 for not (m,).
+    :raises FittingError: as of :func:`fit_leg`, or no leg.
+    """
+    unknown = set(legs) - {"vector", "text", "tokens"}
+    if unknown or not legs:
+        raise FittingError(f"legs are vector, text and tokens, not {', '.join(unknown) or 'none'}")
+    number = np.asarray(query, dtype=np.intp)
+    values = np.full((len(number), 3), np.nan)
+    for position, leg in enumerate(("vector", "text", "tokens")):
+        if leg in legs:
+            values[:, position] = legs[leg]
+    labels = np.asarray(label, dtype=np.float64)
+    count = int(number.max(initial=-1)) + 1
+    _check(Examples(np.zeros((count, 0)), number, np.zeros(len(number)), labels))
+    held_out = np.zeros(len(number))
+    for fold in _folds(count, seed):
+        chosen = fold[number]
+        model = _fit_fused(values[~chosen], labels[~chosen], l2)
+        held_out[chosen] = model.relevance(*values[chosen].T)
+    return _judged(_fit_fused(values, labels, l2), held_out, labels, recalls, count)
+
+
+def background_labels(
+    candidates: Sequence[ArrayLike], random_rows: Sequence[ArrayLike], rows: int
+) -> list[Floats]:
+    """Return how probably each candidate is more than chance, from scores alone.
+
+    The scores of random rows of the table are the background of a query. Of n rows, about
+    n * P(background > x) reach a score x by chance; where r candidates do, the share of chance
+    among them is the ratio of the two (tail-area false discovery rate: Benjamini and Hochberg
+    1995; Efron 2010), and the rest is the label. The background is taken as normal. Labels can go
+    into :func:`fit_leg`; they say that a row is about the query's matter, not that it answers it.
+
+    :param candidates: scores of the best rows of each query, best first.
+    :param random_rows: scores of random rows for each query, some hundreds.
+    :param rows: of the table.
+    """
+    labels = []
+    for best, chance in zip(candidates, random_rows, strict=True):
+        scores = np.asarray(best, dtype=np.float64)
+        sample = np.asarray(chance, dtype=np.float64)
+        spread = sample.std()
+        if spread == 0:
+            raise FittingError("the scores of random rows are all the same")
+        by_chance = rows * norm.sf((scores - sample.mean()) / spread)
+        share = np.minimum(by_chance / np.arange(1, len(scores) + 1), 1)
+        # No worse score may look less like chance than a better one.
+        labels.append(1 - np.maximum.accumulate(share))
+    return labels
+
+
+def threshold(relevance: ArrayLike, label: ArrayLike, recall: float) -> float:
+    """Return the largest relevance that keeps a share of the relevant candidates, pooled."""
+    scores = np.sort(np.asarray(relevance)[np.asarray(label) >= 0.5])[::-1]
+    if not len(scores):
+        raise FittingError("no relevant candidate to choose a threshold by")
+    return float(scores[max(int(np.ceil(recall * len(scores) - 1e-9)), 1) - 1])
+
+
+def _check(examples: Examples) -> None:
+    if not np.isfinite(examples.x).all() or not np.isfinite(examples.features).all():
+        raise FittingError("scores or features that are not finite; leave such queries out")
+    positive = examples.label >= 0.5
+    positives, negatives = int(positive.sum()), int((~positive).sum())
+    answered = len(np.unique(examples.query[positive]))
+    if min(positives, negatives) < MIN_POSITIVES or answered < MIN_QUERIES:
+        raise FittingError(
+            f"a relevance model needs {MIN_QUERIES} queries with a relevant candidate and"
+            f" {MIN_POSITIVES} candidates of each class; found {answered} queries, {positives}"
+            f" relevant and {negatives} other candidates"
+        )
+
+
+def _folds(count: int, seed: int) -> Iterator[NDArray[np.bool_]]:
+    number = np.random.default_rng(seed).permutation(count) % _FOLDS
+    for fold in range(_FOLDS):
+        yield number == fold
+
+
+def _relevance(curve: Curve, examples: Examples) -> Floats:
+    own = Curve(*(part[examples.query] for part in (curve.slope, curve.intercept, curve.exponent)))
+    return own.relevance(examples.x)
+
+
+def _judged(
+    model: LegModel | FusedModel,
+    held_out: Floats,
+    label: Floats,
+    recalls: Sequence[float],
+    queries: int,
+) -> Fit:
+    thresholds = {recall: threshold(held_out, label, recall) for recall in recalls}
+    return Fit(
+        model, held_out, label, thresholds, float(np.mean((held_out - label) ** 2)), queries
+    )
+
+
+class _Loss:
+    """Penalised cross-entropy and its gradient, per query, in weights of standardised features.
+
+    The weights are three rows (slope, intercept, exponent) of a bias and one per feature.
+    """
+
+    def __init__(self, examples: Examples, family: str, l2: float) -> None:
+        self.rows = np.hstack([np.ones((len(examples.features), 1)), examples.features])
+        self.query = examples.query
+        self.label = examples.label
+        self.sign = np.sign(examples.x)
+        self.size = np.abs(examples.x)
+        self.log = np.log(np.maximum(self.size, 1e-12))
+        self.exponent = EXPONENTS[family]
+        self.fixed = None if self.exponent is None else self.sign * self.size**self.exponent
+        self.penalty = np.full((3, self.rows.shape[1]), l2 / len(self.rows))
+        self.penalty[:, 0] = 0
+        # Keeps k from running away where scores hardly tell.
+        self.penalty[2, 0] = l2 / len(self.rows)
+
+    def __call__(self, flat: Floats) -> tuple[float, Floats]:
+        weights = flat.reshape(3, -1)
+        raw = self.rows @ weights.T
+        slope, intercept = np.logaddexp(0, raw[:, 0]), raw[:, 1]
+        half = expit(raw[:, 2])
+        if self.fixed is None:
+            x = self.sign * np.exp((2 * half)[self.query] * self.log)
+        else:
+            x = self.fixed
+        logits = slope[self.query] * x + intercept[self.query]
+        n = len(self.rows)
+        loss = float((np.logaddexp(0, logits) - self.label * logits).sum() / n)
+        error = (expit(logits) - self.label) / n
+        by_query = np.zeros((n, 3))
+        by_query[:, 0] = self._sum(error * x) * expit(raw[:, 0])
+        by_query[:, 1] = self._sum(error)
+        if self.fixed is None:
+            by_query[:, 2] = self._sum(error * x * self.log) * slope * 2 * half * (1 - half)
+        gradient = by_query.T @ self.rows + 2 * self.penalty * weights
+        return loss + float((self.penalty * weights**2).sum()), gradient.ravel()
+
+    def _sum(self, values: Floats) -> Floats:
+        return np.bincount(self.query, values, minlength=len(self.rows))
+
+
+def _fit_weights(
+    examples: Examples, held_out: Examples | None, family: str, l2: float, steps: int
+) -> tuple[tuple[Floats, Floats, Floats], int]:
+    """Return the weights of raw features, and after how many steps they were found.
+
+    Where other queries are held out, those weights are kept that do best on them.
+    """
+    mean = examples.features.mean(axis=0)
+    spread = examples.features.std(axis=0)
+    spread = np.where(spread > 1e-9, spread, 1)
+
+    def standardised(some: Examples) -> Examples:
+        return replace(some, features=(some.features - mean) / spread)
+
+    loss = _Loss(standardised(examples), family, l2)
+    judge = None if held_out is None else _Loss(standardised(held_out), family, 0)
+    start = np.zeros((3, examples.features.shape[1] + 1))
+    start[:2, 0] = 10, -6
+    best, best_loss, best_step, step = start.ravel(), np.inf, 1, 0
+
+    def watch(weights: Floats) -> None:
+        nonlocal best, best_loss, best_step, step
+        step += 1
+        now = loss(weights)[0] if judge is None else judge(weights)[0]
+        if now < best_loss:
+            best, best_loss, best_step = weights.copy(), now, step
+        elif step - best_step >= _PATIENCE:
+            raise StopIteration
+
+    minimize(
+        loss, best, jac=True, method="L-BFGS-B", callback=watch, options={"maxiter": max(steps, 1)}
+    )
+    weights = best.reshape(3, -1)
+    weights = np.hstack([weights[:, :1], weights[:, 1:] / spread])
+    weights[:, 0] -= weights[:, 1:] @ mean
+    constant = EXPONENTS[family]
+    exponent = weights[2] if constant is None else np.array([constant])
+    return (weights[0], weights[1], exponent), best_step
+
+
+def _fit_fused(values: Floats, label: Floats, l2: float) -> FusedModel:
+    """Return a logistic regression with weights that are not negative.
+
+    What a missing leg counts for starts from its mean, which says nothing, and moves as far as the
+    examples with that leg missing ask for it.
+    """
+    missing = np.isnan(values)
+    present = ~missing.all(axis=0)
+    logits = logit(np.where(missing, 0.5, values))
+    mean = np.array(
+        [logits[~missing[:, leg], leg].mean() if present[leg] else 0.0 for leg in range(3)]
+    )
+    rows = np.hstack([np.where(missing, mean, logits), missing & present])
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        total = weights[0] + rows @ weights[1:]
+        error = expit(total) - label
+        value = (np.logaddexp(0, total) - label * total).sum() + l2 * (weights[1:] ** 2).sum()
+        gradient = np.concatenate([[error.sum()], rows.T @ error + 2 * l2 * weights[1:]])
+        return float(value), gradient
+
+    limits: list[Any] = [(None, None)] + [(0, None)] * 3 + [(None, None)] * 3
+    start = np.concatenate([[0.0], present / max(present.sum(), 1), np.zeros(3)])
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=limits).x
+    return FusedModel(found[1:4], float(found[0]), found[1:4] * mean + found[4:])
+
+
+def _unit(vectors: ArrayLike) -> Floats:
+    values = np.asarray(vectors, dtype=np.float64)
+    norms = np.linalg.norm(values, axis=1, keepdims=True)
+    kept = np.isfinite(norms[:, 0]) & (norms[:, 0] > 0)
+    result: Floats = values[kept] / norms[kept]
+    return result
