@@ -8,7 +8,7 @@ LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     n int := cardinality(scores);
-    v_first float8 := scores[1];
+    v_first float8;
     v_span float8;
     v_above float8[];
     v_found int := 0;
@@ -23,6 +23,7 @@ BEGIN
         RAISE EXCEPTION 'scores hold NULL, NaN or infinity' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     scores := ARRAY(SELECT s FROM unnest(scores) WITH ORDINALITY AS t (s, i) ORDER BY i); -- numbered from 1
+    v_first := scores[1];
     v_span := scores[n] - v_first;
     IF n < 3 OR v_span = 0 THEN
         RETURN n; -- two points lie on the diagonal, equal ones have no shape

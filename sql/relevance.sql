@@ -140,10 +140,11 @@ CREATE OR REPLACE FUNCTION sqlvec._weighted(weights float8[], features float8[])
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN weights[1] + coalesce((SELECT sum(t.w * t.f) FROM unnest(weights[2:], features) AS t (w, f)), 0);
 
--- exp() of Postgres raises an error instead of returning 0 or infinity: both of these stay clear of that.
+-- exp() of Postgres raises an error instead of returning 0 or infinity, so its arguments are limited;
+-- least and greatest would turn NULL into a limit.
 CREATE OR REPLACE FUNCTION sqlvec._logistic(x float8) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN 1 / (1 + exp(-least(greatest(x, -36), 36)));
+RETURN CASE WHEN x IS NOT NULL THEN 1 / (1 + exp(-least(greatest(x, -36), 36))) END;
 
 CREATE OR REPLACE FUNCTION sqlvec._softplus(x float8) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -157,7 +158,7 @@ AS $body$
 BEGIN
     slope := sqlvec._softplus(sqlvec._weighted(m.slope, features));
     intercept := sqlvec._weighted(m.intercept, features);
-    exponent := CASE WHEN m.family = 'power' THEN 2 * sqlvec._logistic(sqlvec._weighted(m.exponent, features)) ELSE m.exponent[1] END;
+    exponent := CASE WHEN m.family = 'power' THEN 0.1::float8 + 1.9::float8 * sqlvec._logistic(sqlvec._weighted(m.exponent, features)) ELSE m.exponent[1] END;
 END
 $body$;
 
@@ -174,7 +175,9 @@ BEGIN
         RAISE EXCEPTION 'relevance model "%" takes query vectors of % dimensions, not %', model, m.dimensions, sqlvec._dims(query)
             USING ERRCODE = 'data_exception';
     END IF;
-    v_features := sqlvec._relevance_features(m, query);
+    IF query IS NOT NULL THEN
+        v_features := sqlvec._relevance_features(m, query);
+    END IF;
     IF v_features IS NULL THEN
         RETURN; -- no query, one without a direction, or a model that was restored without its vectors
     END IF;
@@ -206,8 +209,8 @@ COMMENT ON FUNCTION sqlvec.relevance_score_parameters(text, float8, int) IS
 
 CREATE OR REPLACE FUNCTION sqlvec.relevance_at(slope float8, intercept float8, exponent float8, x float8) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN x = 'NaN' THEN NULL
-            ELSE 1 / (1 + exp(-least(greatest(slope * sign(x) * power(abs(least(greatest(x, -10), 10)), exponent) + intercept, -36), 36))) END;
+RETURN CASE WHEN x < 'NaN' AND slope IS NOT NULL
+            THEN 1 / (1 + exp(-least(greatest(slope * sign(x) * power(least(greatest(abs(x), 1e-100::float8), 10), exponent) + intercept, -36), 36))) END;
 
 COMMENT ON FUNCTION sqlvec.relevance_at(float8, float8, float8, float8) IS
     'Relevance of score x, a cosine or a share of the maximum, on the curve that sqlvec.relevance_parameters or relevance_score_parameters returned: sigma(slope sign(x) |x|^exponent + intercept). NULL for NaN.';

@@ -42,6 +42,7 @@ DECLARE
     v_root oid := coalesce(pg_partition_root(rel), rel);
     v_column record;
     v_types name[] := CASE leg WHEN 'vector' THEN '{vector,halfvec}' WHEN 'tokens' THEN '{_halfvec,_vector}' END;
+    v_attnum smallint;
     v_dimensions int;
     v_count int;
     v_features int := CASE leg WHEN 'vector' THEN cardinality(directions) + CASE WHEN centroids <> '{}' THEN 2 + cardinality(sharpness) ELSE 0 END
@@ -65,6 +66,7 @@ BEGIN
     PERFORM sqlvec._check_relevance_numbers(leg, family, v_features, slope, intercept, exponent, recalls, thresholds);
     IF leg <> 'fused' THEN
         v_column := sqlvec._column(v_root, column_name);
+        v_attnum := v_column.attnum;
         IF v_column.type_name <> ALL (v_types) THEN
             RAISE EXCEPTION 'column "%" of table % is of type %, which leg "%" does not search', column_name, rel, format_type(v_column.type_oid, NULL), leg
                 USING ERRCODE = 'datatype_mismatch';
@@ -80,14 +82,14 @@ BEGIN
         END IF;
     END IF;
     IF cardinality(centroid_scale) <> cardinality(centroids) OR cardinality(centroid_weight) <> cardinality(centroids)
-       OR EXISTS (SELECT FROM unnest(centroid_scale || centroid_weight || sharpness) AS n WHERE n IS NULL OR NOT (n > 0 AND n <= 100)) THEN
-        RAISE EXCEPTION 'every centroid has a scale and a weight, these and sharpness being above 0 and at most 100'
+       OR EXISTS (SELECT FROM unnest(centroid_scale || centroid_weight || sharpness) AS n WHERE n IS NULL OR n NOT BETWEEN 1e-9 AND 100) THEN
+        RAISE EXCEPTION 'every centroid has a scale and a weight, these and sharpness being from 1e-9 to 100'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     INSERT INTO sqlvec.relevance_model (
         name, leg, family, relation, attnum, schema_name, table_name, column_name, dimensions, slope, intercept, exponent,
         sharpness, centroid_scale, centroid_weight, recalls, thresholds, queries, examples, positives, brier)
-    SELECT create_relevance_model.name, create_relevance_model.leg, create_relevance_model.family, c.oid, v_column.attnum, n.nspname, c.relname,
+    SELECT create_relevance_model.name, create_relevance_model.leg, create_relevance_model.family, c.oid, v_attnum, n.nspname, c.relname,
            create_relevance_model.column_name, v_dimensions, create_relevance_model.slope, create_relevance_model.intercept,
            create_relevance_model.exponent, create_relevance_model.sharpness, create_relevance_model.centroid_scale,
            create_relevance_model.centroid_weight, create_relevance_model.recalls, create_relevance_model.thresholds,

@@ -611,3 +611,178 @@ class bm25_query(SqlvecFunction):
             query=_value(query, Text()),
             tenant=_value(tenant, Text()),
         )
+
+
+class bm25_maximum(SqlvecFunction):
+    """The score that no document can exceed for a query.
+
+    :param rel: the table.
+    :param column_name: the text column, or the one of its weights.
+    :param query: words, in the language of ``bm25_search``.
+    :param tenant: value of the tenant column, as text.
+    """
+
+    type = Double()
+
+    def __init__(self, rel: Table, column_name: Any, query: Any, tenant: Any = None) -> None:
+        super().__init__(
+            rel=NullRow(rel),
+            column_name=_value(column_name, Text()),
+            query=_value(query, Text()),
+            tenant=_value(tenant, Text()),
+        )
+
+
+class _OfModel(SqlvecFunction):
+    """A function of a relevance model.
+
+    :param model: its name.
+    """
+
+    type = Double()
+
+    def __init__(self, model: Any, **more: ColumnElement[Any] | None) -> None:
+        super().__init__(model=_value(model, Text()), **more)
+
+
+class relevance_parameters(_OfModel):
+    """Curve of a query vector, as (slope, intercept, exponent).
+
+    :param query: the query vector.
+    """
+
+    def __init__(self, model: Any, query: Any) -> None:
+        super().__init__(model, query=_value(query, VECTOR()))
+
+
+class relevance(_OfModel):
+    """Probability that a row is relevant, from its cosine to the query.
+
+    :param query: the query vector.
+    :param cosine: 1 less the cosine distance.
+    """
+
+    def __init__(self, model: Any, query: Any, cosine: Any) -> None:
+        super().__init__(model, query=_value(query, VECTOR()), cosine=_value(cosine, Double()))
+
+
+class relevance_bound(_OfModel):
+    """Cosine distance up to which rows have a relevance.
+
+    :param query: the query vector.
+    :param min_relevance: the wanted relevance, 0 to 1.
+    """
+
+    def __init__(self, model: Any, query: Any, min_relevance: Any) -> None:
+        super().__init__(
+            model,
+            query=_value(query, VECTOR()),
+            min_relevance=_value(min_relevance, Double()),
+        )
+
+
+class _OfScore(_OfModel):
+    """A function of a relevance model for text or multi-vectors.
+
+    :param maximum: the best score that the query can have.
+    :param terms: how many words it has.
+    """
+
+    def __init__(
+        self, model: Any, maximum: Any, terms: Any = None, **more: ColumnElement[Any] | None
+    ) -> None:
+        super().__init__(
+            model, maximum=_value(maximum, Double()), terms=_value(terms, Integer()), **more
+        )
+
+
+class relevance_score_parameters(_OfScore):
+    """Curve of a text or multi-vector query, as (slope, intercept, exponent)."""
+
+
+class relevance_score(_OfScore):
+    """Probability that a row is relevant, from its BM25 or MaxSim score.
+
+    :param score: the score.
+    """
+
+    def __init__(self, model: Any, score: Any, maximum: Any, terms: Any = None) -> None:
+        super().__init__(model, maximum, terms, score=_value(score, Double()))
+
+
+class relevance_score_bound(_OfScore):
+    """BM25 or MaxSim score from which on rows have a relevance.
+
+    :param min_relevance: the wanted relevance, 0 to 1.
+    """
+
+    def __init__(self, model: Any, maximum: Any, min_relevance: Any, terms: Any = None) -> None:
+        super().__init__(model, maximum, terms, min_relevance=_value(min_relevance, Double()))
+
+
+class relevance_at(SqlvecFunction):
+    """Relevance of a score on a curve.
+
+    :param slope: of the curve, like the next two.
+    :param intercept: as returned by ``relevance_parameters``.
+    :param exponent: likewise.
+    :param x: cosine, or share of the maximum.
+    """
+
+    type = Double()
+
+    def __init__(self, slope: Any, intercept: Any, exponent: Any, x: Any) -> None:
+        super().__init__(
+            slope=_value(slope, Double()),
+            intercept=_value(intercept, Double()),
+            exponent=_value(exponent, Double()),
+            x=_value(x, Double()),
+        )
+
+
+class relevance_fused(_OfModel):
+    """Probability that a row is relevant, from those of the legs.
+
+    :param vector_relevance: of the vector leg; None or NULL is a leg that did not find the row.
+    :param text_relevance: of the text leg.
+    :param tokens_relevance: of the multi-vector leg.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        vector_relevance: Any = None,
+        text_relevance: Any = None,
+        tokens_relevance: Any = None,
+    ) -> None:
+        super().__init__(
+            model,
+            vector_relevance=_value(vector_relevance, Double()),
+            text_relevance=_value(text_relevance, Double()),
+            tokens_relevance=_value(tokens_relevance, Double()),
+        )
+
+
+class relevance_threshold(_OfModel):
+    """Relevance that keeps a share of what is relevant.
+
+    :param recall: the share, one of those that the model was fitted for.
+    """
+
+    def __init__(self, model: Any, recall: Any = None) -> None:
+        super().__init__(model, recall=_value(recall, Double()))
+
+
+class autocut(SqlvecFunction):
+    """How many rows of a list to keep by the jumps in its scores.
+
+    :param scores: scores or distances, best first.
+    :param jumps: the rows before this jump are kept.
+    """
+
+    type = Integer()
+
+    def __init__(self, scores: Any, jumps: Any = None) -> None:
+        super().__init__(
+            scores=_value(scores, ARRAY(Double())), jumps=_value(jumps, Integer())
+        )

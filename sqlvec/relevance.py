@@ -33,7 +33,7 @@ EXPONENTS: Final[Mapping[str, float | None]] = {
     "power": None,
 }
 """Families of the map with their k. ``raw`` has one a and one b for all queries, which puts a
-probability on a score and changes nothing else; ``power`` fits k, between 0 and 2, too."""
+probability on a score and changes nothing else; ``power`` fits k, between 0.1 and 2, too."""
 
 LEGS: Final = ("vector", "text", "tokens")
 """What a search may ask, in the order in which a fused model combines it."""
@@ -76,12 +76,12 @@ class Curve:
 
         :param x: cosines, or shares of the best possible score: (n,), or (n, m) for m rows each.
         """
-        scores = np.clip(np.asarray(x, dtype=np.float64), -10, 10)
+        scores = np.asarray(x, dtype=np.float64)
         a, b, k = (
             value.reshape(value.shape + (1,) * (scores.ndim - value.ndim))
             for value in (self.slope, self.intercept, self.exponent)
         )
-        return logistic(a * np.sign(scores) * np.abs(scores) ** k + b)
+        return logistic(a * np.sign(scores) * np.clip(np.abs(scores), 1e-100, 10) ** k + b)
 
     def inverse(self, min_relevance: float) -> Floats:
         """Return the score of each query at which relevance reaches a value.
@@ -98,7 +98,8 @@ class Curve:
             return np.full_like(self.slope, np.inf)
         u = np.log(min_relevance / (1 - min_relevance)) - self.intercept
         with np.errstate(divide="ignore"):
-            size = np.exp(np.maximum(np.log(np.abs(u) / self.slope) / self.exponent, -700))
+            logarithm = np.log(np.abs(u) / self.slope) / self.exponent
+        size = np.exp(np.clip(logarithm, -700, 700))
         size = np.where(np.abs(u) > self.slope * 10**self.exponent, np.inf, size)
         result: Floats = np.sign(u) * np.where(u == 0, 0, size)
         return result
@@ -180,8 +181,8 @@ class LegModel:
     :param family: one of :data:`EXPONENTS`.
     :param slope: a bias, then a weight for each feature (1 + f,); a is softplus of their sum.
     :param intercept: the same for b.
-    :param exponent: the same for k of family ``power``, which is 2 sigmoid of the sum; for the
-        others k itself (1,).
+    :param exponent: the same for k of family ``power``, which is 0.1 + 1.9 sigmoid of the sum; for
+        the others k itself (1,).
     :param background: of the features, for the vector leg unless the family is ``raw``.
 
     .. versionadded:: 0.1
@@ -226,7 +227,7 @@ class LegModel:
         return Curve(
             softplus(weighted(self.slope)),
             weighted(self.intercept),
-            2 * logistic(weighted(self.exponent)) if power else constant,
+            0.1 + 1.9 * logistic(weighted(self.exponent)) if power else constant,
         )
 
 
@@ -336,7 +337,7 @@ def save(
     }
     if isinstance(model, FusedModel):
         arguments |= {"leg": "fused", "family": "logistic", "slope": model.weights.tolist()}
-        arguments |= {"intercept": [model.bias, *model.missing.tolist()], "exponent": []}
+        arguments |= {"intercept": [model.bias, *map(float, model.missing)], "exponent": []}
     else:
         arguments |= {"leg": model.leg, "family": model.family, "slope": model.slope.tolist()}
         arguments |= {"intercept": model.intercept.tolist(), "exponent": model.exponent.tolist()}

@@ -370,7 +370,7 @@ class _Loss:
         slope, intercept = np.logaddexp(0, raw[:, 0]), raw[:, 1]
         half = expit(raw[:, 2])
         if self.fixed is None:
-            x = self.sign * np.exp((2 * half)[self.query] * self.log)
+            x = self.sign * np.exp((0.1 + 1.9 * half)[self.query] * self.log)
         else:
             x = self.fixed
         logits = slope[self.query] * x + intercept[self.query]
@@ -381,7 +381,7 @@ class _Loss:
         by_query[:, 0] = self._sum(error * x) * expit(raw[:, 0])
         by_query[:, 1] = self._sum(error)
         if self.fixed is None:
-            by_query[:, 2] = self._sum(error * x * self.log) * slope * 2 * half * (1 - half)
+            by_query[:, 2] = self._sum(error * x * self.log) * slope * 1.9 * half * (1 - half)
         gradient = by_query.T @ self.rows + 2 * self.penalty * weights
         return loss + float((self.penalty * weights**2).sum()), gradient.ravel()
 
@@ -407,6 +407,7 @@ def _fit_weights(
     judge = None if held_out is None else _Loss(standardised(held_out), family, 0)
     start = np.zeros((3, examples.features.shape[1] + 1))
     start[:2, 0] = 10, -6
+    start[2, 0] = np.log(0.9)  # k = 1
     best, best_loss, best_step, step = start.ravel(), np.inf, 1, 0
 
     def watch(weights: Floats) -> None:
