@@ -783,6 +783,4 @@ class autocut(SqlvecFunction):
     type = Integer()
 
     def __init__(self, scores: Any, jumps: Any = None) -> None:
-        super().__init__(
-            scores=_value(scores, ARRAY(Double())), jumps=_value(jumps, Integer())
-        )
+        super().__init__(scores=_value(scores, ARRAY(Double())), jumps=_value(jumps, Integer()))

@@ -93,9 +93,9 @@ class Curve:
         if not 0 <= min_relevance <= 1:
             raise DeclarationError(f"min_relevance is from 0 to 1, not {min_relevance}")
         if min_relevance <= logistic(-_SATURATED):
-            return np.full_like(self.slope, -np.inf)
+            return np.full(self.slope.shape, -np.inf)
         if min_relevance > logistic(_SATURATED):
-            return np.full_like(self.slope, np.inf)
+            return np.full(self.slope.shape, np.inf)
         u = np.log(min_relevance / (1 - min_relevance)) - self.intercept
         with np.errstate(divide="ignore"):
             logarithm = np.log(np.abs(u) / self.slope) / self.exponent
@@ -404,7 +404,8 @@ def _integers(rows: Floats) -> NDArray[np.float32]:
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     if not np.isfinite(norms).all() or (norms == 0).any():
         raise EncodingError("a centroid or a direction is zero or not finite")
-    return np.rint(_ROW_NORM * rows / norms).astype(np.float32)
+    result: NDArray[np.float32] = np.rint(_ROW_NORM * rows / norms).astype(np.float32)
+    return result
 
 
 def _texts(rows: NDArray[np.float32]) -> list[str]:

@@ -199,6 +199,12 @@ BEGIN
         WHEN 'encoder' THEN
             v_allowed := coalesce(sqlvec._acts_as((v_row ->> 'owner')::name), TG_OP = 'DELETE')
                          AND (TG_OP = 'DELETE' OR v_row ->> 'name' <> ALL (sqlvec._kinds()));
+        WHEN 'relevance_model' THEN
+            v_allowed := coalesce(sqlvec._acts_as((v_row ->> 'owner')::name), TG_OP = 'DELETE');
+        WHEN 'relevance_vector' THEN
+            SELECT coalesce(sqlvec._acts_as(m.owner), TG_OP = 'DELETE') INTO v_allowed
+            FROM sqlvec.relevance_model AS m WHERE m.name = v_row ->> 'model';
+            v_allowed := coalesce(v_allowed, TG_OP = 'DELETE'); -- with its model, as below
         WHEN 'encoder_vector' THEN
             SELECT coalesce(sqlvec._acts_as(e.owner), TG_OP = 'DELETE') INTO v_allowed
             FROM sqlvec.encoder AS e WHERE e.name = v_row ->> 'encoder';
@@ -6744,6 +6750,19 @@ $body$;
 COMMENT ON FUNCTION sqlvec.bm25_query(anyelement, text, text, text) IS
     'The weights of the words of a query, inverse document frequency times occurrences, as a vector: the BM25 score of a row is 0 - (body_bm25 <#> this).';
 
+CREATE OR REPLACE FUNCTION sqlvec.bm25_maximum(rel anyelement, column_name text, query text, tenant text = NULL) RETURNS float8
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    q sqlvec._bm25_query := sqlvec._prepare_bm25(sqlvec._relation_of(pg_typeof(rel)), column_name, query, NULL, tenant);
+BEGIN
+    RETURN coalesce((SELECT sum(w) FROM unnest((q).weights) AS w), 0) * ((((q).derived).options ->> 'k1')::float8 + 1);
+END
+$body$;
+
+COMMENT ON FUNCTION sqlvec.bm25_maximum(anyelement, text, text, text) IS
+    'The score that no document can exceed for this query: the sum of inverse document frequencies times k1 + 1. A share of it compares across queries, as sqlvec.relevance_score needs.';
+
 CREATE OR REPLACE FUNCTION sqlvec.bm25_score(hit anyelement, column_name text, query text, tenant text = NULL) RETURNS float8
 LANGUAGE plpgsql STABLE
 AS $body$
@@ -6802,6 +6821,507 @@ $body$;
 
 COMMENT ON FUNCTION sqlvec.bm25_headline(anyelement, text, text, text) IS
     'The words of the query in text column column_name of a row, highlighted by ts_headline with its options. Select it from the hits of a search, so that it runs on those alone.';
+
+-- Relevance: scores mapped to calibrated probabilities by models that were fitted elsewhere
+-- (sqlvec.fit.relevance) and are kept here.
+--
+-- A score x of a query q maps to sigma(a sign(x) |x|^k + b), where a > 0, b and k depend on the query
+-- alone (Rossi et al. 2024, arXiv:2408.04887). They are found once per query; for each candidate a
+-- scalar expression is left, and its inverse is the score at which relevance reaches a wanted value.
+
+CREATE TABLE IF NOT EXISTS sqlvec.relevance_model (
+    name        text PRIMARY KEY CHECK (name <> ''),
+    leg         text NOT NULL CHECK (leg IN ('vector', 'text', 'tokens', 'fused')),
+    family      text NOT NULL,
+    relation    oid, -- the table it was fitted for, with its names; NULL for fused
+    attnum      smallint,
+    schema_name name,
+    table_name  name,
+    column_name name,
+    dimensions  int CHECK (dimensions BETWEEN 1 AND 4096), -- of query vectors; NULL without
+    slope       float8[] NOT NULL, -- a bias, then one weight per feature of the query; fused: one per leg
+    intercept   float8[] NOT NULL, -- likewise; fused: a bias, then what a missing leg counts for
+    exponent    float8[] NOT NULL, -- likewise, or the constant k
+    sharpness   float8[] NOT NULL DEFAULT '{}', -- of the soft maxima over the centroids
+    centroid_scale  float8[] NOT NULL DEFAULT '{}', -- undoes the scaling of each centroid
+    centroid_weight float8[] NOT NULL DEFAULT '{}', -- share of the rows that each stands for
+    recalls     float8[] NOT NULL DEFAULT '{}', -- wanted recalls ...
+    thresholds  float8[] NOT NULL DEFAULT '{}', -- ... and the relevance that reaches each
+    queries     int, -- what it was fitted on
+    examples    int,
+    positives   int,
+    brier       float8, -- on queries held out of the fit
+    owner       name NOT NULL DEFAULT current_user,
+    created_at  timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE sqlvec.relevance_model IS
+    'Relevance models: maps from scores to calibrated probabilities, fitted by sqlvec.fit.relevance. Written by sqlvec.create_relevance_model.';
+
+CREATE TABLE IF NOT EXISTS sqlvec.relevance_vector (
+    model    text NOT NULL REFERENCES sqlvec.relevance_model ON DELETE CASCADE,
+    part     text NOT NULL CHECK (part IN ('centroid', 'direction')),
+    position int NOT NULL,
+    value    vector NOT NULL,
+    PRIMARY KEY (model, part, position)
+) WITH (toast_tuple_target = 8160);
+-- All of them are read for every query: keep them in the heap page.
+ALTER TABLE sqlvec.relevance_vector ALTER COLUMN value SET STORAGE EXTERNAL;
+COMMENT ON TABLE sqlvec.relevance_vector IS
+    'Vectors of relevance models, of integers and 4000 long: centroids of the rows, and directions in which queries differ.';
+
+CREATE OR REPLACE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON sqlvec.relevance_model
+    FOR EACH ROW EXECUTE FUNCTION sqlvec._guard();
+CREATE OR REPLACE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON sqlvec.relevance_vector
+    FOR EACH ROW EXECUTE FUNCTION sqlvec._guard();
+
+-- A model, an error for one that is not there or serves another leg.
+CREATE OR REPLACE FUNCTION sqlvec._relevance_model(name text, legs text[]) RETURNS sqlvec.relevance_model
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    m sqlvec.relevance_model;
+BEGIN
+    SELECT r.* INTO m FROM sqlvec.relevance_model AS r WHERE r.name = _relevance_model.name;
+    IF m.name IS NULL THEN
+        RAISE EXCEPTION 'relevance model "%" does not exist', name
+            USING ERRCODE = 'undefined_object',
+                  HINT = 'Models are listed in table sqlvec.relevance_model; the command sqlvec relevance fit makes one.';
+    ELSIF m.leg <> ALL (legs) THEN
+        RAISE EXCEPTION 'relevance model "%" maps scores of leg "%", not of "%"', name, m.leg, array_to_string(legs, '" or "')
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    RETURN m;
+END
+$body$;
+
+-- An error when a model was fitted for another column than the one to be searched. Names decide where
+-- the numbers do not: a restore gives new ones, a rename keeps them.
+CREATE OR REPLACE FUNCTION sqlvec._check_relevance(model text, leg text, rel oid, column_name text) RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    m sqlvec.relevance_model := sqlvec._relevance_model(model, ARRAY[leg]);
+    v_root oid := coalesce(pg_partition_root(rel), rel);
+    v_column record;
+BEGIN
+    IF m.leg = 'fused' THEN
+        RETURN;
+    END IF;
+    v_column := sqlvec._column(v_root, column_name);
+    IF NOT (m.relation = v_root AND m.attnum = v_column.attnum
+            OR m.column_name = _check_relevance.column_name
+               AND sqlvec._qualified(v_root) = format('%I.%I', m.schema_name, m.table_name)) THEN
+        RAISE EXCEPTION 'relevance model "%" was fitted for column "%" of table %, not for column "%" of table %',
+            model, m.column_name, format('%I.%I', m.schema_name, m.table_name), column_name, sqlvec._qualified(v_root)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Scores of another column mean something else: fit a model for it.';
+    ELSIF m.dimensions <> v_column.dimensions THEN
+        RAISE EXCEPTION 'relevance model "%" was fitted for % dimensions; column "%" of table % has %',
+            model, m.dimensions, column_name, sqlvec._qualified(v_root), v_column.dimensions
+            USING ERRCODE = 'data_exception', HINT = 'Fit it anew on the present vectors.';
+    END IF;
+END
+$body$;
+
+-- What a model knows of a query vector: mean, spread and soft maxima of its cosines to the centroids,
+-- then its cosines to the directions. The dot products are sums of integers below 2^24, and so the
+-- same everywhere (see docs/encoders.md). NULL for the zero vector, and for a
+-- model that was restored without its vectors.
+CREATE OR REPLACE FUNCTION sqlvec._relevance_features(m sqlvec.relevance_model, query vector) RETURNS float8[]
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_count int := greatest(cardinality(m.slope), cardinality(m.intercept), cardinality(m.exponent)) - 1;
+    v_high query%TYPE := (sqlvec._integer_parts(query)).high;
+    v_norm float8 := sqrt(sqlvec._dot(v_high, v_high));
+    v_cosines float8[];
+    v_directions float8[];
+    v_features float8[] := '{}';
+BEGIN
+    IF v_high IS NULL OR v_count = 0 THEN
+        RETURN CASE WHEN v_count = 0 AND v_high IS NOT NULL THEN v_features END;
+    END IF;
+    SELECT array_agg(sqlvec._dot(v_high, v.value) / v_norm ORDER BY v.position) FILTER (WHERE v.part = 'centroid'),
+           array_agg(sqlvec._dot(v_high, v.value) / v_norm / 4000 ORDER BY v.position) FILTER (WHERE v.part = 'direction')
+    INTO v_cosines, v_directions
+    FROM sqlvec.relevance_vector AS v WHERE v.model = m.name;
+    IF v_cosines IS NOT NULL THEN
+        SELECT array_agg(c.x * c.scale ORDER BY c.position) INTO v_cosines
+        FROM unnest(v_cosines, m.centroid_scale) WITH ORDINALITY AS c (x, scale, position);
+        SELECT ARRAY[s.mean, sqrt((SELECT sum(c.weight * (c.x - s.mean) * (c.x - s.mean)) FROM unnest(v_cosines, m.centroid_weight) AS c (x, weight)))]
+        INTO v_features
+        FROM (SELECT sum(c.weight * c.x) AS mean FROM unnest(v_cosines, m.centroid_weight) AS c (x, weight)) AS s;
+        v_features := v_features || ARRAY(
+            SELECT ln((SELECT sum(c.weight * exp(b.sharpness * c.x)) FROM unnest(v_cosines, m.centroid_weight) AS c (x, weight))) / b.sharpness
+            FROM unnest(m.sharpness) WITH ORDINALITY AS b (sharpness, position) ORDER BY b.position);
+    END IF;
+    v_features := v_features || coalesce(v_directions, '{}');
+    RETURN CASE WHEN cardinality(v_features) = v_count THEN v_features END;
+END
+$body$;
+
+-- Bias plus weighted features.
+CREATE OR REPLACE FUNCTION sqlvec._weighted(weights float8[], features float8[]) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN weights[1] + coalesce((SELECT sum(t.w * t.f) FROM unnest(weights[2:], features) AS t (w, f)), 0);
+
+-- exp() of Postgres raises an error instead of returning 0 or infinity, so its arguments are limited;
+-- least and greatest would turn NULL into a limit.
+CREATE OR REPLACE FUNCTION sqlvec._logistic(x float8) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN x IS NOT NULL THEN 1 / (1 + exp(-least(greatest(x, -36), 36))) END;
+
+CREATE OR REPLACE FUNCTION sqlvec._softplus(x float8) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN greatest(x, 0) + ln(1 + exp(-least(abs(x), 36)));
+
+-- The three numbers of a query from its features. A family with a constant exponent has it as bias.
+CREATE OR REPLACE FUNCTION sqlvec._relevance_curve(
+    m sqlvec.relevance_model, features float8[], OUT slope float8, OUT intercept float8, OUT exponent float8
+) LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    slope := sqlvec._softplus(sqlvec._weighted(m.slope, features));
+    intercept := sqlvec._weighted(m.intercept, features);
+    exponent := CASE WHEN m.family = 'power' THEN 0.1::float8 + 1.9::float8 * sqlvec._logistic(sqlvec._weighted(m.exponent, features)) ELSE m.exponent[1] END;
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION sqlvec.relevance_parameters(
+    model text, query vector, OUT slope float8, OUT intercept float8, OUT exponent float8
+) LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    m sqlvec.relevance_model := sqlvec._relevance_model(model, ARRAY['vector']);
+    v_features float8[];
+    v_curve record;
+BEGIN
+    IF m.dimensions <> sqlvec._dims(query) THEN
+        RAISE EXCEPTION 'relevance model "%" takes query vectors of % dimensions, not %', model, m.dimensions, sqlvec._dims(query)
+            USING ERRCODE = 'data_exception';
+    END IF;
+    IF query IS NOT NULL THEN
+        v_features := sqlvec._relevance_features(m, query);
+    END IF;
+    IF v_features IS NULL THEN
+        RETURN; -- no query, one without a direction, or a model that was restored without its vectors
+    END IF;
+    v_curve := sqlvec._relevance_curve(m, v_features);
+    slope := v_curve.slope; intercept := v_curve.intercept; exponent := v_curve.exponent;
+END
+$body$;
+
+COMMENT ON FUNCTION sqlvec.relevance_parameters(text, vector) IS
+    'The curve of a query vector under a relevance model, for sqlvec.relevance_at. Call it in FROM, so that it runs once. NULL for the zero vector, which has no cosines.';
+
+CREATE OR REPLACE FUNCTION sqlvec.relevance_score_parameters(
+    model text, maximum float8, terms int = 1, OUT slope float8, OUT intercept float8, OUT exponent float8
+) LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    m sqlvec.relevance_model := sqlvec._relevance_model(model, ARRAY['text', 'tokens']);
+    v_curve record;
+BEGIN
+    IF maximum > 0 AND maximum < 'Infinity' AND terms > 0 THEN
+        v_curve := sqlvec._relevance_curve(m, ARRAY[ln(maximum), ln(terms::float8)]);
+        slope := v_curve.slope; intercept := v_curve.intercept; exponent := v_curve.exponent;
+    END IF;
+END
+$body$;
+
+COMMENT ON FUNCTION sqlvec.relevance_score_parameters(text, float8, int) IS
+    'The curve of a text or multi-vector query under a relevance model, for sqlvec.relevance_at of score / maximum. maximum is the best score the query can have (sqlvec.bm25_maximum; for MaxSim its number of vectors), terms its number of words. NULL where maximum is not above 0: such a query asks for nothing.';
+
+CREATE OR REPLACE FUNCTION sqlvec.relevance_at(slope float8, intercept float8, exponent float8, x float8) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN x < 'NaN' AND slope IS NOT NULL
+            THEN 1 / (1 + exp(-least(greatest(slope * sign(x) * power(least(greatest(abs(x), 1e-100::float8), 10), exponent) + intercept, -36), 36))) END;
+
+COMMENT ON FUNCTION sqlvec.relevance_at(float8, float8, float8, float8) IS
+    'Relevance of score x, a cosine or a share of the maximum, on the curve that sqlvec.relevance_parameters or relevance_score_parameters returned: sigma(slope sign(x) |x|^exponent + intercept). NULL for NaN.';
+
+CREATE OR REPLACE FUNCTION sqlvec.relevance(model text, query vector, cosine float8) RETURNS float8
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT sqlvec.relevance_at(p.slope, p.intercept, p.exponent, relevance.cosine)
+    FROM sqlvec.relevance_parameters(relevance.model, relevance.query) AS p;
+END;
+
+COMMENT ON FUNCTION sqlvec.relevance(text, vector, float8) IS
+    'Calibrated probability that a row with this cosine to the query is relevant. For many rows call sqlvec.relevance_parameters once and relevance_at per row.';
+
+CREATE OR REPLACE FUNCTION sqlvec.relevance_score(model text, score float8, maximum float8, terms int = 1) RETURNS float8
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT sqlvec.relevance_at(p.slope, p.intercept, p.exponent, relevance_score.score / nullif(relevance_score.maximum, 0))
+    FROM sqlvec.relevance_score_parameters(relevance_score.model, relevance_score.maximum, relevance_score.terms) AS p;
+END;
+
+COMMENT ON FUNCTION sqlvec.relevance_score(text, float8, float8, int) IS
+    'Calibrated probability that a row with this BM25 or MaxSim score is relevant; maximum and terms as in sqlvec.relevance_score_parameters.';
+
+-- Where the curve reaches a relevance: infinite where all scores do, or none.
+CREATE OR REPLACE FUNCTION sqlvec._relevance_inverse(slope float8, intercept float8, exponent float8, min_relevance float8) RETURNS float8
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_u float8;
+BEGIN
+    IF min_relevance IS NULL OR slope IS NULL THEN
+        RETURN NULL;
+    ELSIF NOT min_relevance BETWEEN 0 AND 1 THEN
+        RAISE EXCEPTION 'min_relevance is a probability from 0 to 1, not %', min_relevance
+            USING ERRCODE = 'invalid_parameter_value';
+    -- What the clamped curve reaches everywhere, and nowhere.
+    ELSIF min_relevance <= sqlvec._logistic(-36) THEN
+        RETURN '-Infinity';
+    ELSIF min_relevance > sqlvec._logistic(36) THEN
+        RETURN 'Infinity';
+    END IF;
+    v_u := ln(min_relevance / (1 - min_relevance)) - intercept;
+    -- Compared before dividing: nothing may overflow.
+    IF abs(v_u) > slope * power(10, exponent) THEN
+        RETURN sign(v_u) * 'Infinity';
+    ELSIF v_u = 0 THEN
+        RETURN 0;
+    END IF;
+    RETURN sign(v_u) * exp(greatest(ln(abs(v_u) / slope) / exponent, -700));
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION sqlvec.relevance_bound(model text, query vector, min_relevance float8) RETURNS float8
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT 1 - sqlvec._relevance_inverse(p.slope, p.intercept, p.exponent, relevance_bound.min_relevance)
+    FROM sqlvec.relevance_parameters(relevance_bound.model, relevance_bound.query) AS p;
+END;
+
+COMMENT ON FUNCTION sqlvec.relevance_bound(text, vector, float8) IS
+    'Cosine distance up to which rows have at least min_relevance, so that a search can stop there. Above 2 where all rows do, below 0 where none does, infinite where no cosine at all makes the difference; NULL for the zero vector.';
+
+CREATE OR REPLACE FUNCTION sqlvec.relevance_score_bound(model text, maximum float8, min_relevance float8, terms int = 1) RETURNS float8
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT relevance_score_bound.maximum * sqlvec._relevance_inverse(p.slope, p.intercept, p.exponent, relevance_score_bound.min_relevance)
+    FROM sqlvec.relevance_score_parameters(relevance_score_bound.model, relevance_score_bound.maximum, relevance_score_bound.terms) AS p;
+END;
+
+COMMENT ON FUNCTION sqlvec.relevance_score_bound(text, float8, float8, int) IS
+    'BM25 or MaxSim score from which on rows have at least min_relevance: -Infinity where all have, above maximum or Infinity where none has.';
+
+CREATE OR REPLACE FUNCTION sqlvec.relevance_fused(
+    model text, vector_relevance float8 = NULL, text_relevance float8 = NULL, tokens_relevance float8 = NULL
+) RETURNS float8
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    m sqlvec.relevance_model := sqlvec._relevance_model(model, ARRAY['fused']);
+    v_legs float8[] := ARRAY[vector_relevance, text_relevance, tokens_relevance];
+    v_logit float8 := m.intercept[1];
+BEGIN
+    IF num_nonnulls(VARIADIC v_legs) = 0 THEN
+        RETURN NULL;
+    END IF;
+    FOR i IN 1 .. 3 LOOP
+        IF NOT v_legs[i] BETWEEN 0 AND 1 THEN
+            RAISE EXCEPTION 'relevance is a probability from 0 to 1, not %', v_legs[i] USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+        -- Weights are positive, so that agreement of the legs never counts against a row.
+        v_logit := v_logit + CASE WHEN v_legs[i] IS NULL THEN m.intercept[i + 1]
+                                  ELSE m.slope[i] * ln(greatest(v_legs[i], 2.3e-16) / greatest(1 - v_legs[i], 2.3e-16)) END;
+    END LOOP;
+    RETURN sqlvec._logistic(v_logit);
+END
+$body$;
+
+COMMENT ON FUNCTION sqlvec.relevance_fused(text, float8, float8, float8) IS
+    'Calibrated probability from those of the legs, NULL for a leg that did not find the row or was not asked; NULL when all are.';
+
+CREATE OR REPLACE FUNCTION sqlvec.relevance_threshold(model text, recall float8 = 0.95) RETURNS float8
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    m sqlvec.relevance_model := sqlvec._relevance_model(model, ARRAY['vector', 'text', 'tokens', 'fused']);
+BEGIN
+    FOR i IN 1 .. cardinality(m.recalls) LOOP
+        IF m.recalls[i] = recall THEN
+            RETURN m.thresholds[i];
+        END IF;
+    END LOOP;
+    RAISE EXCEPTION 'relevance model "%" has no threshold for a recall of %', model, recall
+        USING ERRCODE = 'invalid_parameter_value',
+              HINT = CASE WHEN m.recalls = '{}' THEN 'It was fitted without judgements; choose a relevance yourself, such as 0.5.'
+                          ELSE 'It has those for: ' || array_to_string(m.recalls, ', ') || '.' END;
+END
+$body$;
+
+COMMENT ON FUNCTION sqlvec.relevance_threshold(text, float8) IS
+    'The min_relevance that kept this share of the relevant candidates of queries held out of the fit.';
+
+-- sqlvec.create_relevance_model, sqlvec.drop_relevance_model: fitted models into the catalog and out.
+
+CREATE OR REPLACE FUNCTION sqlvec._check_relevance_numbers(
+    leg text, family text, features int, slope float8[], intercept float8[], exponent float8[], recalls float8[], thresholds float8[]
+) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_families text[] := CASE leg WHEN 'fused' THEN ARRAY['logistic'] ELSE ARRAY['raw', 'linear', 'sqrt', 'quadratic', 'power'] END;
+    v_lengths int[] := CASE leg WHEN 'fused' THEN '{3,4,0}'::int[]
+                                ELSE ARRAY[features + 1, features + 1, CASE family WHEN 'power' THEN features ELSE 0 END + 1] END;
+    v_found int[] := ARRAY[cardinality(slope), cardinality(intercept), cardinality(exponent)];
+BEGIN
+    IF family <> ALL (v_families) OR family IS NULL THEN
+        RAISE EXCEPTION 'leg "%" has no family "%"', leg, family
+            USING ERRCODE = 'invalid_parameter_value', HINT = format('It has: %s.', array_to_string(v_families, ', '));
+    ELSIF v_found IS DISTINCT FROM v_lengths THEN
+        RAISE EXCEPTION 'slope, intercept and exponent have %, % and % numbers, not %, % and %',
+            v_lengths[1], v_lengths[2], v_lengths[3], v_found[1], v_found[2], v_found[3]
+            USING ERRCODE = 'array_subscript_error', HINT = 'Each is a bias, followed by one weight for every feature of the query.';
+    ELSIF EXISTS (SELECT FROM unnest(slope || intercept || exponent || recalls || thresholds) AS n
+                  WHERE n IS NULL OR n IN ('NaN', 'Infinity', '-Infinity')) THEN
+        RAISE EXCEPTION 'a relevance model holds NULL, NaN or infinity' USING ERRCODE = 'invalid_parameter_value';
+    ELSIF leg = 'fused' AND 0 > ANY (slope) THEN
+        RAISE EXCEPTION 'a leg has a negative weight' USING ERRCODE = 'invalid_parameter_value';
+    ELSIF leg <> 'fused' AND family <> 'power' AND NOT exponent[1] BETWEEN 0.1 AND 2 THEN
+        RAISE EXCEPTION 'the exponent is a number from 0.1 to 2, not %', exponent[1] USING ERRCODE = 'invalid_parameter_value';
+    ELSIF cardinality(recalls) <> cardinality(thresholds) OR EXISTS (SELECT FROM unnest(recalls || thresholds) AS n WHERE n NOT BETWEEN 0 AND 1) THEN
+        RAISE EXCEPTION 'every recall from 0 to 1 has its threshold from 0 to 1' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+END
+$body$;
+
+CREATE OR REPLACE PROCEDURE sqlvec.create_relevance_model(
+    name text, leg text, family text, slope float8[], intercept float8[], exponent float8[], rel regclass = NULL, column_name text = NULL,
+    sharpness float8[] = '{}', centroids vector[] = '{}', centroid_scale float8[] = '{}', centroid_weight float8[] = '{}',
+    directions vector[] = '{}', recalls float8[] = '{}', thresholds float8[] = '{}', queries int = NULL, examples int = NULL,
+    positives int = NULL, brier float8 = NULL
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_root oid := coalesce(pg_partition_root(rel), rel);
+    v_column record;
+    v_types name[] := CASE leg WHEN 'vector' THEN '{vector,halfvec}' WHEN 'tokens' THEN '{_halfvec,_vector}' END;
+    v_attnum smallint;
+    v_dimensions int;
+    v_count int;
+    v_features int := CASE leg WHEN 'vector' THEN cardinality(directions) + CASE WHEN centroids <> '{}' THEN 2 + cardinality(sharpness) ELSE 0 END
+                               ELSE 2 END;
+BEGIN
+    IF name IS NULL OR name = '' THEN
+        RAISE EXCEPTION 'a relevance model needs a name' USING ERRCODE = 'invalid_parameter_value';
+    ELSIF EXISTS (SELECT FROM sqlvec.relevance_model AS m WHERE m.name = create_relevance_model.name) THEN
+        RAISE EXCEPTION 'relevance model "%" already exists', name
+            USING ERRCODE = 'duplicate_object', HINT = 'CALL sqlvec.drop_relevance_model(...); or choose another name.';
+    ELSIF leg IS NULL OR leg NOT IN ('vector', 'text', 'tokens', 'fused') THEN
+        RAISE EXCEPTION 'a relevance model serves leg "vector", "text", "tokens" or "fused", not "%"', leg USING ERRCODE = 'invalid_parameter_value';
+    ELSIF (rel IS NULL OR column_name IS NULL) <> (leg = 'fused') THEN
+        RAISE EXCEPTION 'a relevance model of leg "%" %', leg,
+            CASE leg WHEN 'fused' THEN 'combines others and names no column' ELSE 'names the table and the column it was fitted for' END
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF family = 'raw' THEN
+        v_features := 0;
+    END IF;
+    PERFORM sqlvec._check_relevance_numbers(leg, family, v_features, slope, intercept, exponent, recalls, thresholds);
+    IF leg <> 'fused' THEN
+        v_column := sqlvec._column(v_root, column_name);
+        v_attnum := v_column.attnum;
+        IF v_column.type_name <> ALL (v_types) THEN
+            RAISE EXCEPTION 'column "%" of table % is of type %, which leg "%" does not search', column_name, rel, format_type(v_column.type_oid, NULL), leg
+                USING ERRCODE = 'datatype_mismatch';
+        END IF;
+    END IF;
+    IF leg = 'vector' THEN
+        SELECT count(DISTINCT sqlvec._dims(v)), min(sqlvec._dims(v)) INTO v_count, v_dimensions FROM unnest(centroids || directions) AS v;
+        v_dimensions := coalesce(v_dimensions, v_column.dimensions, sqlvec._dimensions(v_root, column_name));
+        IF v_count > 1 OR v_dimensions <> v_column.dimensions THEN
+            RAISE EXCEPTION 'column "%" of table % has % dimensions, the vectors of the model have %', column_name, rel, v_column.dimensions,
+                (SELECT string_agg(DISTINCT sqlvec._dims(v)::text, ', ') FROM unnest(centroids || directions) AS v)
+                USING ERRCODE = 'data_exception';
+        END IF;
+    END IF;
+    IF cardinality(centroid_scale) <> cardinality(centroids) OR cardinality(centroid_weight) <> cardinality(centroids)
+       OR EXISTS (SELECT FROM unnest(centroid_scale || centroid_weight || sharpness) AS n WHERE n IS NULL OR n NOT BETWEEN 1e-9 AND 100) THEN
+        RAISE EXCEPTION 'every centroid has a scale and a weight, these and sharpness being from 1e-9 to 100'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    INSERT INTO sqlvec.relevance_model (
+        name, leg, family, relation, attnum, schema_name, table_name, column_name, dimensions, slope, intercept, exponent,
+        sharpness, centroid_scale, centroid_weight, recalls, thresholds, queries, examples, positives, brier)
+    SELECT create_relevance_model.name, create_relevance_model.leg, create_relevance_model.family, c.oid, v_attnum, n.nspname, c.relname,
+           create_relevance_model.column_name, v_dimensions, create_relevance_model.slope, create_relevance_model.intercept,
+           create_relevance_model.exponent, create_relevance_model.sharpness, create_relevance_model.centroid_scale,
+           create_relevance_model.centroid_weight, create_relevance_model.recalls, create_relevance_model.thresholds,
+           create_relevance_model.queries, create_relevance_model.examples, create_relevance_model.positives, create_relevance_model.brier
+    FROM (VALUES (1)) AS one (n)
+    LEFT JOIN (pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace) ON c.oid = v_root;
+    INSERT INTO sqlvec.relevance_vector (model, part, position, value)
+    SELECT create_relevance_model.name, 'centroid', t.position, t.value FROM unnest(centroids) WITH ORDINALITY AS t (value, position)
+    UNION ALL
+    SELECT create_relevance_model.name, 'direction', t.position, t.value FROM unnest(directions) WITH ORDINALITY AS t (value, position);
+END
+$body$;
+
+COMMENT ON PROCEDURE sqlvec.create_relevance_model(text, text, text, float8[], float8[], float8[], regclass, text, float8[], vector[], float8[], float8[], vector[], float8[], float8[], int, int, int, float8) IS
+    'Store a relevance model. sqlvec.fit.relevance and the command sqlvec relevance fit call this; its arguments are the columns of sqlvec.relevance_model and sqlvec.relevance_vector.';
+
+CREATE OR REPLACE PROCEDURE sqlvec.drop_relevance_model(name text) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    DELETE FROM sqlvec.relevance_model AS m WHERE m.name = drop_relevance_model.name;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'relevance model "%" does not exist', name USING ERRCODE = 'undefined_object';
+    END IF;
+END
+$body$;
+
+COMMENT ON PROCEDURE sqlvec.drop_relevance_model(text) IS 'Remove a relevance model.';
+
+-- sqlvec.autocut: where a ranked list ends by the shape of its scores, without labels.
+--
+-- The algorithm of Weaviate (entities/autocut): scores and ranks are both scaled to 0..1; where the
+-- curve of the scores runs farthest from the diagonal, a jump follows.
+
+CREATE OR REPLACE FUNCTION sqlvec.autocut(scores float8[], jumps int = 1) RETURNS int
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    n int := cardinality(scores);
+    v_first float8;
+    v_span float8;
+    v_above float8[];
+    v_found int := 0;
+BEGIN
+    IF n IS NULL OR jumps IS NULL THEN
+        RETURN NULL;
+    ELSIF jumps < 1 THEN
+        RAISE EXCEPTION 'jumps is 1 or more, not %', jumps USING ERRCODE = 'invalid_parameter_value';
+    ELSIF array_ndims(scores) > 1 THEN
+        RAISE EXCEPTION 'scores is a list, not an array of % dimensions', array_ndims(scores) USING ERRCODE = 'array_subscript_error';
+    ELSIF EXISTS (SELECT FROM unnest(scores) AS s WHERE s IS NULL OR s IN ('NaN', 'Infinity', '-Infinity')) THEN
+        RAISE EXCEPTION 'scores hold NULL, NaN or infinity' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    scores := ARRAY(SELECT s FROM unnest(scores) WITH ORDINALITY AS t (s, i) ORDER BY i); -- numbered from 1
+    v_first := scores[1];
+    v_span := scores[n] - v_first;
+    IF n < 3 OR v_span = 0 THEN
+        RETURN n; -- two points lie on the diagonal, equal ones have no shape
+    END IF;
+    v_above := ARRAY(SELECT (s - v_first) / v_span - (i - 1)::float8 / (n - 1) FROM unnest(scores) WITH ORDINALITY AS t (s, i) ORDER BY i);
+    FOR i IN 2 .. n LOOP
+        IF v_above[i] > v_above[i - 1] AND v_above[i] > coalesce(v_above[i + 1], v_above[i - 2]) THEN
+            v_found := v_found + 1;
+            IF v_found = jumps THEN
+                RETURN i - 1;
+            END IF;
+        END IF;
+    END LOOP;
+    RETURN n;
+END
+$body$;
+
+COMMENT ON FUNCTION sqlvec.autocut(float8[], int) IS
+    'How many rows of a list to keep: those before the jump number `jumps` in its scores or distances, best first. All of them where there is no jump.';
 
 -- sqlvec.explain_bm25_search: what bm25_search does with the same arguments, and why.
 
@@ -7069,6 +7589,6 @@ COMMENT ON PROCEDURE sqlvec.check() IS
 
 GRANT USAGE ON SCHEMA sqlvec TO PUBLIC;
 GRANT SELECT ON ALL TABLES IN SCHEMA sqlvec TO PUBLIC;
-GRANT INSERT, DELETE ON sqlvec.encoder, sqlvec.encoder_vector TO PUBLIC;
+GRANT INSERT, DELETE ON sqlvec.encoder, sqlvec.encoder_vector, sqlvec.relevance_model, sqlvec.relevance_vector TO PUBLIC;
 GRANT INSERT, UPDATE, DELETE ON sqlvec.relation, sqlvec.derived, sqlvec.backfill_state TO PUBLIC;
 GRANT INSERT, UPDATE, DELETE ON sqlvec.bm25_corpus, sqlvec.bm25_frequency TO PUBLIC;

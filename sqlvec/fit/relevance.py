@@ -22,6 +22,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import norm
 from sklearn.cluster import MiniBatchKMeans
+from threadpoolctl import threadpool_limits
 
 from sqlvec.errors import FittingError
 from sqlvec.relevance import EXPONENTS, Background, Curve, Floats, FusedModel, LegModel, logit
@@ -131,19 +132,6 @@ class Fit:
         """Relevant ones among them."""
         return int((self.label >= 0.5).sum())
 
-    def reliability(self, bins: int = 10) -> list[Bin]:
-        """Return predicted against observed relevance, in bins of equally many candidates."""
-        order = np.argsort(self.relevance, kind="stable")
-        return [
-            Bin(
-                float(self.relevance[part].mean()),
-                float(self.label[part].mean()),
-                len(part),
-            )
-            for part in np.array_split(order, bins)
-            if len(part)
-        ]
-
 
 def fit_background(
     rows: ArrayLike,
@@ -170,8 +158,8 @@ def fit_background(
             f" and {len(asked)}"
         )
     count = max(1, min(centroids, len(sample) // 20))
-    # One batch of everything: its result does not depend on the order of threads.
-    means = MiniBatchKMeans(count, random_state=seed, n_init=1, batch_size=2048).fit(sample)
+    with _one_thread():
+        means = MiniBatchKMeans(count, random_state=seed, n_init=1, batch_size=2048).fit(sample)
     sizes = np.bincount(means.labels_, minlength=count)
     kept = sizes >= _SMALLEST_CLUSTER
     spread = asked - asked.mean(axis=0)
@@ -226,7 +214,7 @@ def fit_leg(
         _, steps = fitted(rest.of_queries(~stop), rest.of_queries(stop), _MAX_STEPS)
         model, _ = fitted(rest, None, steps)
         part = examples.of_queries(fold)
-        held_out[fold[examples.query]] = _relevance(model.curve(part.features), part)
+        held_out[fold[examples.query]] = apply(model, part)
         taken.append(steps)
     model, _ = fitted(examples, None, int(np.median(taken)))
     return _judged(model, held_out, examples.label, recalls, len(examples.features))
@@ -298,6 +286,24 @@ def background_labels(
     return labels
 
 
+def apply(model: LegModel, examples: Examples) -> Floats:
+    """Return the relevance of candidates under a model (m,)."""
+    curve = model.curve(examples.features)
+    own = Curve(*(part[examples.query] for part in (curve.slope, curve.intercept, curve.exponent)))
+    return own.relevance(examples.x)
+
+
+def reliability(relevance: ArrayLike, label: ArrayLike, bins: int = 10) -> list[Bin]:
+    """Return predicted against observed relevance, in bins of equally many candidates."""
+    predicted, observed = np.asarray(relevance), np.asarray(label)
+    order = np.argsort(predicted, kind="stable")
+    return [
+        Bin(float(predicted[part].mean()), float(observed[part].mean()), len(part))
+        for part in np.array_split(order, bins)
+        if len(part)
+    ]
+
+
 def threshold(relevance: ArrayLike, label: ArrayLike, recall: float) -> float:
     """Return the largest relevance that keeps a share of the relevant candidates, pooled."""
     scores = np.sort(np.asarray(relevance)[np.asarray(label) >= 0.5])[::-1]
@@ -326,11 +332,6 @@ def _folds(count: int, seed: int) -> Iterator[NDArray[np.bool_]]:
         yield number == fold
 
 
-def _relevance(curve: Curve, examples: Examples) -> Floats:
-    own = Curve(*(part[examples.query] for part in (curve.slope, curve.intercept, curve.exponent)))
-    return own.relevance(examples.x)
-
-
 def _judged(
     model: LegModel | FusedModel,
     held_out: Floats,
@@ -339,9 +340,7 @@ def _judged(
     queries: int,
 ) -> Fit:
     thresholds = {recall: threshold(held_out, label, recall) for recall in recalls}
-    return Fit(
-        model, held_out, label, thresholds, float(np.mean((held_out - label) ** 2)), queries
-    )
+    return Fit(model, held_out, label, thresholds, float(np.mean((held_out - label) ** 2)), queries)
 
 
 class _Loss:
@@ -386,7 +385,8 @@ class _Loss:
         return loss + float((self.penalty * weights**2).sum()), gradient.ravel()
 
     def _sum(self, values: Floats) -> Floats:
-        return np.bincount(self.query, values, minlength=len(self.rows))
+        total: Floats = np.bincount(self.query, values, minlength=len(self.rows))  # type: ignore[assignment]
+        return total
 
 
 def _fit_weights(
@@ -419,9 +419,9 @@ def _fit_weights(
         elif step - best_step >= _PATIENCE:
             raise StopIteration
 
-    minimize(
-        loss, best, jac=True, method="L-BFGS-B", callback=watch, options={"maxiter": max(steps, 1)}
-    )
+    options = {"maxiter": max(steps, 1)}
+    with _one_thread():
+        minimize(loss, best, jac=True, method="L-BFGS-B", callback=watch, options=options)
     weights = best.reshape(3, -1)
     weights = np.hstack([weights[:, :1], weights[:, 1:] / spread])
     weights[:, 0] -= weights[:, 1:] @ mean
@@ -436,8 +436,8 @@ def _fit_fused(values: Floats, label: Floats, l2: float) -> FusedModel:
     What a missing leg counts for starts from its mean, which says nothing, and moves as far as the
     examples with that leg missing ask for it.
     """
-    missing = np.isnan(values)
-    present = ~missing.all(axis=0)
+    missing: NDArray[np.bool_] = np.isnan(values)
+    present = np.asarray(~missing.all(axis=0))
     logits = logit(np.where(missing, 0.5, values))
     mean = np.array(
         [logits[~missing[:, leg], leg].mean() if present[leg] else 0.0 for leg in range(3)]
@@ -453,7 +453,8 @@ def _fit_fused(values: Floats, label: Floats, l2: float) -> FusedModel:
 
     limits: list[Any] = [(None, None)] + [(0, None)] * 3 + [(None, None)] * 3
     start = np.concatenate([[0.0], present / max(present.sum(), 1), np.zeros(3)])
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=limits).x
+    with _one_thread():
+        found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=limits).x
     return FusedModel(found[1:4], float(found[0]), found[1:4] * mean + found[4:])
 
 
@@ -463,3 +464,8 @@ def _unit(vectors: ArrayLike) -> Floats:
     kept = np.isfinite(norms[:, 0]) & (norms[:, 0] > 0)
     result: Floats = values[kept] / norms[kept]
     return result
+
+
+def _one_thread() -> threadpool_limits:
+    """Add up in one order, for equal results; for matrices this small it is also faster."""
+    return threadpool_limits(limits=1)

@@ -34,7 +34,9 @@ RAW = LegModel("vector", "raw", np.array([3.0]), np.array([-1.0]), np.array([1.0
 
 @pytest.fixture
 def doc(conn: Connection) -> Connection:
-    conn.exec_driver_sql("CREATE TABLE doc (id int PRIMARY KEY, body text, embedding vector(3), tokens halfvec(3)[], other vector(3))")
+    conn.exec_driver_sql(
+        "CREATE TABLE doc (id int PRIMARY KEY, body text, embedding vector(3), tokens halfvec(3)[], other vector(3))"
+    )
     return conn
 
 
@@ -42,24 +44,45 @@ def some_model(family: str, dimensions: int, seed: int = 0, size: float = 1) -> 
     """Return a model of the vector leg with random numbers."""
     random = np.random.default_rng(seed)
     background = Background.of(
-        random.normal(size=(7, dimensions)), random.integers(5, 50, 7), random.normal(size=(3, dimensions))
+        random.normal(size=(7, dimensions)),
+        random.integers(5, 50, 7),
+        random.normal(size=(3, dimensions)),
     )
     count = 1 + 2 + 2 + 3
     constant = EXPONENTS[family]
     if family == "raw":
         count, background = 1, None  # type: ignore[assignment]
     slope, intercept, exponent = random.normal(0, size, (3, count))
-    return LegModel("vector", family, slope, intercept, exponent if constant is None else np.array([constant]), background)
+    return LegModel(
+        "vector",
+        family,
+        slope,
+        intercept,
+        exponent if constant is None else np.array([constant]),
+        background,
+    )
 
 
-def stored(conn: Connection, model: LegModel | FusedModel, table: str = "doc", column: str = "embedding", **more: Any) -> str:
+def stored(
+    conn: Connection,
+    model: LegModel | FusedModel,
+    table: str = "doc",
+    column: str = "embedding",
+    **more: Any,
+) -> str:
     name = f"model {next(_numbers)}"
     relevance.save(conn, name, model, table=table, column=column, **more)
     return name
 
 
 @property_settings
-@given(st.data(), st.sampled_from(sorted(EXPONENTS)), st.integers(1, 40), st.integers(0, 1000), st.sampled_from([0.1, 1, 20]))
+@given(
+    st.data(),
+    st.sampled_from(sorted(EXPONENTS)),
+    st.integers(1, 40),
+    st.integers(0, 1000),
+    st.sampled_from([0.1, 1, 20]),
+)
 def test_vector_leg_equals_numpy(conn, data, family, dimensions, seed, size):
     with conn.begin_nested():
         name = f"doc_{next(_numbers)}"
@@ -71,7 +94,14 @@ def test_vector_leg_equals_numpy(conn, data, family, dimensions, seed, size):
         wanted = data.draw(st.floats(0, 1))
         curve = model.vector_curve(queries)
         expected = np.stack(
-            [curve.slope, curve.intercept, curve.exponent, curve.relevance(cosines), 1 - curve.inverse(wanted)], axis=1
+            [
+                curve.slope,
+                curve.intercept,
+                curve.exponent,
+                curve.relevance(cosines),
+                1 - curve.inverse(wanted),
+            ],
+            axis=1,
         )
         rows = conn.execute(
             text("""
@@ -79,9 +109,17 @@ def test_vector_leg_equals_numpy(conn, data, family, dimensions, seed, size):
                 FROM unnest(CAST(:q AS vector[]), CAST(:x AS float8[])) WITH ORDINALITY AS t (q, x, i),
                      sqlvec.relevance_parameters(:m, t.q) AS p ORDER BY t.i
             """),
-            {"m": stored_name, "q": [Vector(q).to_text() for q in queries], "x": cosines.tolist(), "wanted": wanted},
+            {
+                "m": stored_name,
+                "q": [Vector(q).to_text() for q in queries],
+                "x": cosines.tolist(),
+                "wanted": wanted,
+            },
         )
-        found = np.array([[np.nan if value is None else value for value in row] for row in rows], dtype=np.float64)
+        found = np.array(
+            [[np.nan if value is None else value for value in row] for row in rows],
+            dtype=np.float64,
+        )
         zero = ~(queries != 0).any(axis=1)
         assert np.isnan(found[zero]).all()
         np.testing.assert_allclose(found[~zero], expected[~zero], rtol=1e-9, atol=1e-9)
@@ -100,7 +138,13 @@ def test_scores_equal_numpy(doc, family, weights, maximum, share, terms, wanted)
     if family == "raw":
         weights = weights[:, :1]
     constant = EXPONENTS[family]
-    model = LegModel("text", family, weights[0], weights[1], weights[2] if constant is None else np.array([constant]))
+    model = LegModel(
+        "text",
+        family,
+        weights[0],
+        weights[1],
+        weights[2] if constant is None else np.array([constant]),
+    )
     name = stored(doc, model, column="body")
     curve = model.score_curve([maximum], [terms])
     score = share * maximum
@@ -110,7 +154,12 @@ def test_scores_equal_numpy(doc, family, weights, maximum, share, terms, wanted)
             functions.relevance_score_bound(name, maximum, wanted, terms),
         )
     ).one()
-    np.testing.assert_allclose(found, [curve.relevance([score / maximum])[0], maximum * curve.inverse(wanted)[0]], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        found,
+        [curve.relevance([score / maximum])[0], maximum * curve.inverse(wanted)[0]],
+        rtol=1e-9,
+        atol=1e-12,
+    )
 
 
 @property_settings
@@ -175,7 +224,9 @@ def test_the_bound_cuts_where_relevance_does(doc: Connection) -> None:
     for seed in range(4):
         name = stored(doc, some_model("power", 3, seed))
         for wanted in (0.1, 0.3, 0.5, 0.9):
-            by_relevance, by_distance, agree = doc.execute(statement, {"m": name, "w": wanted}).one()
+            by_relevance, by_distance, agree = doc.execute(
+                statement, {"m": name, "w": wanted}
+            ).one()
             assert agree and by_relevance == by_distance
             found.add(by_relevance)
     assert len(found - {0, 500}) > 2
@@ -196,43 +247,92 @@ def test_nothing_and_everything(doc: Connection) -> None:
     assert doc.scalar(ask, {"m": name, "q": None, "x": 0.5}) is None
     assert doc.scalar(ask, {"m": name, "q": "[1,0,0]", "x": None}) is None
     assert doc.scalar(ask, {"m": name, "q": "[1,0,0]", "x": 0}) == pytest.approx(1 / (1 + np.e))
-    texts = stored(doc, LegModel("text", "linear", np.ones(3), np.ones(3), np.ones(1)), column="body")
+    texts = stored(
+        doc, LegModel("text", "linear", np.ones(3), np.ones(3), np.ones(1)), column="body"
+    )
     for maximum in (0, -1, None, float("inf"), float("nan")):
-        assert doc.scalar(text("SELECT sqlvec.relevance_score(:m, 1, CAST(:x AS float8))"), {"m": texts, "x": maximum}) is None
+        assert (
+            doc.scalar(
+                text("SELECT sqlvec.relevance_score(:m, 1, CAST(:x AS float8))"),
+                {"m": texts, "x": maximum},
+            )
+            is None
+        )
 
 
 def test_a_relevance_far_off_is_no_error(doc: Connection) -> None:
-    steep = LegModel("vector", "linear", np.array([1e6] + [0.0] * 7), np.array([-1e5] + [0.0] * 7), np.ones(1), some_model("linear", 3).background)
+    steep = LegModel(
+        "vector",
+        "linear",
+        np.array([1e6] + [0.0] * 7),
+        np.array([-1e5] + [0.0] * 7),
+        np.ones(1),
+        some_model("linear", 3).background,
+    )
     name = stored(doc, steep)
-    assert doc.scalar(text("SELECT sqlvec.relevance(:m, '[1,0,0]', 1)"), {"m": name}) == pytest.approx(1)
-    assert doc.scalar(text("SELECT sqlvec.relevance(:m, '[1,0,0]', -1)"), {"m": name}) == pytest.approx(0)
+    assert doc.scalar(
+        text("SELECT sqlvec.relevance(:m, '[1,0,0]', 1)"), {"m": name}
+    ) == pytest.approx(1)
+    assert doc.scalar(
+        text("SELECT sqlvec.relevance(:m, '[1,0,0]', -1)"), {"m": name}
+    ) == pytest.approx(0)
 
 
 def test_maximum_of_a_query(doc: Connection) -> None:
     doc.exec_driver_sql("CALL sqlvec.add_bm25('doc', 'body', 'simple')")
-    doc.exec_driver_sql("INSERT INTO doc (id, body) SELECT i, CASE WHEN mod(i, 2) = 0 THEN 'apple' ELSE 'pear fig' END FROM generate_series(1, 10) AS i")
+    doc.exec_driver_sql(
+        "INSERT INTO doc (id, body) SELECT i, CASE WHEN mod(i, 2) = 0 THEN 'apple' ELSE 'pear fig' END FROM generate_series(1, 10) AS i"
+    )
     doc.exec_driver_sql("CALL sqlvec.analyze_bm25('doc', 10)")
     maximum = doc.scalar(text("SELECT sqlvec.bm25_maximum(NULL::doc, 'body', 'apple quince')"))
-    assert maximum == pytest.approx(2.2 * (np.log(1 + 5.5 / 5.5) + np.log(1 + 10.5 / 0.5)), rel=1e-6)
-    best = doc.scalar(text("SELECT max(score) FROM sqlvec.bm25_search(NULL::doc, 'body', 'apple quince')"))
+    assert maximum == pytest.approx(
+        2.2 * (np.log(1 + 5.5 / 5.5) + np.log(1 + 10.5 / 0.5)), rel=1e-6
+    )
+    best = doc.scalar(
+        text("SELECT max(score) FROM sqlvec.bm25_search(NULL::doc, 'body', 'apple quince')")
+    )
     assert 0 < best < maximum
     assert doc.scalar(text("SELECT sqlvec.bm25_maximum(NULL::doc, 'body', '')")) == 0
 
 
 def test_loaded_as_saved(doc: Connection) -> None:
     model = some_model("power", 3)
-    name = stored(doc, model, thresholds={0.9: 0.4, 0.95: 0.25}, queries=50, examples=5000, positives=70, brier=0.03)
+    name = stored(
+        doc,
+        model,
+        thresholds={0.9: 0.4, 0.95: 0.25},
+        queries=50,
+        examples=5000,
+        positives=70,
+        brier=0.03,
+    )
     loaded = relevance.load(doc, name)
-    assert isinstance(loaded, LegModel) and loaded.background is not None and model.background is not None
+    assert (
+        isinstance(loaded, LegModel)
+        and loaded.background is not None
+        and model.background is not None
+    )
     for part in ("slope", "intercept", "exponent"):
         np.testing.assert_array_equal(getattr(loaded, part), getattr(model, part))
     for part in Background.__dataclass_fields__:
-        np.testing.assert_array_equal(getattr(loaded.background, part), getattr(model.background, part))
-    row = doc.execute(text("SELECT * FROM sqlvec.relevance_model WHERE name = :m"), {"m": name}).one()
-    assert (row.leg, row.table_name, row.column_name, row.dimensions, row.positives) == ("vector", "doc", "embedding", 3, 70)
+        np.testing.assert_array_equal(
+            getattr(loaded.background, part), getattr(model.background, part)
+        )
+    row = doc.execute(
+        text("SELECT * FROM sqlvec.relevance_model WHERE name = :m"), {"m": name}
+    ).one()
+    assert (row.leg, row.table_name, row.column_name, row.dimensions, row.positives) == (
+        "vector",
+        "doc",
+        "embedding",
+        3,
+        70,
+    )
     assert doc.scalar(select(functions.relevance_threshold(name))) == 0.25
     assert doc.scalar(select(functions.relevance_threshold(name, 0.9))) == 0.4
-    with pytest.raises(DBAPIError, match=r"no threshold for a recall of 0.5(.|\n)*It has those for: 0.9, 0.95"):
+    with pytest.raises(
+        DBAPIError, match=r"no threshold for a recall of 0.5(.|\n)*It has those for: 0.9, 0.95"
+    ):
         doc.scalar(select(functions.relevance_threshold(name, 0.5)))
 
 
@@ -248,19 +348,39 @@ def test_fused_is_loaded_as_saved(conn: Connection) -> None:
 
 def test_functions_as_expressions(doc: Connection) -> None:
     name = stored(doc, RAW)
-    curve = functions.relevance_parameters(name, [1, 0, 0]).table_valued("slope", "intercept", "exponent")
+    curve = functions.relevance_parameters(name, [1, 0, 0]).table_valued(
+        "slope", "intercept", "exponent"
+    )
     at = functions.relevance_at(curve.c.slope, curve.c.intercept, curve.c.exponent, 0.5)
     expected = doc.scalar(select(functions.relevance(name, [1, 0, 0], 0.5)))
     assert doc.scalar(select(at)) == expected
-    assert doc.scalar(select(functions.relevance_bound(name, [1, 0, 0], expected))) == pytest.approx(0.5)
-    texts = stored(doc, LegModel("text", "linear", np.ones(3), np.ones(3), np.ones(1)), column="body")
-    score_curve = functions.relevance_score_parameters(texts, 8, 2).table_valued("slope", "intercept", "exponent")
-    scored = functions.relevance_at(score_curve.c.slope, score_curve.c.intercept, score_curve.c.exponent, 0.25)
-    assert doc.scalar(select(scored)) == doc.scalar(select(functions.relevance_score(texts, 2, 8, 2)))
+    assert doc.scalar(
+        select(functions.relevance_bound(name, [1, 0, 0], expected))
+    ) == pytest.approx(0.5)
+    texts = stored(
+        doc, LegModel("text", "linear", np.ones(3), np.ones(3), np.ones(1)), column="body"
+    )
+    score_curve = functions.relevance_score_parameters(texts, 8, 2).table_valued(
+        "slope", "intercept", "exponent"
+    )
+    scored = functions.relevance_at(
+        score_curve.c.slope, score_curve.c.intercept, score_curve.c.exponent, 0.25
+    )
+    assert doc.scalar(select(scored)) == doc.scalar(
+        select(functions.relevance_score(texts, 2, 8, 2))
+    )
 
 
 CALL = "CALL sqlvec.create_relevance_model('m', {})"
-GOOD = {"leg": "'vector'", "family": "'raw'", "slope": "'{1}'", "intercept": "'{1}'", "exponent": "'{1}'", "rel": "'doc'", "column_name": "'embedding'"}
+GOOD = {
+    "leg": "'vector'",
+    "family": "'raw'",
+    "slope": "'{1}'",
+    "intercept": "'{1}'",
+    "exponent": "'{1}'",
+    "rel": "'doc'",
+    "column_name": "'embedding'",
+}
 
 
 @pytest.mark.parametrize(
@@ -319,7 +439,12 @@ def test_a_model_follows_its_column(doc: Connection) -> None:
     name = stored(doc, some_model("linear", 3))
 
     def check(table: str, column: str) -> None:
-        doc.execute(text("SELECT sqlvec._check_relevance(:m, 'vector', CAST(CAST(:t AS text) AS regclass), :c)"), {"m": name, "t": table, "c": column})
+        doc.execute(
+            text(
+                "SELECT sqlvec._check_relevance(:m, 'vector', CAST(CAST(:t AS text) AS regclass), :c)"
+            ),
+            {"m": name, "t": table, "c": column},
+        )
 
     check("doc", "embedding")
     doc.exec_driver_sql("ALTER TABLE doc RENAME TO renamed")
@@ -328,19 +453,24 @@ def test_a_model_follows_its_column(doc: Connection) -> None:
     doc.exec_driver_sql("CREATE TABLE doc (n int, embedding vector(3))")
     check("doc", "embedding")  # as after a restore, names are believed
     doc.exec_driver_sql("ALTER TABLE renamed ALTER moved TYPE vector(4)")
-    with pytest.raises(DBAPIError, match='fitted for 3 dimensions; column "moved" of table public.renamed has 4'):
+    with pytest.raises(
+        DBAPIError, match='fitted for 3 dimensions; column "moved" of table public.renamed has 4'
+    ):
         check("renamed", "moved")
 
 
 def test_without_its_vectors_a_model_says_nothing(doc: Connection) -> None:
     """As after a restore of parts."""
     name = stored(doc, some_model("linear", 3))
-    doc.execute(text("DELETE FROM sqlvec.relevance_vector WHERE model = :m AND part = 'direction'"), {"m": name})
+    doc.execute(
+        text("DELETE FROM sqlvec.relevance_vector WHERE model = :m AND part = 'direction'"),
+        {"m": name},
+    )
     assert doc.scalar(select(functions.relevance(name, [1, 0, 0], 0.5))) is None
 
 
 def test_names_are_values(doc: Connection) -> None:
-    name = "it's a \"model\"; DROP TABLE doc; --"
+    name = 'it\'s a "model"; DROP TABLE doc; --'
     relevance.save(doc, name, RAW, table="doc", column="embedding")
     assert doc.scalar(select(functions.relevance(name, [1, 0, 0], 0.5))) is not None
     doc.execute(text("CALL sqlvec.drop_relevance_model(:m)"), {"m": name})
@@ -360,13 +490,24 @@ def test_models_belong_to_roles(doc: Connection) -> None:
     doc.exec_driver_sql("SET LOCAL ROLE fitter")
     # Everyone may apply a model, its owner alone may take it away.
     assert doc.scalar(select(functions.relevance(name, [1, 0, 0], 0.5))) is not None
-    for statement in ("CALL sqlvec.drop_relevance_model(:m)", "DELETE FROM sqlvec.relevance_vector WHERE model = :m"):
-        with pytest.raises(DBAPIError, match='role "fitter" may not write this row'), doc.begin_nested():
+    for statement in (
+        "CALL sqlvec.drop_relevance_model(:m)",
+        "DELETE FROM sqlvec.relevance_vector WHERE model = :m",
+    ):
+        with (
+            pytest.raises(DBAPIError, match='role "fitter" may not write this row'),
+            doc.begin_nested(),
+        ):
             doc.execute(text(statement), {"m": name})
     with pytest.raises(DBAPIError, match="permission denied"), doc.begin_nested():
-        doc.execute(text("UPDATE sqlvec.relevance_model SET slope = '{1}' WHERE name = :m"), {"m": name})
+        doc.execute(
+            text("UPDATE sqlvec.relevance_model SET slope = '{1}' WHERE name = :m"), {"m": name}
+        )
     with pytest.raises(DBAPIError, match="may not write this row"), doc.begin_nested():
-        doc.execute(text("INSERT INTO sqlvec.relevance_vector VALUES (:m, 'centroid', 99, '[1,2,3]')"), {"m": name})
+        doc.execute(
+            text("INSERT INTO sqlvec.relevance_vector VALUES (:m, 'centroid', 99, '[1,2,3]')"),
+            {"m": name},
+        )
     relevance.save(doc, "own", FusedModel(np.ones(3), 0.0))
     doc.execute(text("CALL sqlvec.drop_relevance_model('own')"))
 
@@ -383,7 +524,9 @@ def test_pgvector_elsewhere_and_a_hostile_search_path(tmp_database: Callable[...
         model = some_model("power", 3)
         relevance.save(connection, "m", model, table="doc", column="embedding")
         connection.exec_driver_sql("CREATE SCHEMA hostile")
-        connection.exec_driver_sql("CREATE FUNCTION hostile.exp(float8) RETURNS float8 LANGUAGE sql AS 'SELECT 0.0::float8'")
+        connection.exec_driver_sql(
+            "CREATE FUNCTION hostile.exp(float8) RETURNS float8 LANGUAGE sql AS 'SELECT 0.0::float8'"
+        )
         connection.exec_driver_sql("SET LOCAL search_path = hostile, pg_catalog")
         statement = "SELECT sqlvec.relevance('m', '[1,2,3]'::extensions.vector, 0.5), sqlvec.relevance_bound('m', '[1,2,3]'::extensions.vector, 0.5)"
         found = connection.exec_driver_sql(statement).one()
@@ -401,9 +544,11 @@ def test_dump_and_restore(second_server: Server) -> None:
         relevance.save(connection, "m", some_model("power", 3), table="doc", column="embedding")
         before = connection.scalar(select(functions.relevance("m", [1, 2, 3], 0.5)))
     dump = subprocess.check_output([second_server.bin / "pg_dump", source])
-    psql = [second_server.bin / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", target]
+    psql = [str(second_server.bin / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", target]
     subprocess.run(psql, input=dump, check=True, capture_output=True)
     with psycopg.connect(target) as restored:
         found = restored.execute("SELECT sqlvec.relevance('m', '[1,2,3]', 0.5)").fetchone()
-        restored.execute("SELECT sqlvec._check_relevance('m', 'vector', 'doc'::regclass, 'embedding')")
+        restored.execute(
+            "SELECT sqlvec._check_relevance('m', 'vector', 'doc'::regclass, 'embedding')"
+        )
     assert found == (before,)

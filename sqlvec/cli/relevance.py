@@ -1,0 +1,198 @@
+"""Commands for relevance models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table as Shown
+from sqlalchemy import Connection, text
+
+from sqlvec import relevance
+from sqlvec.cli.database import Dsn, engine
+from sqlvec.errors import DeclarationError, MissingRequirement
+
+if TYPE_CHECKING:
+    from sqlvec.fit.judgements import Judgements
+
+app = typer.Typer(
+    help="Fit what turns scores into probabilities of being relevant.", no_args_is_help=True
+)
+
+Name = Annotated[str, typer.Argument(help="Of the model.")]
+Queries = Annotated[str, typer.Option(help="Table with the queries, as in SQL.")]
+QueryKey = Annotated[str, typer.Option(help="Its column that judgements name queries by.")]
+QueryColumn = Annotated[str, typer.Option(help="Its column with the vector, text or tokens.")]
+Key = Annotated[str, typer.Option(help="Column that judgements name rows by.")]
+File = Annotated[
+    Path | None,
+    typer.Option(
+        "--judgements",
+        exists=True,
+        dir_okay=False,
+        help="File: query-id, corpus-id, score by tabs, or a JSON object a line.",
+    ),
+]
+JudgementTable = Annotated[
+    str | None,
+    typer.Option(
+        "--judgements-table", help="Table instead, with columns query_id, document_id, grade."
+    ),
+]
+Candidates = Annotated[int, typer.Option(min=10, help="Rows to find for each query.")]
+Recall = Annotated[float, typer.Option(min=0.01, max=1, help="Share of relevant rows to keep.")]
+Html = Annotated[Path | None, typer.Option(dir_okay=False, help="Write a page to choose by.")]
+
+
+@app.command()
+def fit(
+    name: Name,
+    table: Annotated[str, typer.Argument(help="As in SQL: doc, shop.doc, '\"Doc\"'.")],
+    column: Annotated[str, typer.Argument(help="Its vector, BM25 or multi-vector column.")],
+    *,
+    dsn: Dsn,
+    queries: Queries,
+    query_column: QueryColumn,
+    leg: Annotated[str, typer.Option(help="vector, text or tokens.")] = "vector",
+    key: Key = "id",
+    query_key: QueryKey = "id",
+    judgements: File = None,
+    judgements_table: JudgementTable = None,
+    family: Annotated[str, typer.Option(help="raw, linear, sqrt, quadratic or power.")] = "linear",
+    candidates: Candidates = 100,
+    recall: Recall = 0.95,
+    seed: Annotated[int, typer.Option(help="Of the folds and the sample of rows.")] = 0,
+    report: Html = None,
+) -> None:
+    """Fit a model to judged queries, or to the background when there are no judgements."""
+    _require_fit()
+    from sqlvec.fit.judgements import Source, collect
+    from sqlvec.fit.relevance import RECALLS, fit_leg
+    from sqlvec.fit.relevance_report import Judged, page
+
+    source = Source(leg, table, column, key, queries, query_key, query_column)
+    with engine(dsn).begin() as connection:
+        given = _judgements(connection, judgements, judgements_table)
+        found = collect(connection, source, given, candidates=candidates, seed=seed)
+        recalls = sorted({*RECALLS, recall})
+        fitted = fit_leg(
+            leg, found.examples, family, background=found.background, recalls=recalls, seed=seed
+        )
+        relevance.save(
+            connection,
+            name,
+            fitted.model,
+            table=table,
+            column=column,
+            thresholds=fitted.thresholds if given is not None else None,
+            queries=fitted.queries,
+            examples=fitted.examples,
+            positives=fitted.positives if given is not None else None,
+            brier=fitted.brier if given is not None else None,
+        )
+    typer.echo(f"{name}: fitted to {fitted.examples:,} candidates of {fitted.queries:,} queries")
+    if given is None:
+        typer.echo("without judgements: relevance is the chance of not being background")
+    else:
+        kept = fitted.relevance >= fitted.thresholds[recall]
+        typer.echo(
+            f"held out: Brier {fitted.brier:.4f}; {recall:.0%} of the relevant candidates have a"
+            f" relevance of {fitted.thresholds[recall]:.4f} or more, which removes"
+            f" {1 - kept.mean():.0%} of all; {found.found:.0%} of the relevant rows are candidates"
+        )
+    if report is not None:
+        judged = Judged.of_fit(f"{name}, leg {leg}, family {family}", fitted, recall)
+        report.write_text(page([judged]), encoding="utf-8")
+
+
+@app.command("list")
+def list_models(*, dsn: Dsn) -> None:
+    """List the models of a database."""
+    statement = """
+        SELECT name, leg, family, pg_catalog.format('%I.%I', schema_name, table_name), column_name,
+               queries, positives, brier
+        FROM sqlvec.relevance_model
+        ORDER BY name
+    """
+    with engine(dsn).connect() as connection:
+        rows = connection.execute(text(statement)).all()
+    if not rows:
+        typer.echo("no relevance models")
+        return
+    shown = Shown(box=None, pad_edge=False, header_style="dim")
+    for title in ("name", "leg", "family", "table", "column", "queries", "relevant", "Brier"):
+        shown.add_column(title, overflow="fold")
+    for row in rows:
+        cells = [*row[:3], "" if row[4] is None else row[3], row[4] or ""]
+        cells += ["" if count is None else f"{count:,}" for count in row[5:7]]
+        shown.add_row(*cells, "" if row[7] is None else f"{row[7]:.4f}")
+    Console().print(shown)
+
+
+@app.command()
+def drop(name: Name, *, dsn: Dsn) -> None:
+    """Remove a model."""
+    with engine(dsn).begin() as connection:
+        connection.execute(text("CALL sqlvec.drop_relevance_model(:name)"), {"name": name})
+
+
+@app.command()
+def report(
+    name: Name,
+    html: Annotated[Path, typer.Argument(dir_okay=False, help="File to write.")],
+    *,
+    dsn: Dsn,
+    queries: Queries,
+    query_column: QueryColumn,
+    key: Key = "id",
+    query_key: QueryKey = "id",
+    judgements: File = None,
+    judgements_table: JudgementTable = None,
+    candidates: Candidates = 100,
+    recall: Recall = 0.95,
+) -> None:
+    """Write a page about a stored model on judged queries, best those that it has not seen."""
+    _require_fit()
+    from sqlvec.fit.judgements import Source, collect
+    from sqlvec.fit.relevance import apply, threshold
+    from sqlvec.fit.relevance_report import Judged, page
+
+    with engine(dsn).connect() as connection:
+        model = relevance.load(connection, name)
+        if isinstance(model, relevance.FusedModel):
+            raise DeclarationError(f"relevance model {name!r} combines others; report on those")
+        given = _judgements(connection, judgements, judgements_table)
+        if given is None:
+            raise DeclarationError("a report needs judgements")
+        statement = """
+            SELECT pg_catalog.format('%I.%I', schema_name, table_name), column_name
+            FROM sqlvec.relevance_model WHERE name = :name
+        """
+        table, column = connection.execute(text(statement), {"name": name}).one()
+        source = Source(model.leg, table, column, key, queries, query_key, query_column)
+        examples = collect(connection, source, given, candidates=candidates, model=model).examples
+    found = apply(model, examples)
+    title = f"{name}, leg {model.leg}, family {model.family}"
+    chosen = threshold(found, examples.label, recall)
+    note = "The stored model on these queries; flattering where it was fitted on them."
+    html.write_text(page([Judged(title, found, examples.label, chosen, note)]), encoding="utf-8")
+
+
+def _judgements(connection: Connection, file: Path | None, table: str | None) -> Judgements | None:
+    from sqlvec.fit.judgements import load_judgements, read_judgements
+
+    if file is not None and table is not None:
+        raise DeclarationError("judgements come from a file or from a table, not from both")
+    if table is not None:
+        return load_judgements(connection, table)
+    return None if file is None else read_judgements(file)
+
+
+def _require_fit() -> None:
+    try:
+        import scipy  # noqa: F401
+        import sklearn  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingRequirement(f"fitting needs {error.name}: pip install 'sqlvec[fit]'") from None

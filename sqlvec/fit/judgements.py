@@ -1,0 +1,299 @@
+"""Judgements from files and tables, and the candidates of judged queries from a database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, text
+
+from sqlvec.errors import DeclarationError, FittingError
+from sqlvec.fit.relevance import Examples, background_labels, fit_background
+from sqlvec.relevance import Background, Floats, LegModel, score_features
+
+Judgements: TypeAlias = Mapping[str, Mapping[str, float]]
+"""Grade of a document, above 0 for relevant, by query and document, both as text."""
+
+_COLUMNS = ("query-id", "corpus-id", "score")
+_BACKGROUND_ROWS = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where rows and queries are.
+
+    Tables are named as in SQL, with schema and quotes where they need them; columns as they are.
+
+    :param leg: ``vector``, ``text`` or ``tokens``.
+    :param table: the table that is searched.
+    :param column: its vector, BM25 or multi-vector column.
+    :param key: the column that judgements name rows by.
+    :param queries: a table with the queries.
+    :param query_key: its column that judgements name queries by.
+    :param query_column: the query itself: a vector, a text, or a multi-vector.
+    """
+
+    leg: str
+    table: str
+    column: str
+    key: str
+    queries: str
+    query_key: str
+    query_column: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What a search finds for queries, and what a model is to know of them."""
+
+    examples: Examples
+    background: Background | None
+    """What the features of a vector leg came from."""
+
+    found: float
+    """Share of the relevant rows among the candidates; NaN without judgements."""
+
+
+def read_judgements(path: Path) -> Judgements:
+    """Read judgements from a file.
+
+    Tab separated, with or without the header ``query-id corpus-id score`` of BEIR, or the four
+    columns of TREC; a file that begins with ``{`` holds a JSON object a line, with those keys.
+
+    :raises DeclarationError: a line that is none of these.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows: list[tuple[str, str, float]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            if line.startswith("{"):
+                record = json.loads(line)
+                rows.append(tuple(record[name] for name in _COLUMNS))
+                continue
+            fields = line.split("\t") if "\t" in line else line.split()
+            if number == 1 and fields[0] == _COLUMNS[0]:
+                continue
+            query, document, grade = fields if len(fields) == 3 else (fields[0], *fields[2:])
+            rows.append((query, document, float(grade)))
+        except (KeyError, TypeError, ValueError):
+            raise DeclarationError(
+                f"{path}, line {number} is no judgement: expected {', '.join(_COLUMNS)}"
+            ) from None
+    return _judgements(rows)
+
+
+def load_judgements(
+    connection: Connection,
+    table: str,
+    columns: tuple[str, str, str] = ("query_id", "document_id", "grade"),
+) -> Judgements:
+    """Read judgements from a table.
+
+    :param table: its name as in SQL.
+    :param columns: those of the query, the row and the grade.
+    """
+    names = _Names(connection)
+    query, document, grade = map(names.column, columns)
+    statement = f"SELECT {query}::text, {document}::text, {grade}::float8 FROM {names.table(table)}"
+    return _judgements(_execute(connection, statement, ()))
+
+
+def collect(
+    connection: Connection,
+    source: Source,
+    judgements: Judgements | None,
+    *,
+    candidates: int = 100,
+    model: LegModel | None = None,
+    seed: int = 0,
+) -> Candidates:
+    """Search every judged query and label what is found.
+
+    :param judgements: None labels the candidates of all queries by the background instead, see
+        :func:`~sqlvec.fit.relevance.background_labels`; of the vector leg alone.
+    :param candidates: rows to find for each query.
+    :param model: one to measure features against; None makes a background from a sample of rows.
+    :raises DeclarationError: a table or column is not there, or the leg is unknown.
+    :raises FittingError: there is no query to search, or too little to make a background.
+    """
+    names = _Names(connection)
+    queries = _queries(connection, names, source, judgements)
+    if not queries:
+        raise FittingError(f"table {source.queries} has none of the judged queries")
+    if judgements is None and source.leg != "vector":
+        raise FittingError("without judgements only a vector leg can be fitted")
+    lists = [_search(connection, names, source, query, candidates) for query in queries.values()]
+    used = [i for i, found in enumerate(lists) if found.keys]
+    ids = list(queries)
+    scores = [lists[i].x for i in used]
+    background = model.background if model is not None else None
+    sample = np.zeros((0, 0))
+    if source.leg == "vector":
+        vectors = np.array([_vector(queries[ids[i]]) for i in used])
+        if model is None:
+            sample = _sample(connection, names, source, seed)
+            background = fit_background(sample, vectors, seed=seed)
+        none = np.zeros((len(vectors), 0))
+        features = none if background is None else background.features(vectors)
+    else:
+        features = score_features([lists[i].maximum for i in used], [lists[i].terms for i in used])
+    if judgements is None:
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        chance = unit @ (sample / np.linalg.norm(sample, axis=1, keepdims=True)).T
+        labels = background_labels(scores, list(chance), _count(connection, names, source))
+        return Candidates(Examples.of_lists(features, scores, labels), background, float("nan"))
+    labels = [
+        np.array([judgements[ids[i]].get(key, 0) > 0 for key in lists[i].keys], dtype=np.float64)
+        for i in used
+    ]
+    relevant = sum(grade > 0 for query in ids for grade in judgements[query].values())
+    found = sum(float(part.sum()) for part in labels)
+    return Candidates(
+        Examples.of_lists(features, scores, labels), background, found / max(relevant, 1)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    keys: list[str]
+    x: Floats
+    maximum: float
+    terms: int
+
+
+def _search(connection: Connection, names: _Names, source: Source, query: str, k: int) -> _Found:
+    table, key = names.table(source.table), names.column(source.key)
+    if source.leg == "vector":
+        rows = _execute(
+            connection,
+            f"SELECT key, 1 - distance FROM sqlvec.vector_search_keys(NULL::{table}, %s,"
+            f" CAST(%s AS {names.type('vector')}), key => NULL::text, k => %s,"
+            " metric => 'cosine', key_column => %s)",
+            (source.column, query, k, source.key),
+        )
+        return _found(rows, 1.0, 1)
+    if source.leg == "text":
+        maximum, terms = _execute(
+            connection,
+            f"SELECT sqlvec.bm25_maximum(NULL::{table}, %s, %s),"
+            f" (numnode(sqlvec.bm25_tsquery(NULL::{table}, %s, %s)) + 1) / 2",
+            (source.column, query) * 2,
+        )[0]
+        rows = _execute(
+            connection,
+            f"SELECT key, score FROM sqlvec.bm25_search_keys(NULL::{table}, %s, %s,"
+            " key => NULL::text, k => %s, key_column => %s)",
+            (source.column, query, k, source.key),
+        )
+        return _found(rows if maximum else [], maximum, terms)
+    column, kind = names.column(source.column), f"{names.type('halfvec')}[]"
+    rows = _execute(
+        connection,
+        f"SELECT t.{key}::text, sqlvec.maxsim_mean(t.{column}, q.q) FROM {table} AS t,"
+        f" (SELECT CAST(%s AS {kind}) AS q) AS q WHERE t.{column} <> '{{}}'"
+        " ORDER BY 2 DESC LIMIT %s",
+        (query, k),
+    )
+    # As the model divides: by the tokens of the query.
+    [(count,)] = _execute(connection, f"SELECT cardinality(CAST(%s AS {kind}))", (query,))
+    return _Found([row[0] for row in rows], np.array([row[1] for row in rows]), count, 1)
+
+
+def _found(rows: list[Any], maximum: float, terms: int) -> _Found:
+    kept = [row for row in rows if row[1] is not None]
+    x = np.array([row[1] / maximum for row in kept], dtype=np.float64)
+    return _Found([row[0] for row in kept], x, maximum, terms)
+
+
+def _queries(
+    connection: Connection, names: _Names, source: Source, judgements: Judgements | None
+) -> dict[str, str]:
+    """Return queries as text, those with a relevant row where there are judgements."""
+    if source.leg not in ("vector", "text", "tokens"):
+        raise DeclarationError(f"a leg is vector, text or tokens, not {source.leg!r}")
+    key, column = names.column(source.query_key), names.column(source.query_column)
+    statement = f"SELECT {key}::text, {column}::text FROM {names.table(source.queries)}"
+    statement += f" WHERE {column} IS NOT NULL ORDER BY 1"
+    wanted = None
+    if judgements is not None:
+        wanted = {q for q, grades in judgements.items() if max(grades.values(), default=0) > 0}
+    found = {
+        row[0]: row[1]
+        for row in _execute(connection, statement, ())
+        if wanted is None or row[0] in wanted
+    }
+    if source.leg == "vector":
+        found = {name: value for name, value in found.items() if _vector(value).any()}
+    return found
+
+
+def _sample(
+    connection: Connection, names: _Names, source: Source, seed: int
+) -> NDArray[np.float64]:
+    """Return vectors of random pages of the table."""
+    table, column = names.table(source.table), names.column(source.column)
+    share = min(100.0, 200.0 * _BACKGROUND_ROWS / max(_count(connection, names, source), 1))
+    found = _execute(
+        connection,
+        f"SELECT {column}::text FROM {table} TABLESAMPLE SYSTEM (%s) REPEATABLE (%s)"
+        f" WHERE {column} IS NOT NULL LIMIT %s",
+        (share, seed, _BACKGROUND_ROWS),
+    )
+    vectors = [_vector(row[0]) for row in found]
+    return np.array([vector for vector in vectors if vector.any()])
+
+
+def _count(connection: Connection, names: _Names, source: Source) -> int:
+    table, column = names.table(source.table), names.column(source.column)
+    return int(_execute(connection, f"SELECT count({column}) FROM {table}", ())[0][0])
+
+
+def _vector(literal: str) -> NDArray[np.float64]:
+    return np.array(literal.strip("[]").split(","), dtype=np.float64)
+
+
+def _judgements(rows: Iterable[tuple[Any, Any, Any]]) -> Judgements:
+    grades: dict[str, dict[str, float]] = {}
+    for query, document, grade in rows:
+        grades.setdefault(str(query), {})[str(document)] = float(grade)
+    if not grades:
+        raise FittingError("there are no judgements")
+    return grades
+
+
+def _execute(connection: Connection, statement: str, values: tuple[Any, ...]) -> list[Any]:
+    return list(connection.exec_driver_sql(statement, values))
+
+
+class _Names:
+    """Names as the server quotes them, so that they can stand in a statement."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def table(self, name: str) -> str:
+        statement = "SELECT sqlvec._qualified(pg_catalog.to_regclass(CAST(:name AS text)))"
+        found = self._connection.scalar(text(statement), {"name": name})
+        if found is None:
+            raise DeclarationError(f"table {name} does not exist")
+        return self._doubled(found)
+
+    def column(self, name: str) -> str:
+        return self._doubled('"' + name.replace('"', '""') + '"')
+
+    def type(self, name: str) -> str:
+        schema = self._connection.scalar(
+            text("SELECT pg_catalog.quote_ident(sqlvec._vector_schema())")
+        )
+        return self._doubled(f"{schema}.{name}")
+
+    @staticmethod
+    def _doubled(name: str) -> str:
+        return name.replace("%", "%%")

@@ -1,0 +1,217 @@
+"""One HTML page, without anything outside it, on which a person chooses a threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sqlvec.fit.relevance import Fit, reliability
+from sqlvec.relevance import Floats
+
+_WIDTH, _HEIGHT, _MARGIN = 460, 260, 42
+_BLUE, _ORANGE, _GREY = "#1f6feb", "#d1572b", "#8a8f98"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Candidates under a model.
+
+    :param title: what stands above them, e.g. the name of the model and its leg.
+    :param relevance: of each candidate (m,).
+    :param label: 1 for relevant, 0 for not (m,).
+    :param chosen: the relevance that candidates need.
+    :param note: one sentence on where the figures come from.
+    """
+
+    title: str
+    relevance: Floats
+    label: Floats
+    chosen: float
+    note: str = ""
+
+    @classmethod
+    def of_fit(cls, title: str, fit: Fit, recall: float) -> Judged:
+        """Return what a fit says of queries held out of it, cut for a recall."""
+        note = "Every query was judged by a model that was fitted on other queries."
+        return cls(title, fit.relevance, fit.label, fit.thresholds[recall], note)
+
+
+def page(parts: Sequence[Judged]) -> str:
+    """Return the page: distributions, precision and recall by threshold, reliability."""
+    body = "\n".join(_section(part) for part in parts)
+    return _PAGE.format(title=escape(", ".join(part.title for part in parts)), body=body)
+
+
+def _section(part: Judged) -> str:
+    positive = part.label >= 0.5
+    kept = part.relevance >= part.chosen
+    precision = float(positive[kept].mean()) if kept.any() else float("nan")
+    figures = [
+        ("candidates", f"{len(part.label):,}"),
+        ("relevant among them", f"{int(positive.sum()):,} ({positive.mean():.1%})"),
+        ("min_relevance", f"{part.chosen:.4f}"),
+        ("relevant ones kept", f"{kept[positive].mean():.1%}"),
+        ("candidates removed", f"{1 - kept.mean():.1%}"),
+        ("precision of what is kept", f"{precision:.1%}"),
+        ("Brier score", f"{np.mean((part.relevance - part.label) ** 2):.4f}"),
+        ("Brier score of always saying the mean", f"{positive.mean() * (1 - positive.mean()):.4f}"),
+    ]
+    cells = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in figures)
+    charts = "".join((_distributions(part), _precision_recall(part), _reliability(part)))
+    return (
+        f"<section><h2>{escape(part.title)}</h2><p>{escape(part.note)}</p>"
+        f"<table>{cells}</table><div class='charts'>{charts}</div></section>"
+    )
+
+
+def _distributions(part: Judged) -> str:
+    """Draw where relevant and other candidates lie, each as a share of its own class."""
+    edges = np.linspace(*_span(part.relevance), 41)
+    positive = part.label >= 0.5
+    lines = []
+    for chosen, colour in ((positive, _BLUE), (~positive, _ORANGE)):
+        counts = np.histogram(_log_odds(part.relevance[chosen]), edges)[0]
+        share = counts / max(counts.sum(), 1)
+        lines.append((np.repeat(edges, 2)[1:-1], np.repeat(share, 2), colour))
+    top = max(float(line[1].max()) for line in lines)
+    return _chart(
+        "Relevance of relevant and other candidates",
+        lines,
+        (edges[0], edges[-1]),
+        (0, top or 1),
+        [("relevant", _BLUE), ("other", _ORANGE)],
+        part.chosen,
+    )
+
+
+def _precision_recall(part: Judged) -> str:
+    order = np.argsort(-part.relevance, kind="stable")
+    positive = (part.label >= 0.5)[order]
+    hits = np.cumsum(positive)
+    x = _log_odds(part.relevance[order])
+    # As many points as the picture can show.
+    points = np.unique(np.linspace(0, len(x) - 1, 300).astype(int))
+    return _chart(
+        "Precision and recall against min_relevance",
+        [
+            (x[points], (hits / np.arange(1, len(hits) + 1))[points], _BLUE),
+            (x[points], (hits / max(hits[-1], 1))[points], _ORANGE),
+        ],
+        _span(part.relevance),
+        (0, 1),
+        [("precision", _BLUE), ("recall", _ORANGE)],
+        part.chosen,
+    )
+
+
+def _reliability(part: Judged) -> str:
+    bins = reliability(part.relevance, part.label)
+    predicted = np.array([b.predicted for b in bins])
+    observed = np.array([b.observed for b in bins])
+    ends = (0.0, float(max(predicted.max(), observed.max(), 1e-3)))
+    return _chart(
+        "Reliability: observed share of relevant ones against relevance",
+        [(np.array(ends), np.array(ends), _GREY), (predicted, observed, _BLUE)],
+        ends,
+        ends,
+        [("tenths of the candidates", _BLUE), ("perfect", _GREY)],
+        None,
+        dots=1,
+    )
+
+
+def _chart(
+    title: str,
+    lines: Sequence[tuple[NDArray[np.floating], NDArray[np.floating], str]],
+    x_range: tuple[float, float],
+    y_range: tuple[float, float],
+    legend: Sequence[tuple[str, str]],
+    chosen: float | None,
+    dots: int | None = None,
+) -> str:
+    """Draw lines; the horizontal axis is in log-odds where a threshold is shown on it."""
+    low, high = x_range
+
+    def across(x: float) -> float:
+        return _MARGIN + (x - low) / (high - low or 1) * (_WIDTH - 2 * _MARGIN)
+
+    def up(y: float) -> float:
+        span = y_range[1] - y_range[0] or 1
+        return _HEIGHT - _MARGIN - (y - y_range[0]) / span * (_HEIGHT - 2 * _MARGIN)
+
+    parts = []
+    for number, (x, y, colour) in enumerate(lines):
+        points = [(across(float(a)), up(float(b))) for a, b in zip(x, y, strict=True)]
+        path = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
+        parts.append(f"<polyline points='{path}' stroke='{colour}'/>")
+        if number == dots:
+            parts += [
+                f"<circle cx='{a:.1f}' cy='{b:.1f}' r='3' fill='{colour}'/>" for a, b in points
+            ]
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        x_at, y_at = low + share * (high - low), y_range[0] + share * (y_range[1] - y_range[0])
+        label = f"{x_at:.3g}" if chosen is None else f"{1 / (1 + np.exp(-x_at)):.2g}"
+        parts.append(
+            f"<text x='{across(x_at):.1f}' y='{_HEIGHT - 24}' class='middle'>{label}</text>"
+        )
+        parts.append(
+            f"<text x='{_MARGIN - 6}' y='{up(y_at) + 4:.1f}' class='end'>{y_at:.3g}</text>"
+        )
+    if chosen is not None:
+        at = across(float(_log_odds(np.array([chosen]))[0]))
+        parts.append(
+            f"<line x1='{at:.1f}' x2='{at:.1f}' y1='{_MARGIN}' y2='{_HEIGHT - _MARGIN}'"
+            f" stroke='{_GREY}' stroke-dasharray='4'/>"
+        )
+    for number, (name, colour) in enumerate(legend):
+        x_at = _MARGIN + 160 * number
+        parts.append(
+            f"<rect x='{x_at}' y='{_HEIGHT - 14}' width='10' height='10' fill='{colour}'/>"
+        )
+        parts.append(f"<text x='{x_at + 15}' y='{_HEIGHT - 5}'>{name}</text>")
+    frame = (
+        f"<rect x='{_MARGIN}' y='{_MARGIN}' width='{_WIDTH - 2 * _MARGIN}'"
+        f" height='{_HEIGHT - 2 * _MARGIN}' class='frame'/>"
+    )
+    return (
+        f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img' aria-label='{title}'>"
+        f"<text x='{_MARGIN}' y='26' class='title'>{title}</text>{frame}{''.join(parts)}</svg>"
+    )
+
+
+def _log_odds(relevance: NDArray[np.floating]) -> Floats:
+    clipped = np.clip(relevance, 1e-6, 1 - 1e-6)
+    result: Floats = np.log(clipped / (1 - clipped))
+    return result
+
+
+def _span(relevance: Floats) -> tuple[float, float]:
+    odds = _log_odds(relevance)
+    return float(odds.min()), float(max(odds.max(), odds.min() + 1e-3))
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Relevance: {title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #1c2128 }}
+body {{ margin: 2rem auto; max-width: 1000px }}
+table {{ border-collapse: collapse; margin: 1rem 0 }}
+th, td {{ text-align: left; padding: .2rem 1.5rem .2rem 0; font-weight: normal }}
+td {{ font-variant-numeric: tabular-nums; font-weight: 600 }}
+.charts {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 1rem }}
+svg {{ width: 100%; font-size: 11px }}
+svg polyline {{ fill: none; stroke-width: 1.6 }}
+svg .frame {{ fill: none; stroke: #d0d7de }}
+svg .title {{ font-size: 13px; font-weight: 600 }}
+svg .middle {{ text-anchor: middle }} svg .end {{ text-anchor: end }}
+</style></head><body>
+<h1>Relevance</h1>
+<p>The dashed line is the min_relevance in use. Move it in thought: to its right stands what a
+search returns, under it what it costs in recall.</p>
+{body}
+</body></html>
+"""
