@@ -17,6 +17,7 @@ from benchmarks import (
     overhead,
     pool,
     quantized,
+    relevance,
 )
 from benchmarks.report import Report, finish
 from benchmarks.server import Database, open_database
@@ -48,6 +49,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "maxsim": maxsim,
     "pool": pool,
     "centroid": centroid,
+    "relevance": relevance,
 }
 
 
