@@ -2,7 +2,8 @@
 
 Every fifth of the queries is cut by models and thresholds that come from the other four. Of each
 query the top 100 of a leg are its candidates; recall is counted among them. Then its answers are
-deleted from the corpus, and the same threshold should leave nothing.
+deleted from the corpus, and the same threshold should leave nothing; nor should it for queries of
+the other collections.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import gzip
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,6 +29,7 @@ from sqlvec.fit.relevance import (
     fit_background,
     fit_fused,
     fit_leg,
+    unanswerable,
 )
 from sqlvec.relevance import (
     EXPONENTS,
@@ -69,12 +71,16 @@ class Collection:
     backgrounds: list[Background]
     """Of each fold, from the queries of the others."""
 
+    foreign: Floats
+    """Queries of other collections (m, d)."""
+
     @classmethod
     def of(cls, name: str, relevant: NDArray[np.bool_], rows: Floats, legs: list[Leg]) -> Self:
         """Return a collection with its backgrounds."""
         asked = legs[0].known
         folds = _folds(len(asked))
-        return cls(name, relevant, rows, legs, [fit_background(rows, asked[~f]) for f in folds])
+        backgrounds = [fit_background(rows, asked[~fold]) for fold in folds]
+        return cls(name, relevant, rows, legs, backgrounds, np.zeros((0, rows.shape[1])))
 
 
 @dataclass(slots=True)
@@ -87,15 +93,18 @@ class Outcome:
     """For each query: whether nothing is left once its answers are deleted."""
 
     error: list[Floats]
+    foreign: list[float]
+    """Shares of queries of other collections for which nothing is left."""
 
     def figures(self) -> dict[str, float]:
-        """Return recall, share removed, gain in precision, Brier score, share of empty answers."""
+        """Return recall, share removed, gain in precision, shares of empty answers, Brier score."""
         kept, relevant = np.concatenate(self.kept), np.concatenate(self.relevant)
         return {
             "recall": float(kept[relevant].mean()),
             "removed": float(1 - kept.mean()),
             "precision_gain": float(relevant[kept].mean() / relevant.mean()),
             "empty_when_deleted": float(np.mean(self.empty)) if self.empty else float("nan"),
+            "empty_when_foreign": float(np.mean(self.foreign)) if self.foreign else float("nan"),
             "brier": float(np.concatenate(self.error).mean()) if self.error else float("nan"),
         }
 
@@ -115,6 +124,11 @@ def run(database: Database, options: argparse.Namespace) -> Report:
             continue
         collection = _load(connection, folder)
         vectors.append((folder.name, collection))
+    for name, collection in vectors:
+        # One of these holds a part of another.
+        asked = [c.legs[0].known for n, c in vectors if n.split("-")[0] != name.split("-")[0]]
+        if asked:
+            collection = replace(collection, foreign=np.concatenate(asked))
         cases += _cases(collection)
     # The vectors of LIMIT know nothing about its queries, and scifact-mv800 is a part of scifact.
     some = [c for name, c in vectors if name not in ("limit-mv600", "scifact-mv800")]
@@ -154,11 +168,16 @@ def _figures(
 
 
 def _fitted(collection: Collection, leg: Leg, family: str) -> dict[float, Outcome]:
-    outcomes = {target: Outcome([], [], [], []) for target in RECALLS}
+    outcomes = {target: Outcome([], [], [], [], []) for target in RECALLS}
     candidates, deleted = _lists(leg.x, collection.relevant)
     for number, fold in enumerate(_folds(len(collection.relevant))):
         background = collection.backgrounds[number]
         model, thresholds, _ = _fit(collection, leg, family, candidates, ~fold, background)
+        if leg.name == "vector" and len(collection.foreign):
+            best = (collection.foreign @ collection.rows.T).max(axis=1, keepdims=True)
+            foreign = model.vector_curve(collection.foreign).relevance(best)
+            for target, outcome in outcomes.items():
+                outcome.foreign.append(float((foreign < thresholds[target]).mean()))
         for query in np.flatnonzero(fold):
             relevance = _relevance(model, leg, query, candidates[query])
             without = _relevance(model, leg, query, deleted[query])
@@ -188,10 +207,20 @@ def _fit(
     x = [leg.x[q, candidates[q]] for q in queries]
     labels = [collection.relevant[q, candidates[q]] for q in queries]
     examples = Examples.of_lists(known, x, labels)
-    measured = background if leg.name == "vector" else None
-    fit = fit_leg(leg.name, examples, family, background=measured, recalls=RECALLS)
+    if leg.name == "vector":
+        nothing = _nothing(collection, background, len(queries))
+        fit = fit_leg(
+            "vector", examples, family, background=background, unanswerable=nothing, recalls=RECALLS
+        )
+    else:
+        fit = fit_leg(leg.name, examples, family, recalls=RECALLS)
     assert isinstance(fit.model, LegModel)
     return fit.model, dict(fit.thresholds), fit.relevance
+
+
+def _nothing(collection: Collection, background: Background, count: int) -> Examples:
+    step = max(len(collection.rows) // 5000, 1)
+    return unanswerable(background, collection.rows[::step], count)
 
 
 def _relevance(model: LegModel, leg: Leg, query: int, rows: NDArray[np.intp]) -> Floats:
@@ -203,7 +232,7 @@ def _relevance(model: LegModel, leg: Leg, query: int, rows: NDArray[np.intp]) ->
 def _autocut(collection: Collection, leg: Leg) -> dict[float, Outcome]:
     """Cut every list at its first jump; it always keeps a row."""
     candidates, _ = _lists(leg.x, collection.relevant)
-    outcome = Outcome([], [], [], [])
+    outcome = Outcome([], [], [], [], [])
     for query, rows in enumerate(candidates):
         cut = autocut(leg.x[query, rows])
         outcome.kept.append(np.arange(len(rows)) < cut)
@@ -216,14 +245,15 @@ def _background(collection: Collection, leg: Leg) -> dict[float, Outcome]:
     random = np.random.default_rng(0)
     sample = random.choice(len(collection.rows), min(SAMPLE, len(collection.rows)), replace=False)
     candidates, deleted = _lists(leg.x, collection.relevant)
-    outcome = Outcome([], [], [], [])
+    outcome = Outcome([], [], [], [], [])
     for number, fold in enumerate(_folds(len(collection.relevant))):
         queries = np.flatnonzero(~fold)
         background = collection.backgrounds[number]
         x = [leg.x[q, candidates[q]] for q in queries]
         labels = background_labels(x, [leg.x[q, sample] for q in queries], len(collection.rows))
         examples = Examples.of_lists(background.features(leg.known[queries]), x, labels)
-        model = fit_leg("vector", examples, background=background).model
+        nothing = _nothing(collection, background, len(queries))
+        model = fit_leg("vector", examples, background=background, unanswerable=nothing).model
         assert isinstance(model, LegModel)
         for query in np.flatnonzero(fold):
             relevance = _relevance(model, leg, query, candidates[query])
@@ -238,7 +268,7 @@ def _background(collection: Collection, leg: Leg) -> dict[float, Outcome]:
 
 def _fused(collection: Collection) -> dict[float, Outcome]:
     """Combine the legs over the union of their candidates."""
-    outcomes = {target: Outcome([], [], [], []) for target in RECALLS}
+    outcomes = {target: Outcome([], [], [], [], []) for target in RECALLS}
     lists = {leg.name: _lists(leg.x, collection.relevant) for leg in collection.legs}
     for number, fold in enumerate(_folds(len(collection.relevant))):
         background = collection.backgrounds[number]
@@ -422,7 +452,14 @@ def _claims(cases: list[dict[str, Any]]) -> list[Claim]:
 
 
 def _tables(cases: list[dict[str, Any]]) -> list[Any]:
-    measures = ("recall", "removed", "precision_gain", "empty_when_deleted", "brier")
+    measures = (
+        "recall",
+        "removed",
+        "precision_gain",
+        "empty_when_deleted",
+        "empty_when_foreign",
+        "brier",
+    )
     columns = ("collection", "leg", "method", *(name.replace("_", " ") for name in measures))
     rows = [
         (case["collection"], case["leg"], case["method"], *(case[name] for name in measures))

@@ -78,7 +78,13 @@ def fit(
         found = collect(connection, source, given, candidates=candidates, seed=seed)
         recalls = sorted({*RECALLS, recall})
         fitted = fit_leg(
-            leg, found.examples, family, background=found.background, recalls=recalls, seed=seed
+            leg,
+            found.examples,
+            family,
+            background=found.background,
+            unanswerable=found.unanswerable,
+            recalls=recalls,
+            seed=seed,
         )
         relevance.save(
             connection,

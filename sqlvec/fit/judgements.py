@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, text
 
 from sqlvec.errors import DeclarationError, FittingError
-from sqlvec.fit.relevance import Examples, background_labels, fit_background
+from sqlvec.fit.relevance import Examples, background_labels, fit_background, unanswerable
 from sqlvec.relevance import Background, Floats, LegModel, score_features
 
 Judgements: TypeAlias = Mapping[str, Mapping[str, float]]
@@ -54,6 +54,9 @@ class Candidates:
     examples: Examples
     background: Background | None
     """What the features of a vector leg came from."""
+
+    unanswerable: Examples | None
+    """Queries that ask for nothing, for a vector leg to learn from."""
 
     found: float
     """Share of the relevant rows among the candidates; NaN without judgements."""
@@ -135,11 +138,13 @@ def collect(
     scores = [lists[i].x for i in used]
     background = model.background if model is not None else None
     sample = np.zeros((0, 0))
+    nothing = None
     if source.leg == "vector":
         vectors = np.array([_vector(queries[ids[i]]) for i in used])
         if model is None:
             sample = _sample(connection, names, source, seed)
             background = fit_background(sample, vectors, seed=seed)
+            nothing = unanswerable(background, sample, len(vectors), seed=seed)
         none = np.zeros((len(vectors), 0))
         features = none if background is None else background.features(vectors)
     else:
@@ -148,16 +153,16 @@ def collect(
         unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         chance = unit @ (sample / np.linalg.norm(sample, axis=1, keepdims=True)).T
         labels = background_labels(scores, list(chance), _count(connection, names, source))
-        return Candidates(Examples.of_lists(features, scores, labels), background, float("nan"))
+        examples = Examples.of_lists(features, scores, labels)
+        return Candidates(examples, background, nothing, float("nan"))
     labels = [
         np.array([judgements[ids[i]].get(key, 0) > 0 for key in lists[i].keys], dtype=np.float64)
         for i in used
     ]
     relevant = sum(grade > 0 for query in ids for grade in judgements[query].values())
     found = sum(float(part.sum()) for part in labels)
-    return Candidates(
-        Examples.of_lists(features, scores, labels), background, found / max(relevant, 1)
-    )
+    examples = Examples.of_lists(features, scores, labels)
+    return Candidates(examples, background, nothing, found / max(relevant, 1))
 
 
 @dataclass(frozen=True, slots=True)

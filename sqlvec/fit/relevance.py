@@ -4,7 +4,8 @@ E.g.::
 
     background = fit_background(rows, queries)
     examples = Examples.of_lists(background.features(queries), cosines, relevant)
-    fit = fit_leg("vector", examples, "linear", background=background)
+    nothing = unanswerable(background, rows, len(queries))
+    fit = fit_leg("vector", examples, "linear", background=background, unanswerable=nothing)
     fit.thresholds[0.95], fit.brier
 
 :mod:`sqlvec.relevance` says what a model is.
@@ -73,6 +74,18 @@ class Examples:
             np.concatenate([np.asarray(row, dtype=np.float64) for row in labels])
             if scores
             else np.zeros(0),
+        )
+
+    def and_(self, other: Self | None) -> Self:
+        """Return these examples and others."""
+        if other is None:
+            return self
+        return replace(
+            self,
+            features=np.concatenate([self.features, other.features]),
+            query=np.concatenate([self.query, other.query + len(self.features)]),
+            x=np.concatenate([self.x, other.x]),
+            label=np.concatenate([self.label, other.label]),
         )
 
     def of_queries(self, chosen: NDArray[np.bool_]) -> Self:
@@ -168,12 +181,32 @@ def fit_background(
     return Background.of(means.cluster_centers_[kept], sizes[kept], components[:count])
 
 
+def unanswerable(
+    background: Background, rows: ArrayLike, count: int, *, candidates: int = 100, seed: int = 0
+) -> Examples:
+    """Return queries that ask for nothing: random directions, none of whose candidates is relevant.
+
+    All judged queries have an answer. A model that has seen no others learns that the best row of
+    a query is relevant however far away it is, and so answers questions about quite other matters.
+
+    :param rows: vectors of a sample of the table (n, d).
+    :param count: as many as there are judged queries do.
+    :param candidates: best rows of the sample to take for each.
+    """
+    sample = _unit(rows)
+    queries = _unit(np.random.default_rng(seed).normal(size=(count, sample.shape[1])))
+    best = -np.sort(-(queries @ sample.T), axis=1)[:, :candidates]
+    none = np.zeros_like(best)
+    return Examples.of_lists(background.features(queries), list(best), list(none))
+
+
 def fit_leg(
     leg: str,
     examples: Examples,
     family: str = "linear",
     *,
     background: Background | None = None,
+    unanswerable: Examples | None = None,
     recalls: Sequence[float] = RECALLS,
     l2: float = 5.0,
     seed: int = 0,
@@ -187,6 +220,7 @@ def fit_leg(
     :param leg: ``vector``, ``text`` or ``tokens``.
     :param family: ``raw``, ``linear``, ``sqrt``, ``quadratic`` or ``power``.
     :param background: what the features came from; the vector leg needs it.
+    :param unanswerable: queries to learn from as well, by which nothing is judged.
     :param recalls: wanted shares of the relevant candidates, each with a threshold.
     :param l2: penalty on squared weights of standardised features, in units of cross-entropy.
     :param seed: of the folds.
@@ -196,13 +230,14 @@ def fit_leg(
         raise FittingError(f"no family {family!r}; there are {', '.join(EXPONENTS)}")
     if family == "raw":
         examples = replace(examples, features=np.zeros((len(examples.features), 0)))
-        background = None
+        # Its one curve would only be spoilt by them.
+        background = unanswerable = None
     elif (leg == "vector") == (background is None):
         raise FittingError("the vector leg, and no other, takes a background")
     _check(examples)
 
     def fitted(some: Examples, held_out: Examples | None, steps: int) -> tuple[LegModel, int]:
-        weights, taken = _fit_weights(some, held_out, family, l2, steps)
+        weights, taken = _fit_weights(some.and_(unanswerable), held_out, family, l2, steps)
         return LegModel(leg, family, *weights, background), taken
 
     held_out = np.zeros(len(examples.x))

@@ -23,6 +23,7 @@ from sqlvec.fit.relevance import (
     fit_leg,
     reliability,
     threshold,
+    unanswerable,
 )
 from sqlvec.fit.relevance_report import Judged, page
 from sqlvec.relevance import EXPONENTS, Background, Curve, FusedModel, LegModel, logistic, logit
@@ -142,6 +143,25 @@ def test_fit_tells_queries_apart() -> None:
         assert np.corrcoef(apply(fit.model, examples), fit.relevance)[0, 1] > 0.95
     assert max(removed, key=removed.__getitem__) != "raw"
     assert max(removed.values()) > removed["raw"] + 0.1
+
+
+def test_questions_about_other_matters_find_nothing() -> None:
+    examples, background = synthetic()
+    rows = np.random.default_rng(0).normal(size=(400, 16)) + 6 * np.eye(16)[0]
+    random = np.random.default_rng(5)
+    asked = random.normal(size=(120, 16)) + 6 * np.eye(16)[0]
+    background = fit_background(rows, asked)
+    x = np.sort(random.uniform(0.5, 1, (120, 60)))[:, ::-1]
+    examples = Examples.of_lists(background.features(asked), list(x), list(x > 0.9))
+    far = np.vstack([-np.eye(16)[0] + random.normal(size=16) for _ in range(50)])
+    empty = {}
+    for name, nothing in {"with": unanswerable(background, rows, 120), "without": None}.items():
+        fit = fit_leg("vector", examples, background=background, unanswerable=nothing)
+        assert isinstance(fit.model, LegModel) and fit.queries == 120
+        assert len(fit.relevance) == len(examples.x)
+        best = fit.model.vector_curve(far).relevance(np.full((50, 1), 0.3))
+        empty[name] = (best < fit.thresholds[0.95]).mean()
+    assert empty["with"] == 1 >= empty["without"]
 
 
 def test_fit_is_calibrated() -> None:
