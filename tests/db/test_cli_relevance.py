@@ -1,0 +1,179 @@
+"""The commands ``sqlvec relevance``: from judgements to a model that cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psycopg
+import pytest
+from typer.testing import CliRunner
+
+from sqlvec.cli.app import app
+from sqlvec.errors import DeclarationError, FittingError
+
+TOPICS, ROWS, QUERIES, DIMENSIONS = 40, 8, 40, 32
+FRUIT = ("apple", "pear", "fig", "plum", "quince")
+
+
+@pytest.fixture(scope="module")
+def collection(dsn: str) -> str:
+    """Topics of eight rows each; a query is about one, and names its words."""
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(TOPICS, DIMENSIONS))
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("""
+            CREATE SCHEMA "my %shop"; SET search_path = "my %shop", public;
+            CREATE TABLE "Doc %1" ("the id" int PRIMARY KEY, body text, "em bedding" vector(32), tokens halfvec(32)[]);
+            CREATE TABLE query (id text PRIMARY KEY, words text, embedding vector(32), tokens halfvec(32)[]);
+            CREATE TABLE judgement (query_id text, document_id int, grade int);
+            CALL sqlvec.add_bm25('"Doc %1"', 'body', 'simple');
+        """)
+        for row in range(TOPICS * ROWS):
+            topic = row // ROWS
+            vector = centres[topic] + 0.5 * random.normal(size=DIMENSIONS)
+            words = f"topic{topic} {FRUIT[row % 5]} {FRUIT[topic % 5]}"
+            connection.execute(
+                'INSERT INTO "Doc %%1" VALUES (%s, %s, %s::vector, ARRAY[%s]::halfvec[])',
+                (row, words, str(vector.tolist()), str(vector.tolist())),
+            )
+        for query in range(QUERIES):
+            vector = centres[query] + 0.5 * random.normal(size=DIMENSIONS)
+            connection.execute(
+                "INSERT INTO query VALUES (%s, %s, %s::vector, ARRAY[%s]::halfvec[])",
+                (
+                    f"q{query}",
+                    f"topic{query} {FRUIT[0]}",
+                    str(vector.tolist()),
+                    str(vector.tolist()),
+                ),
+            )
+            for row in range(query * ROWS, (query + 1) * ROWS):
+                connection.execute("INSERT INTO judgement VALUES (%s, %s, 1)", (f"q{query}", row))
+        connection.execute("CALL sqlvec.analyze_bm25('\"Doc %1\"')")
+    return dsn
+
+
+def sqlvec(dsn: str, *arguments: str) -> str:
+    environment = {"SQLVEC_DSN": dsn, "COLUMNS": "200"}
+    result = CliRunner().invoke(
+        app, ["relevance", *arguments], env=environment, catch_exceptions=False
+    )
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+TABLE = '"my %shop"."Doc %1"'
+LEGS = {
+    "vector": ("em bedding", "embedding"),
+    "text": ("body", "words"),
+    "tokens": ("tokens", "tokens"),
+}
+
+
+def options(leg: str, *more: str) -> list[str]:
+    column, query_column = LEGS[leg]
+    return [
+        TABLE, column, "--leg", leg, "--key", "the id", "--queries", '"my %shop".query',
+        "--query-column", query_column, "--candidates", "30", *more,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("leg", LEGS)
+def test_fit_list_report_drop(collection: str, leg: str, tmp_path: Path) -> None:
+    name = f"a {leg} model"
+    page, later = tmp_path / "fit.html", tmp_path / "later.html"
+    judged = ("--judgements-table", '"my %shop".judgement')
+    said = sqlvec(collection, "fit", name, *options(leg, *judged, "--report", str(page)))
+    assert said.startswith(f"{name}: fitted to ")
+    assert "of 40 queries" in said and "95% of the relevant candidates" in said
+    assert page.read_text().count("<svg") == 3
+    assert name in sqlvec(collection, "list")
+
+    with psycopg.connect(collection) as connection:
+        cut = connection.execute("SELECT sqlvec.relevance_threshold(%s)", [name]).fetchone()
+        assert cut is not None and 0 < cut[0] < 1
+        if leg == "vector":
+            # A query that the model knows keeps its topic; one about nothing keeps nothing.
+            kept = """
+                SELECT array_agg((d."the id")) FROM "my %%shop"."Doc %%1" AS d, "my %%shop".query AS q
+                WHERE q.id = 'q3' AND d."em bedding" <=> q.embedding <= sqlvec.relevance_bound(%s, q.embedding, %s)
+            """
+            found = connection.execute(kept, (name, cut[0])).fetchone()
+            assert found is not None and len(set(found[0]) & set(range(24, 32))) >= 6
+            assert len(found[0]) < 60
+
+    arguments = options(leg)[options(leg).index("--key") :]
+    sqlvec(collection, "report", name, str(later), *arguments, *judged)
+    assert later.read_text().count("<svg") == 3
+    sqlvec(collection, "drop", name)
+    assert name not in sqlvec(collection, "list")
+
+
+def test_judgements_from_a_file(collection: str, tmp_path: Path) -> None:
+    file = tmp_path / "qrels.tsv"
+    lines = [f"q{row // ROWS}\t{row}\t1" for row in range(TOPICS * ROWS)]
+    file.write_text("query-id\tcorpus-id\tscore\n" + "\n".join(lines))
+    sqlvec(
+        collection,
+        "fit",
+        "from file",
+        *options("vector", "--judgements", str(file), "--family", "sqrt"),
+    )
+    assert "sqrt" in sqlvec(collection, "list")
+    sqlvec(collection, "drop", "from file")
+    assert "no relevance models" in sqlvec(collection, "list")
+
+
+def test_without_judgements(collection: str) -> None:
+    said = sqlvec(collection, "fit", "unlabelled", *options("vector"))
+    assert "without judgements: relevance is the chance of not being background" in said
+    with psycopg.connect(collection) as connection:
+        statement = """
+            SELECT count(*) FILTER (WHERE r >= 0.5 AND d."the id" / 8 = 3), count(*) FILTER (WHERE r >= 0.5)
+            FROM "my %shop"."Doc %1" AS d, "my %shop".query AS q,
+                 sqlvec.relevance('unlabelled', q.embedding, 1 - (d."em bedding" <=> q.embedding)) AS r
+            WHERE q.id = 'q3'
+        """
+        found = connection.execute(statement.encode()).fetchone()
+    assert found is not None and found[0] >= 4 and found[1] < 80
+    sqlvec(collection, "drop", "unlabelled")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (options("text"), FittingError, "without judgements only a vector leg"),
+        (["nothing", *options("vector")[1:]], DeclarationError, "table nothing does not exist"),
+        (options("vector", "--leg", "audio"), DeclarationError, "a leg is vector, text or tokens"),
+        (options("vector", "--family", "cubic"), FittingError, "no family 'cubic'"),
+    ],
+)  # fmt: skip
+def test_wrong_calls(
+    collection: str, arguments: list[str], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        sqlvec(collection, "fit", "wrong", *arguments)
+
+
+def test_too_few_labels(collection: str, tmp_path: Path) -> None:
+    file = tmp_path / "few.tsv"
+    file.write_text("q1\t8\t1\nq2\t16\t1\n")
+    with pytest.raises(FittingError, match=r"4 queries|needs 20 queries with a relevant candidate"):
+        sqlvec(collection, "fit", "few", *options("vector", "--judgements", str(file)))
+    file.write_text("nobody\t8\t1\n")
+    with pytest.raises(FittingError, match="none of the judged queries"):
+        sqlvec(collection, "fit", "few", *options("vector", "--judgements", str(file)))
+
+
+def test_nothing_is_left_of_a_failed_fit(collection: str) -> None:
+    judged = ("--judgements-table", '"my %shop".judgement')
+    sqlvec(collection, "fit", "once", *options("text", *judged))
+    with pytest.raises(psycopg.Error, match="already exists"):
+        try:
+            sqlvec(collection, "fit", "once", *options("vector", *judged))
+        except Exception as caught:
+            raise getattr(caught, "orig", caught) from None
+    assert sqlvec(collection, "list").count("once") == 1
+    sqlvec(collection, "drop", "once")
