@@ -20,6 +20,7 @@ from typing import Any, Self
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
 
 from benchmarks.report import Claim, Report, table
 from benchmarks.server import Connection, Database
@@ -96,8 +97,15 @@ class Outcome:
     foreign: list[float]
     """Shares of queries of other collections for which nothing is left."""
 
+    best: list[tuple[float, float]]
+    """For each query its largest relevance, with its answers and without."""
+
     def figures(self) -> dict[str, float]:
-        """Return recall, share removed, gain in precision, shares of empty answers, Brier score."""
+        """Return the figures of all queries together.
+
+        ``deleted_auc`` is how well the largest relevance tells queries with answers from the same
+        queries without: 0.5 is not at all.
+        """
         kept, relevant = np.concatenate(self.kept), np.concatenate(self.relevant)
         return {
             "recall": float(kept[relevant].mean()),
@@ -105,8 +113,16 @@ class Outcome:
             "precision_gain": float(relevant[kept].mean() / relevant.mean()),
             "empty_when_deleted": float(np.mean(self.empty)) if self.empty else float("nan"),
             "empty_when_foreign": float(np.mean(self.foreign)) if self.foreign else float("nan"),
+            "deleted_auc": self._auc(),
             "brier": float(np.concatenate(self.error).mean()) if self.error else float("nan"),
         }
+
+    def _auc(self) -> float:
+        if not self.best:
+            return float("nan")
+        answered, deleted = np.array(self.best).T
+        label = np.repeat([1, 0], len(answered))
+        return float(roc_auc_score(label, np.concatenate([answered, deleted])))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -168,7 +184,7 @@ def _figures(
 
 
 def _fitted(collection: Collection, leg: Leg, family: str) -> dict[float, Outcome]:
-    outcomes = {target: Outcome([], [], [], [], []) for target in RECALLS}
+    outcomes = {target: Outcome([], [], [], [], [], []) for target in RECALLS}
     candidates, deleted = _lists(leg.x, collection.relevant)
     for number, fold in enumerate(_folds(len(collection.relevant))):
         background = collection.backgrounds[number]
@@ -187,6 +203,7 @@ def _fitted(collection: Collection, leg: Leg, family: str) -> dict[float, Outcom
                 outcome.relevant.append(label)
                 outcome.error.append((relevance - label) ** 2)
                 outcome.empty.append(not (without >= thresholds[target]).any())
+                outcome.best.append((relevance.max(initial=0), without.max(initial=0)))
     return outcomes
 
 
@@ -232,7 +249,7 @@ def _relevance(model: LegModel, leg: Leg, query: int, rows: NDArray[np.intp]) ->
 def _autocut(collection: Collection, leg: Leg) -> dict[float, Outcome]:
     """Cut every list at its first jump; it always keeps a row."""
     candidates, _ = _lists(leg.x, collection.relevant)
-    outcome = Outcome([], [], [], [], [])
+    outcome = Outcome([], [], [], [], [], [])
     for query, rows in enumerate(candidates):
         cut = autocut(leg.x[query, rows])
         outcome.kept.append(np.arange(len(rows)) < cut)
@@ -245,7 +262,7 @@ def _background(collection: Collection, leg: Leg) -> dict[float, Outcome]:
     random = np.random.default_rng(0)
     sample = random.choice(len(collection.rows), min(SAMPLE, len(collection.rows)), replace=False)
     candidates, deleted = _lists(leg.x, collection.relevant)
-    outcome = Outcome([], [], [], [], [])
+    outcome = Outcome([], [], [], [], [], [])
     for number, fold in enumerate(_folds(len(collection.relevant))):
         queries = np.flatnonzero(~fold)
         background = collection.backgrounds[number]
@@ -263,12 +280,13 @@ def _background(collection: Collection, leg: Leg) -> dict[float, Outcome]:
             outcome.error.append((relevance - label) ** 2)
             without = _relevance(model, leg, query, deleted[query])
             outcome.empty.append(not (without >= 0.5).any())
+            outcome.best.append((relevance.max(initial=0), without.max(initial=0)))
     return {float("nan"): outcome}
 
 
 def _fused(collection: Collection) -> dict[float, Outcome]:
     """Combine the legs over the union of their candidates."""
-    outcomes = {target: Outcome([], [], [], [], []) for target in RECALLS}
+    outcomes = {target: Outcome([], [], [], [], [], []) for target in RECALLS}
     lists = {leg.name: _lists(leg.x, collection.relevant) for leg in collection.legs}
     for number, fold in enumerate(_folds(len(collection.relevant))):
         background = collection.backgrounds[number]
@@ -288,6 +306,7 @@ def _fused(collection: Collection) -> dict[float, Outcome]:
         fit = fit_fused(values, numbered, collection.relevant[query, row], recalls=RECALLS)
         assert isinstance(fit.model, FusedModel)
         for q in np.flatnonzero(fold):
+            best = []
             for part in (0, 1):
                 at = {name: both[part][q] for name, both in lists.items()}
                 rows = np.unique(np.concatenate(list(at.values())))
@@ -299,6 +318,7 @@ def _fused(collection: Collection) -> dict[float, Outcome]:
                         scores[position, np.searchsorted(rows, at[name])] = own
                 relevance = fit.model.relevance(*scores)
                 label = collection.relevant[q, rows]
+                best.append(relevance.max(initial=0))
                 for target, outcome in outcomes.items():
                     kept = relevance >= fit.thresholds[target]
                     if part == 0:
@@ -307,6 +327,7 @@ def _fused(collection: Collection) -> dict[float, Outcome]:
                         outcome.error.append((relevance - label) ** 2)
                     else:
                         outcome.empty.append(not kept.any())
+                        outcome.best.append((best[0], best[1]))
     return outcomes
 
 
@@ -458,6 +479,7 @@ def _tables(cases: list[dict[str, Any]]) -> list[Any]:
         "precision_gain",
         "empty_when_deleted",
         "empty_when_foreign",
+        "deleted_auc",
         "brier",
     )
     columns = ("collection", "leg", "method", *(name.replace("_", " ") for name in measures))

@@ -76,7 +76,7 @@ class Examples:
             else np.zeros(0),
         )
 
-    def and_(self, other: Self | None) -> Self:
+    def joined_with(self, other: Self | None) -> Self:
         """Return these examples and others."""
         if other is None:
             return self
@@ -237,7 +237,7 @@ def fit_leg(
     _check(examples)
 
     def fitted(some: Examples, held_out: Examples | None, steps: int) -> tuple[LegModel, int]:
-        weights, taken = _fit_weights(some.and_(unanswerable), held_out, family, l2, steps)
+        weights, taken = _fit_weights(some.joined_with(unanswerable), held_out, family, l2, steps)
         return LegModel(leg, family, *weights, background), taken
 
     held_out = np.zeros(len(examples.x))
