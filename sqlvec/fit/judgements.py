@@ -174,7 +174,7 @@ class _Found:
 
 
 def _search(connection: Connection, names: _Names, source: Source, query: str, k: int) -> _Found:
-    table, key = names.table(source.table), names.column(source.key)
+    table = names.table(source.table)
     if source.leg == "vector":
         rows = _execute(
             connection,
@@ -198,17 +198,16 @@ def _search(connection: Connection, names: _Names, source: Source, query: str, k
             (source.column, query, k, source.key),
         )
         return _found(rows if maximum else [], maximum, terms)
-    column, kind = names.column(source.column), f"{names.type('halfvec')}[]"
-    rows = _execute(
-        connection,
-        f"SELECT t.{key}::text, sqlvec.maxsim_mean(t.{column}, q.q) FROM {table} AS t,"
-        f" (SELECT CAST(%s AS {kind}) AS q) AS q WHERE t.{column} <> '{{}}'"
-        " ORDER BY 2 DESC LIMIT %s",
-        (query, k),
-    )
+    kind = f"{names.type('halfvec')}[]"
     # As the model divides: by the tokens of the query.
     [(count,)] = _execute(connection, f"SELECT cardinality(CAST(%s AS {kind}))", (query,))
-    return _Found([row[0] for row in rows], np.array([row[1] for row in rows]), count, 1)
+    rows = _execute(
+        connection,
+        f"SELECT key, score FROM sqlvec.maxsim_search_keys(NULL::{table}, %s, CAST(%s AS {kind}),"
+        " key => NULL::text, k => %s, key_column => %s)",
+        (source.column, query, k, source.key),
+    )
+    return _found(rows, count, 1)
 
 
 def _found(rows: list[Any], maximum: float, terms: int) -> _Found:
