@@ -49,6 +49,14 @@ BEGIN
                format('DELETE FROM sqlvec.relation WHERE id = %s;', r.id)
         FROM sqlvec.relation AS r JOIN sqlvec._relation AS l USING (id) WHERE l.relation IS NULL;
     RETURN QUERY
+        SELECT 'note', format('relevance model "%s" was fitted for column "%s" of table %I.%I, which is gone', m.name, m.column_name, m.schema_name, m.table_name),
+               format('CALL sqlvec.drop_relevance_model(%L);', m.name)
+        FROM sqlvec.relevance_model AS m
+        WHERE m.relation IS NOT NULL AND NOT EXISTS (
+            SELECT FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+            WHERE NOT a.attisdropped AND (a.attrelid = m.relation AND a.attnum = m.attnum
+                                          OR n.nspname = m.schema_name AND c.relname = m.table_name AND a.attname = m.column_name));
+    RETURN QUERY
         SELECT 'warning', format('backfill of column "%s" of table %s stopped at block %s of %s', p.target_column, p.relation, p.blocks_done, p.blocks_total),
                format('CALL sqlvec.backfill(%L, %L);', p.relation, p.target_column)
         FROM sqlvec.backfill_progress AS p

@@ -515,4 +515,6 @@ def _dependents(connection: Connection) -> list[str]:
         ORDER BY 1
     """
     columns = [f"column {table}.{column}" for table, column in _derived_columns(connection)]
+    models = text("SELECT name FROM sqlvec.relevance_model ORDER BY name")
+    columns += [f"relevance model {name}" for name in connection.scalars(models)]
     return columns + list(connection.scalars(text(statement)))

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sqlvec import catalog, functions, relevance
 from sqlvec.embedded import Server
-from sqlvec.errors import DeclarationError
+from sqlvec.errors import DeclarationError, InUse
 from sqlvec.relevance import EXPONENTS, Background, Curve, FusedModel, LegModel
 from tests.db.server import sqlalchemy_url
 
@@ -532,6 +532,22 @@ def test_pgvector_elsewhere_and_a_hostile_search_path(tmp_database: Callable[...
         found = connection.exec_driver_sql(statement).one()
     curve: Curve = model.vector_curve([1, 2, 3])
     assert found == pytest.approx((curve.relevance([0.5])[0], 1 - curve.inverse(0.5)[0]))
+
+
+def test_a_model_that_lost_its_column_is_found(doc: Connection) -> None:
+    name = stored(doc, RAW)
+    problem = f'relevance model "{name}" was fitted for column "embedding" of table public.doc, which is gone'
+    assert problem not in [finding.problem for finding in catalog.check(doc)]
+    doc.exec_driver_sql("ALTER TABLE doc DROP COLUMN embedding")
+    [found] = [finding for finding in catalog.check(doc) if finding.problem == problem]
+    assert found.remedy == f"CALL sqlvec.drop_relevance_model('{name}');"
+    doc.exec_driver_sql(found.remedy)
+
+
+def test_uninstalling_would_lose_models(doc: Connection) -> None:
+    name = stored(doc, RAW)
+    with pytest.raises(InUse, match=f"relevance model {name}"):
+        catalog.uninstall(doc)
 
 
 def test_dump_and_restore(second_server: Server) -> None:
