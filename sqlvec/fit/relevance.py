@@ -329,12 +329,17 @@ def apply(model: LegModel, examples: Examples) -> Floats:
 
 
 def reliability(relevance: ArrayLike, label: ArrayLike, bins: int = 10) -> list[Bin]:
-    """Return predicted against observed relevance, in bins of equally many candidates."""
+    """Return predicted against observed relevance, in bins that expect equally many relevant ones.
+
+    Bins of equally many candidates would nearly all lie close to 0, where most candidates are.
+    """
     predicted, observed = np.asarray(relevance), np.asarray(label)
     order = np.argsort(predicted, kind="stable")
+    expected = np.cumsum(predicted[order])
+    ends = np.searchsorted(expected, predicted.sum() * np.arange(1, bins) / bins) + 1
     return [
         Bin(float(predicted[part].mean()), float(observed[part].mean()), len(part))
-        for part in np.array_split(order, bins)
+        for part in np.split(order, ends)
         if len(part)
     ]
 

@@ -93,8 +93,9 @@ def _precision_recall(part: Judged) -> str:
     positive = (part.label >= 0.5)[order]
     hits = np.cumsum(positive)
     x = _log_odds(part.relevance[order])
-    # As many points as the picture can show.
-    points = np.unique(np.linspace(0, len(x) - 1, 300).astype(int))
+    # As many points as the picture can show, wherever the candidates are.
+    wanted = np.linspace(x[0], x[-1], 300)
+    points = np.unique(np.minimum(np.searchsorted(-x, -wanted), len(x) - 1))
     return _chart(
         "Precision and recall against min_relevance",
         [
@@ -118,7 +119,7 @@ def _reliability(part: Judged) -> str:
         [(np.array(ends), np.array(ends), _GREY), (predicted, observed, _BLUE)],
         ends,
         ends,
-        [("tenths of the candidates", _BLUE), ("perfect", _GREY)],
+        [("tenths of what is expected", _BLUE), ("perfect", _GREY)],
         None,
         dots=1,
     )

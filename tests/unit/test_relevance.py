@@ -169,6 +169,8 @@ def test_fit_is_calibrated() -> None:
     fit = fit_leg("vector", examples, "linear", background=background)
     for each in reliability(fit.relevance, fit.label):
         assert each.observed == pytest.approx(each.predicted, abs=0.06)
+    assert reliability([], []) == []
+    assert [each.count for each in reliability([0.1] * 5 + [0.5], np.zeros(6), 2)] == [5, 1]
     assert fit.brier < 0.6 * fit.label.mean() * (1 - fit.label.mean())
 
 
