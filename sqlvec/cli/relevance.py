@@ -15,7 +15,8 @@ from sqlvec.cli.database import Dsn, engine
 from sqlvec.errors import DeclarationError, MissingRequirement
 
 if TYPE_CHECKING:
-    from sqlvec.fit.judgements import Judgements
+    from sqlvec.fit.judgements import Judgements, Source
+    from sqlvec.fit.relevance import Fit
 
 app = typer.Typer(
     help="Fit what turns scores into probabilities of being relevant.", no_args_is_help=True
@@ -102,15 +103,86 @@ def fit(
     if given is None:
         typer.echo("without judgements: relevance is the chance of not being background")
     else:
-        kept = fitted.relevance >= fitted.thresholds[recall]
-        typer.echo(
-            f"held out: Brier {fitted.brier:.4f}; {recall:.0%} of the relevant candidates have a"
-            f" relevance of {fitted.thresholds[recall]:.4f} or more, which removes"
-            f" {1 - kept.mean():.0%} of all; {found.found:.0%} of the relevant rows are candidates"
-        )
+        typer.echo(_held_out(fitted, recall))
+        typer.echo(f"{found.found:.0%} of the relevant rows are among the candidates")
     if report is not None:
         judged = Judged.of_fit(f"{name}, leg {leg}, family {family}", fitted, recall)
         report.write_text(page([judged]), encoding="utf-8")
+
+
+@app.command()
+def fuse(
+    name: Name,
+    *,
+    dsn: Dsn,
+    queries: Queries,
+    vector: Annotated[str | None, typer.Option(help="Model of the vector leg.")] = None,
+    vector_column: Annotated[str, typer.Option(help="Its queries.")] = "embedding",
+    text_: Annotated[str | None, typer.Option("--text", help="Model of the text leg.")] = None,
+    text_column: Annotated[str, typer.Option(help="Its queries.")] = "text",
+    tokens: Annotated[str | None, typer.Option(help="Model of the multi-vector leg.")] = None,
+    tokens_column: Annotated[str, typer.Option(help="Its queries.")] = "tokens",
+    key: Key = "id",
+    query_key: QueryKey = "id",
+    judgements: File = None,
+    judgements_table: JudgementTable = None,
+    candidates: Candidates = 100,
+    recall: Recall = 0.95,
+    seed: Annotated[int, typer.Option(help="Of the folds and the sample of rows.")] = 0,
+    report: Html = None,
+) -> None:
+    """Fit the combination of models of several legs, on the judgements that these were fitted to.
+
+    Models of the same families are fitted to other queries again and again meanwhile: in the
+    stored ones, which know all these queries, the combination would trust too much.
+    """
+    _require_fit()
+    from sqlvec.fit.judgements import align, collect
+    from sqlvec.fit.relevance import RECALLS, fit_fused, fit_leg
+    from sqlvec.fit.relevance_report import Judged, page
+
+    legs = {"vector": (vector, vector_column), "text": (text_, text_column)}
+    legs["tokens"] = (tokens, tokens_column)
+    given = {leg: (model, column) for leg, (model, column) in legs.items() if model is not None}
+    if len(given) < 2:
+        raise DeclarationError("a combination takes models of two legs or more")
+    recalls = sorted({*RECALLS, recall})
+    with engine(dsn).begin() as connection:
+        judged = _required(_judgements(connection, judgements, judgements_table))
+        found = {}
+        parts = []
+        for leg, (model, column) in given.items():
+            source, family = _source(connection, model, key, queries, query_key, column)
+            if source.leg != leg:
+                raise DeclarationError(f"relevance model {model!r} is of leg {source.leg}")
+            some = collect(connection, source, judged, candidates=candidates, seed=seed)
+            fitted = fit_leg(
+                leg,
+                some.examples,
+                family,
+                background=some.background,
+                unanswerable=some.unanswerable,
+                recalls=recalls,
+                seed=seed,
+            )
+            found[leg] = (some, fitted.relevance)
+            parts.append(Judged.of_fit(f"{model}, leg {leg}", fitted, recall))
+        fused = fit_fused(*align(found), recalls=recalls, seed=seed)
+        relevance.save(
+            connection,
+            name,
+            fused.model,
+            thresholds=fused.thresholds,
+            queries=fused.queries,
+            examples=fused.examples,
+            positives=fused.positives,
+            brier=fused.brier,
+        )
+    typer.echo(f"{name}: fitted to {fused.examples:,} candidates of {fused.queries:,} queries")
+    typer.echo(_held_out(fused, recall))
+    if report is not None:
+        parts.insert(0, Judged.of_fit(f"{name}, fused", fused, recall))
+        report.write_text(page(parts), encoding="utf-8")
 
 
 @app.command("list")
@@ -161,7 +233,7 @@ def report(
 ) -> None:
     """Write a page about a stored model on judged queries, best those that it has not seen."""
     _require_fit()
-    from sqlvec.fit.judgements import Source, collect
+    from sqlvec.fit.judgements import collect
     from sqlvec.fit.relevance import apply, threshold
     from sqlvec.fit.relevance_report import Judged, page
 
@@ -169,15 +241,8 @@ def report(
         model = relevance.load(connection, name)
         if isinstance(model, relevance.FusedModel):
             raise DeclarationError(f"relevance model {name!r} combines others; report on those")
-        given = _judgements(connection, judgements, judgements_table)
-        if given is None:
-            raise DeclarationError("a report needs judgements")
-        statement = """
-            SELECT pg_catalog.format('%I.%I', schema_name, table_name), column_name
-            FROM sqlvec.relevance_model WHERE name = :name
-        """
-        table, column = connection.execute(text(statement), {"name": name}).one()
-        source = Source(model.leg, table, column, key, queries, query_key, query_column)
+        given = _required(_judgements(connection, judgements, judgements_table))
+        source, _ = _source(connection, name, key, queries, query_key, query_column)
         examples = collect(connection, source, given, candidates=candidates, model=model).examples
     found = apply(model, examples)
     title = f"{name}, leg {model.leg}, family {model.family}"
@@ -194,6 +259,38 @@ def _judgements(connection: Connection, file: Path | None, table: str | None) ->
     if table is not None:
         return load_judgements(connection, table)
     return None if file is None else read_judgements(file)
+
+
+def _required(judgements: Judgements | None) -> Judgements:
+    if judgements is None:
+        raise DeclarationError("this needs --judgements or --judgements-table")
+    return judgements
+
+
+def _source(
+    connection: Connection, model: str, key: str, queries: str, query_key: str, query_column: str
+) -> tuple[Source, str]:
+    """Return where the candidates of a stored model come from, and its family."""
+    from sqlvec.fit.judgements import Source
+
+    statement = """
+        SELECT leg, family, pg_catalog.format('%I.%I', schema_name, table_name), column_name
+        FROM sqlvec.relevance_model WHERE name = :name AND leg <> 'fused'
+    """
+    row = connection.execute(text(statement), {"name": model}).one_or_none()
+    if row is None:
+        raise DeclarationError(f"there is no relevance model {model!r} of one leg in the catalog")
+    leg, family, table, column = row
+    return Source(leg, table, column, key, queries, query_key, query_column), family
+
+
+def _held_out(fitted: Fit, recall: float) -> str:
+    cut = fitted.thresholds[recall]
+    removed = 1 - (fitted.relevance >= cut).mean()
+    return (
+        f"held out: Brier {fitted.brier:.4f}; {recall:.0%} of the relevant candidates have a"
+        f" relevance of {cut:.4f} or more, which removes {removed:.0%} of all"
+    )
 
 
 def _require_fit() -> None:

@@ -52,6 +52,12 @@ class Candidates:
     """What a search finds for queries, and what a model is to know of them."""
 
     examples: Examples
+    queries: list[str]
+    """Key of each query of the examples."""
+
+    rows: list[str]
+    """Key of each candidate of the examples."""
+
     background: Background | None
     """What the features of a vector leg came from."""
 
@@ -135,6 +141,8 @@ def collect(
     lists = [_search(connection, names, source, query, candidates) for query in queries.values()]
     used = [i for i, found in enumerate(lists) if found.keys]
     ids = list(queries)
+    asked = [ids[i] for i in used]
+    rows = [key for i in used for key in lists[i].keys]
     scores = [lists[i].x for i in used]
     background = model.background if model is not None else None
     sample = np.zeros((0, 0))
@@ -154,7 +162,7 @@ def collect(
         chance = unit @ (sample / np.linalg.norm(sample, axis=1, keepdims=True)).T
         labels = background_labels(scores, list(chance), _count(connection, names, source))
         examples = Examples.of_lists(features, scores, labels)
-        return Candidates(examples, background, nothing, float("nan"))
+        return Candidates(examples, asked, rows, background, nothing, float("nan"))
     labels = [
         np.array([judgements[ids[i]].get(key, 0) > 0 for key in lists[i].keys], dtype=np.float64)
         for i in used
@@ -162,7 +170,35 @@ def collect(
     relevant = sum(grade > 0 for query in ids for grade in judgements[query].values())
     found = sum(float(part.sum()) for part in labels)
     examples = Examples.of_lists(features, scores, labels)
-    return Candidates(examples, background, nothing, found / max(relevant, 1))
+    return Candidates(examples, asked, rows, background, nothing, found / max(relevant, 1))
+
+
+def align(
+    legs: Mapping[str, tuple[Candidates, Floats]],
+) -> tuple[dict[str, Floats], NDArray[np.intp], Floats]:
+    """Bring the candidates of several legs together, for :func:`~sqlvec.fit.relevance.fit_fused`.
+
+    :param legs: the candidates of each leg with their relevance.
+    :return: relevance by leg, NaN where it did not find the row; number of the query; label.
+    """
+    place: dict[tuple[str, str], int] = {}
+    labels: list[float] = []
+    for found, _ in legs.values():
+        asked = [found.queries[number] for number in found.examples.query]
+        for pair, label in zip(
+            zip(asked, found.rows, strict=True), found.examples.label, strict=True
+        ):
+            if pair not in place:
+                place[pair] = len(labels)
+                labels.append(float(label))
+    aligned = {}
+    for leg, (found, relevance) in legs.items():
+        values = np.full(len(labels), np.nan)
+        asked = [found.queries[number] for number in found.examples.query]
+        values[[place[pair] for pair in zip(asked, found.rows, strict=True)]] = relevance
+        aligned[leg] = values
+    number = np.unique([query for query, _ in place], return_inverse=True)[1]
+    return aligned, number, np.array(labels)
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,34 @@ def test_fit_list_report_drop(collection: str, leg: str, tmp_path: Path) -> None
     assert name not in sqlvec(collection, "list")
 
 
+def test_fuse(collection: str, tmp_path: Path) -> None:
+    judged = ("--judgements-table", '"my %shop".judgement')
+    for leg in ("vector", "text"):
+        sqlvec(collection, "fit", f"{leg} leg", *options(leg, *judged))
+    page = tmp_path / "fused.html"
+    common = ("--key", "the id", "--queries", '"my %shop".query', "--candidates", "30", *judged)
+    models = ("--vector", "vector leg", "--text", "text leg", "--text-column", "words")
+    said = sqlvec(collection, "fuse", "both", *models, *common, "--report", str(page))
+    assert said.startswith("both: fitted to ") and "held out: Brier" in said
+    assert page.read_text().count("<svg") == 9
+    with psycopg.connect(collection) as connection:
+        row = connection.execute(
+            "SELECT slope, thresholds <> '{}', sqlvec.relevance_fused('both', 0.9, 0.9) > sqlvec.relevance_fused('both', 0.1)"
+            " FROM sqlvec.relevance_model WHERE name = 'both'"
+        ).fetchone()
+    assert row is not None and row[0][2] == 0 and row[1:] == (True, True)
+    with pytest.raises(DeclarationError, match="two legs or more"):
+        sqlvec(collection, "fuse", "one", "--text", "text leg", *common)
+    with pytest.raises(DeclarationError, match="'text leg' is of leg text"):
+        sqlvec(collection, "fuse", "one", "--vector", "text leg", "--tokens", "text leg", *common)
+    with pytest.raises(DeclarationError, match="no relevance model 'both' of one leg"):
+        sqlvec(collection, "fuse", "one", "--vector", "both", "--text", "text leg", *common)
+    with pytest.raises(DeclarationError, match="this needs --judgements"):
+        sqlvec(collection, "fuse", "one", *models, *common[:-2])
+    for name in ("vector leg", "text leg", "both"):
+        sqlvec(collection, "drop", name)
+
+
 def test_judgements_from_a_file(collection: str, tmp_path: Path) -> None:
     file = tmp_path / "qrels.tsv"
     lines = [f"q{row // ROWS}\t{row}\t1" for row in range(TOPICS * ROWS)]
