@@ -1,4 +1,98 @@
--- sqlvec.create_relevance_model, sqlvec.drop_relevance_model: fitted models into the catalog and out.
+-- The catalog of relevance models: sqlvec.create_relevance_model and drop_relevance_model put in and take
+-- out what sqlvec.fit.relevance fitted.
+
+CREATE TABLE IF NOT EXISTS sqlvec.relevance_model (
+    name        text PRIMARY KEY CHECK (name <> ''),
+    leg         text NOT NULL CHECK (leg IN ('vector', 'text', 'tokens', 'fused')),
+    family      text NOT NULL,
+    relation    oid, -- the table it was fitted for, with its names; NULL for fused
+    attnum      smallint,
+    schema_name name,
+    table_name  name,
+    column_name name,
+    dimensions  int CHECK (dimensions BETWEEN 1 AND 4096), -- of query vectors; NULL without
+    slope       float8[] NOT NULL, -- a bias, then one weight per feature of the query; fused: one per leg
+    intercept   float8[] NOT NULL, -- likewise; fused: a bias, then what a missing leg counts for
+    exponent    float8[] NOT NULL, -- likewise, or the constant k
+    sharpness   float8[] NOT NULL DEFAULT '{}', -- of the soft maxima over the centroids
+    centroid_scale  float8[] NOT NULL DEFAULT '{}', -- undoes the scaling of each centroid
+    centroid_weight float8[] NOT NULL DEFAULT '{}', -- share of the rows that each stands for
+    recalls     float8[] NOT NULL DEFAULT '{}', -- wanted recalls ...
+    thresholds  float8[] NOT NULL DEFAULT '{}', -- ... and the relevance that reaches each
+    queries     int, -- what it was fitted on
+    examples    int,
+    positives   int,
+    brier       float8, -- on queries held out of the fit
+    owner       name NOT NULL DEFAULT current_user,
+    created_at  timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE sqlvec.relevance_model IS
+    'Relevance models: maps from scores to calibrated probabilities, fitted by sqlvec.fit.relevance. Written by sqlvec.create_relevance_model.';
+
+CREATE TABLE IF NOT EXISTS sqlvec.relevance_vector (
+    model    text NOT NULL REFERENCES sqlvec.relevance_model ON DELETE CASCADE,
+    part     text NOT NULL CHECK (part IN ('centroid', 'direction')),
+    position int NOT NULL,
+    value    vector NOT NULL,
+    PRIMARY KEY (model, part, position)
+) WITH (toast_tuple_target = 8160);
+-- All of them are read for every query: keep them in the heap page.
+ALTER TABLE sqlvec.relevance_vector ALTER COLUMN value SET STORAGE EXTERNAL;
+COMMENT ON TABLE sqlvec.relevance_vector IS
+    'Vectors of relevance models, of integers and 4000 long: centroids of the rows, and directions in which queries differ.';
+
+CREATE OR REPLACE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON sqlvec.relevance_model
+    FOR EACH ROW EXECUTE FUNCTION sqlvec._guard();
+CREATE OR REPLACE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON sqlvec.relevance_vector
+    FOR EACH ROW EXECUTE FUNCTION sqlvec._guard();
+
+-- A model, an error for one that is not there or serves another leg.
+CREATE OR REPLACE FUNCTION sqlvec._relevance_model(name text, legs text[]) RETURNS sqlvec.relevance_model
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    m sqlvec.relevance_model;
+BEGIN
+    SELECT r.* INTO m FROM sqlvec.relevance_model AS r WHERE r.name = _relevance_model.name;
+    IF m.name IS NULL THEN
+        RAISE EXCEPTION 'relevance model "%" does not exist', name
+            USING ERRCODE = 'undefined_object',
+                  HINT = 'Models are listed in table sqlvec.relevance_model; the command sqlvec relevance fit makes one.';
+    ELSIF m.leg <> ALL (legs) THEN
+        RAISE EXCEPTION 'relevance model "%" maps scores of leg "%", not of "%"', name, m.leg, array_to_string(legs, '" or "')
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    RETURN m;
+END
+$body$;
+
+-- An error when a model was fitted for another column than the one to be searched. Names decide where
+-- the numbers do not: a restore gives new ones, a rename keeps them.
+CREATE OR REPLACE FUNCTION sqlvec._check_relevance(model text, leg text, rel oid, column_name text) RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    m sqlvec.relevance_model := sqlvec._relevance_model(model, ARRAY[leg]);
+    v_root oid := coalesce(pg_partition_root(rel), rel);
+    v_column record;
+BEGIN
+    IF m.leg = 'fused' THEN
+        RETURN;
+    END IF;
+    v_column := sqlvec._column(v_root, column_name);
+    IF NOT (m.relation = v_root AND m.attnum = v_column.attnum
+            OR m.column_name = _check_relevance.column_name
+               AND sqlvec._qualified(v_root) = format('%I.%I', m.schema_name, m.table_name)) THEN
+        RAISE EXCEPTION 'relevance model "%" was fitted for column "%" of table %, not for column "%" of table %',
+            model, m.column_name, format('%I.%I', m.schema_name, m.table_name), column_name, sqlvec._qualified(v_root)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Scores of another column mean something else: fit a model for it.';
+    ELSIF m.dimensions <> v_column.dimensions THEN
+        RAISE EXCEPTION 'relevance model "%" was fitted for % dimensions; column "%" of table % has %',
+            model, m.dimensions, column_name, sqlvec._qualified(v_root), v_column.dimensions
+            USING ERRCODE = 'data_exception', HINT = 'Fit it anew on the present vectors.';
+    END IF;
+END
+$body$;
 
 CREATE OR REPLACE FUNCTION sqlvec._check_relevance_numbers(
     leg text, family text, features int, slope float8[], intercept float8[], exponent float8[], recalls float8[], thresholds float8[]
