@@ -24,14 +24,8 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.report import Claim, Report, table
 from benchmarks.server import Connection, Database
-from sqlvec.fit.relevance import (
-    Examples,
-    background_labels,
-    fit_background,
-    fit_fused,
-    fit_leg,
-    unanswerable,
-)
+from sqlvec.fit.background import background_labels, fit_background, unanswerable
+from sqlvec.fit.relevance import Examples, fit_fused, fit_leg
 from sqlvec.relevance import (
     EXPONENTS,
     Background,

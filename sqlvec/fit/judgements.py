@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, text
 
 from sqlvec.errors import DeclarationError, FittingError
-from sqlvec.fit.relevance import Examples, background_labels, fit_background, unanswerable
+from sqlvec.fit.background import background_labels, fit_background, unanswerable
+from sqlvec.fit.relevance import Examples
 from sqlvec.relevance import Background, Floats, LegModel, score_features
 
 Judgements: TypeAlias = Mapping[str, Mapping[str, float]]
@@ -126,7 +127,7 @@ def collect(
     """Search every judged query and label what is found.
 
     :param judgements: None labels the candidates of all queries by the background instead, see
-        :func:`~sqlvec.fit.relevance.background_labels`; of the vector leg alone.
+        :func:`~sqlvec.fit.background.background_labels`; of the vector leg alone.
     :param candidates: rows to find for each query.
     :param model: one to measure features against; None makes a background from a sample of rows.
     :raises DeclarationError: a table or column is not there, or the leg is unknown.

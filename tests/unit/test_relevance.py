@@ -12,19 +12,9 @@ from hypothesis import strategies as st
 from scipy.optimize import check_grad
 
 from sqlvec.errors import DeclarationError, EncodingError, FittingError
+from sqlvec.fit.background import background_labels, fit_background, unanswerable
 from sqlvec.fit.judgements import read_judgements
-from sqlvec.fit.relevance import (
-    Examples,
-    _Loss,
-    apply,
-    background_labels,
-    fit_background,
-    fit_fused,
-    fit_leg,
-    reliability,
-    threshold,
-    unanswerable,
-)
+from sqlvec.fit.relevance import Examples, _Loss, apply, fit_fused, fit_leg, reliability, threshold
 from sqlvec.fit.relevance_report import Judged, page
 from sqlvec.relevance import EXPONENTS, Background, Curve, FusedModel, LegModel, logistic, logit
 
