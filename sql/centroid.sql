@@ -13,12 +13,7 @@ BEGIN
         RAISE EXCEPTION 'add_centroid needs a table, a column and an encoder' USING ERRCODE = 'null_value_not_allowed';
     END IF;
     PERFORM sqlvec._require_table(rel);
-    v_source := sqlvec._column(rel, column_name);
-    IF v_source.type_name NOT IN ('_halfvec', '_vector') THEN
-        RAISE EXCEPTION 'column "%" of table % is of type %, not halfvec[] or vector[]',
-            column_name, rel, format_type(v_source.type_oid, NULL)
-            USING ERRCODE = 'datatype_mismatch';
-    END IF;
+    v_source := sqlvec._multivector_column(rel, column_name);
     v_dimensions := (sqlvec._centroid_encoder(encoder)).dimensions;
     IF v_dimensions <> coalesce(v_source.dimensions, v_dimensions) THEN
         RAISE EXCEPTION 'column "%" of table % has % dimensions, encoder "%" takes %',

@@ -18,12 +18,7 @@ BEGIN
         RAISE EXCEPTION 'add_fde needs a table and a column' USING ERRCODE = 'null_value_not_allowed';
     END IF;
     PERFORM sqlvec._require_table(rel);
-    v_source := sqlvec._column(rel, column_name);
-    IF v_source.type_name NOT IN ('_halfvec', '_vector') THEN
-        RAISE EXCEPTION 'column "%" of table % is of type %, not halfvec[] or vector[]',
-            column_name, rel, format_type(v_source.type_oid, NULL)
-            USING ERRCODE = 'datatype_mismatch';
-    END IF;
+    v_source := sqlvec._multivector_column(rel, column_name);
     v_dimensions := coalesce(v_source.dimensions, sqlvec._dimensions(rel, column_name));
     v_options := sqlvec._encoder_options('fde', v_dimensions, v_options);
     PERFORM sqlvec._claim_targets(rel, ARRAY[column_name], ARRAY[v_target]);

@@ -111,12 +111,8 @@ BEGIN
     IF rel IS NULL OR column_name IS NULL OR clusters IS NULL OR sample IS NULL OR seed IS NULL THEN
         RAISE EXCEPTION 'fit_centroids needs a table, a column, clusters, sample and seed' USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    v_source := sqlvec._column(rel, column_name);
-    IF v_source.type_name NOT IN ('_halfvec', '_vector') THEN
-        RAISE EXCEPTION 'column "%" of table % is of type %, not halfvec[] or vector[]',
-            column_name, rel, format_type(v_source.type_oid, NULL)
-            USING ERRCODE = 'datatype_mismatch';
-    ELSIF clusters NOT BETWEEN 2 AND 256 OR sample NOT BETWEEN clusters AND 1000000 THEN
+    v_source := sqlvec._multivector_column(rel, column_name);
+    IF clusters NOT BETWEEN 2 AND 256 OR sample NOT BETWEEN clusters AND 1000000 THEN
         RAISE EXCEPTION 'fit_centroids finds 2 to 256 clusters in that many or up to 1000000 tokens, not % in %', clusters, sample
             USING ERRCODE = 'invalid_parameter_value';
     END IF;

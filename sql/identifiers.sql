@@ -79,6 +79,25 @@ BEGIN
 END
 $body$;
 
+-- The same of a column of multi-vectors; an error for one of another type.
+CREATE OR REPLACE FUNCTION sqlvec._multivector_column(rel oid, column_name text, OUT type_name name, OUT dimensions int)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_column record := sqlvec._column(rel, column_name);
+BEGIN
+    IF v_column.type_name NOT IN ('_halfvec', '_vector') THEN
+        RAISE EXCEPTION 'column "%" of table % is of type %, not halfvec[] or vector[]',
+            column_name, sqlvec._qualified(rel), format_type(v_column.type_oid, NULL)
+            USING ERRCODE = 'datatype_mismatch',
+                  HINT = CASE WHEN v_column.type_name IN ('vector', 'halfvec') THEN 'That is one vector per row: sqlvec.add_quantized and sqlvec.vector_search are for those.'
+                              ELSE 'Multi-vectors are arrays of halfvec or vector.' END;
+    END IF;
+    type_name := v_column.type_name;
+    dimensions := v_column.dimensions;
+END
+$body$;
+
 -- Numbers of columns, in the order of their names.
 CREATE OR REPLACE FUNCTION sqlvec._attnums(rel oid, names name[]) RETURNS smallint[]
 LANGUAGE sql STABLE PARALLEL SAFE

@@ -103,14 +103,7 @@ BEGIN
         RAISE EXCEPTION 'pooled and rescore cannot be NULL' USING ERRCODE = 'null_value_not_allowed', HINT = 'It is auto, none, or the name of a pooled column.';
     END IF;
     SELECT c.relname, c.relkind, c.reltuples::float8 AS reltuples INTO v_class FROM pg_class AS c WHERE c.oid = rel;
-    v_source := sqlvec._column(rel, column_name);
-    IF v_source.type_name NOT IN ('_halfvec', '_vector') THEN
-        RAISE EXCEPTION 'column "%" of table % is of type %, not halfvec[] or vector[]',
-            column_name, sqlvec._qualified(rel), format_type(v_source.type_oid, NULL)
-            USING ERRCODE = 'datatype_mismatch',
-                  HINT = CASE WHEN v_source.type_name IN ('vector', 'halfvec') THEN 'Use sqlvec.vector_search.'
-                              ELSE 'MaxSim compares multi-vectors: arrays of halfvec or vector.' END;
-    END IF;
+    v_source := sqlvec._multivector_column(rel, column_name);
     PERFORM sqlvec._check_tokens(query, column_name, rel, v_source.dimensions);
 
     v_alias := quote_ident(v_class.relname);

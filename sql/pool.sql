@@ -20,12 +20,7 @@ BEGIN
         RAISE EXCEPTION 'the method is an argument of add_pooled, not one of its options' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     PERFORM sqlvec._require_table(rel);
-    v_source := sqlvec._column(rel, column_name);
-    IF v_source.type_name NOT IN ('_halfvec', '_vector') THEN
-        RAISE EXCEPTION 'column "%" of table % is of type %, not halfvec[] or vector[]',
-            column_name, rel, format_type(v_source.type_oid, NULL)
-            USING ERRCODE = 'datatype_mismatch';
-    END IF;
+    v_source := sqlvec._multivector_column(rel, column_name);
     v_dimensions := coalesce(v_source.dimensions, sqlvec._dimensions(rel, column_name));
     v_options := sqlvec._encoder_options('pool', v_dimensions, v_options || jsonb_build_object('method', method));
     IF weights_column IS NOT NULL THEN

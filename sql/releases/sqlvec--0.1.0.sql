@@ -334,6 +334,25 @@ BEGIN
 END
 $body$;
 
+-- The same of a column of multi-vectors; an error for one of another type.
+CREATE OR REPLACE FUNCTION sqlvec._multivector_column(rel oid, column_name text, OUT type_name name, OUT dimensions int)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_column record := sqlvec._column(rel, column_name);
+BEGIN
+    IF v_column.type_name NOT IN ('_halfvec', '_vector') THEN
+        RAISE EXCEPTION 'column "%" of table % is of type %, not halfvec[] or vector[]',
+            column_name, sqlvec._qualified(rel), format_type(v_column.type_oid, NULL)
+            USING ERRCODE = 'datatype_mismatch',
+                  HINT = CASE WHEN v_column.type_name IN ('vector', 'halfvec') THEN 'That is one vector per row: sqlvec.add_quantized and sqlvec.vector_search are for those.'
+                              ELSE 'Multi-vectors are arrays of halfvec or vector.' END;
+    END IF;
+    type_name := v_column.type_name;
+    dimensions := v_column.dimensions;
+END
+$body$;
+
 -- Numbers of columns, in the order of their names.
 CREATE OR REPLACE FUNCTION sqlvec._attnums(rel oid, names name[]) RETURNS smallint[]
 LANGUAGE sql STABLE PARALLEL SAFE
@@ -2755,12 +2774,7 @@ BEGIN
         RAISE EXCEPTION 'add_fde needs a table and a column' USING ERRCODE = 'null_value_not_allowed';
     END IF;
     PERFORM sqlvec._require_table(rel);
-    v_source := sqlvec._column(rel, column_name);
-    IF v_source.type_name NOT IN ('_halfvec', '_vector') THEN
-        RAISE EXCEPTION 'column "%" of table % is of type %, not halfvec[] or vector[]',
-            column_name, rel, format_type(v_source.type_oid, NULL)
-            USING ERRCODE = 'datatype_mismatch';
-    END IF;
+    v_source := sqlvec._multivector_column(rel, column_name);
     v_dimensions := coalesce(v_source.dimensions, sqlvec._dimensions(rel, column_name));
     v_options := sqlvec._encoder_options('fde', v_dimensions, v_options);
     PERFORM sqlvec._claim_targets(rel, ARRAY[column_name], ARRAY[v_target]);
@@ -2797,12 +2811,7 @@ BEGIN
         RAISE EXCEPTION 'the method is an argument of add_pooled, not one of its options' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     PERFORM sqlvec._require_table(rel);
-    v_source := sqlvec._column(rel, column_name);
-    IF v_source.type_name NOT IN ('_halfvec', '_vector') THEN
-        RAISE EXCEPTION 'column "%" of table % is of type %, not halfvec[] or vector[]',
-            column_name, rel, format_type(v_source.type_oid, NULL)
-            USING ERRCODE = 'datatype_mismatch';
-    END IF;
+    v_source := sqlvec._multivector_column(rel, column_name);
     v_dimensions := coalesce(v_source.dimensions, sqlvec._dimensions(rel, column_name));
     v_options := sqlvec._encoder_options('pool', v_dimensions, v_options || jsonb_build_object('method', method));
     IF weights_column IS NOT NULL THEN
@@ -2845,12 +2854,7 @@ BEGIN
         RAISE EXCEPTION 'add_centroid needs a table, a column and an encoder' USING ERRCODE = 'null_value_not_allowed';
     END IF;
     PERFORM sqlvec._require_table(rel);
-    v_source := sqlvec._column(rel, column_name);
-    IF v_source.type_name NOT IN ('_halfvec', '_vector') THEN
-        RAISE EXCEPTION 'column "%" of table % is of type %, not halfvec[] or vector[]',
-            column_name, rel, format_type(v_source.type_oid, NULL)
-            USING ERRCODE = 'datatype_mismatch';
-    END IF;
+    v_source := sqlvec._multivector_column(rel, column_name);
     v_dimensions := (sqlvec._centroid_encoder(encoder)).dimensions;
     IF v_dimensions <> coalesce(v_source.dimensions, v_dimensions) THEN
         RAISE EXCEPTION 'column "%" of table % has % dimensions, encoder "%" takes %',
@@ -2980,12 +2984,8 @@ BEGIN
     IF rel IS NULL OR column_name IS NULL OR clusters IS NULL OR sample IS NULL OR seed IS NULL THEN
         RAISE EXCEPTION 'fit_centroids needs a table, a column, clusters, sample and seed' USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    v_source := sqlvec._column(rel, column_name);
-    IF v_source.type_name NOT IN ('_halfvec', '_vector') THEN
-        RAISE EXCEPTION 'column "%" of table % is of type %, not halfvec[] or vector[]',
-            column_name, rel, format_type(v_source.type_oid, NULL)
-            USING ERRCODE = 'datatype_mismatch';
-    ELSIF clusters NOT BETWEEN 2 AND 256 OR sample NOT BETWEEN clusters AND 1000000 THEN
+    v_source := sqlvec._multivector_column(rel, column_name);
+    IF clusters NOT BETWEEN 2 AND 256 OR sample NOT BETWEEN clusters AND 1000000 THEN
         RAISE EXCEPTION 'fit_centroids finds 2 to 256 clusters in that many or up to 1000000 tokens, not % in %', clusters, sample
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
@@ -5408,14 +5408,7 @@ BEGIN
         RAISE EXCEPTION 'pooled and rescore cannot be NULL' USING ERRCODE = 'null_value_not_allowed', HINT = 'It is auto, none, or the name of a pooled column.';
     END IF;
     SELECT c.relname, c.relkind, c.reltuples::float8 AS reltuples INTO v_class FROM pg_class AS c WHERE c.oid = rel;
-    v_source := sqlvec._column(rel, column_name);
-    IF v_source.type_name NOT IN ('_halfvec', '_vector') THEN
-        RAISE EXCEPTION 'column "%" of table % is of type %, not halfvec[] or vector[]',
-            column_name, sqlvec._qualified(rel), format_type(v_source.type_oid, NULL)
-            USING ERRCODE = 'datatype_mismatch',
-                  HINT = CASE WHEN v_source.type_name IN ('vector', 'halfvec') THEN 'Use sqlvec.vector_search.'
-                              ELSE 'MaxSim compares multi-vectors: arrays of halfvec or vector.' END;
-    END IF;
+    v_source := sqlvec._multivector_column(rel, column_name);
     PERFORM sqlvec._check_tokens(query, column_name, rel, v_source.dimensions);
 
     v_alias := quote_ident(v_class.relname);
