@@ -114,6 +114,9 @@ def fill(connection: Connection, oid: int, target: str | None, batch: int, repor
             sweep.run(blocks, report)
             # Over what the first has appended: nothing waits there, unless it was loaded meanwhile.
             sweep.run(blocks, lambda done, total: None)
+        except psycopg.DataError:
+            # A value that cannot even be read as halfvec: the server names its table and column.
+            continue
         except psycopg.Error as error:
             raise DBAPIError(None, None, error) from error
 

@@ -522,3 +522,12 @@ def test_a_column_dropped_meanwhile(db: DB, engine: Engine, encoded: Encoded) ->
     with pytest.raises(DeclarationError, match="no derived column"):
         manage.backfill(engine, "doc", batch=50, progress=drop)
     assert encoded.documents < 200
+
+
+def test_what_is_no_halfvec_is_told_by_the_server(db, engine):
+    """With the names of table and column."""
+    db.execute("CREATE TABLE large (id int, tokens vector(4)[])")
+    db.execute("INSERT INTO large VALUES (1, '{\"[1,2,3,4]\"}'), (2, '{\"[1e6,2,3,4]\"}')")
+    db.execute(f"CALL sqlvec.add_fde('large', 'tokens', {SMALL})")
+    with pytest.raises(DBAPIError, match='cannot encode column "tokens" of table public.large'):
+        manage.backfill(engine, "large")
