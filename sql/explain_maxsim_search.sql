@@ -97,7 +97,7 @@ BEGIN
         detail := pg_catalog.format('%s candidates', v_state.wanted);
         v_state := sqlvec._maxsim_advance(v_state, v_found.estimates, v_found.pooled, v_found.scores, v_found.row_ids, v_found.row_tables,
                                           v_found.found, k, p.matching, recall, p.fixed, p.budget, p.whole, p.index_name IS NOT NULL);
-        detail := detail || pg_catalog.format(', %s scored exactly so far', (SELECT pg_catalog.count(s) FROM unnest(v_state.scores) AS s))
+        detail := detail || pg_catalog.format(', %s scored exactly so far', (SELECT pg_catalog.count(s) FROM pg_catalog.unnest(v_state.scores) AS s))
                   || coalesce(pg_catalog.format('; expected to be missing: %s of the %s best', pg_catalog.round(v_state.missing::numeric, 2), k), '')
                   || CASE WHEN v_state.exhaustive THEN '; read all that match instead' WHEN NOT v_state.complete THEN '; the budget ends here' ELSE '' END;
         RETURN NEXT;

@@ -31,6 +31,12 @@ BEGIN
 END
 $body$;
 
+CREATE OR REPLACE FUNCTION sqlvec._has_matrices(encoder text) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN EXISTS (SELECT FROM sqlvec.encoder AS e JOIN sqlvec.encoder_vector AS v ON v.encoder = e.name
+               WHERE e.name = _has_matrices.encoder AND v.part = 'sign'
+                 AND v.position = (e.options ->> 'repetitions')::int * (e.options ->> 'projection')::int);
+
 -- Encodings of a multi-vector column that the trigger keeps, of itself or of its pooled tokens (`pooled`
 -- says which), each with an index where it has one that is valid and by inner product or, for bits, by
 -- Hamming distance; and the milliseconds that reading a million codes takes, about: short ones stand in
@@ -50,7 +56,8 @@ BEGIN ATOMIC
     LEFT JOIN sqlvec._ann_indexes(rel) AS i
            ON i.column_name = e.target_column AND NOT i.partial
           AND i.opclass = CASE e.code_type WHEN 'bit' THEN 'bit_hamming_ops' ELSE 'halfvec_ip_ops' END
-    WHERE e.kind = 'fde'
+    -- The matrices may be missing (a data-only restore): no query has a code then.
+    WHERE e.kind = 'fde' AND sqlvec._has_matrices(e.encoder)
     ORDER BY i.index_name IS NULL, s.pooled IS NOT NULL, e.target_column, i.index_name;
 END;
 
@@ -80,6 +87,7 @@ DECLARE
     v_alias text;
     v_from text;
     v_tokens text;
+    v_fits text := '';
     v_maxsim text;
     v_score text;
     v_code text;
@@ -119,8 +127,9 @@ BEGIN
     v_tokens := format('%s.%I', v_alias, column_name);
     v_maxsim := CASE v_source.type_name WHEN '_halfvec' THEN 'sqlvec.maxsim(%s, %s)' ELSE 'sqlvec.maxsim_vector(%s, sqlvec._vectors(%s))' END;
     IF v_source.dimensions IS NULL THEN
-        -- A column without dimensions may hold vectors that the query cannot be compared with.
-        condition := format('sqlvec._dims(%s) OPERATOR(pg_catalog.=) %s AND %s', v_tokens, sqlvec._dims(query), condition);
+        -- A column without dimensions may hold vectors that the query cannot be compared with. Rows with a
+        -- code do not, and the planner knows nothing of this condition: neither reads it.
+        v_fits := format('sqlvec._dims(%s) OPERATOR(pg_catalog.=) %s AND ', v_tokens, sqlvec._dims(query));
     END IF;
     IF v_class.relkind NOT IN ('r', 'p', 'm') AND key_type IS NULL THEN
         IF NOT rescore THEN
@@ -130,12 +139,12 @@ BEGIN
         way := 'exact'; reason := 'rows of a view or foreign table have no address';
         direct := format('SELECT h.row_value, h.score, true FROM (SELECT (%1$s.*)::%2$s AS row_value, %3$s AS score FROM %4$s WHERE %5$s) AS h '
                          'WHERE h.score IS NOT NULL ORDER BY h.score DESC LIMIT %6$s',
-                         v_alias, sqlvec._qualified(rel), format(v_maxsim, v_tokens, '$2'), v_from, condition, k);
+                         v_alias, sqlvec._qualified(rel), format(v_maxsim, v_tokens, '$2'), v_from, v_fits || condition, k);
         RETURN;
     END IF;
     v_hit := sqlvec._hit_statement(rel, v_alias, key_column, key_type, CASE WHEN rescore THEN k END);
     answer := v_hit.answer;
-    v_matching := format('FROM %s WHERE %s AND %s IS NOT NULL', v_from, condition, v_tokens);
+    v_matching := format('FROM %s WHERE %s AND %s IS NOT NULL', v_from, v_fits || condition, v_tokens);
     v_read := v_arrays || format('(SELECT %s AS score, %s ', format(v_maxsim, v_tokens, '$2'), v_hit.place);
     v_best := format(' ORDER BY 1 DESC NULLS LAST, %s LIMIT %s) AS h WHERE h.score IS NOT NULL', v_hit.tie_break, k);
     v_list := v_arrays || format('(SELECT NULL::pg_catalog.float8 AS score, %s ', v_hit.place);
@@ -222,9 +231,12 @@ BEGIN
         -- A row may wait for its pooled tokens.
         CASE WHEN middle IS NOT NULL THEN format(', coalesce(%s.%I, %s) AS few_tokens', v_alias, middle, v_tokens) ELSE '' END,
         v_code, v_operator, v_nearest);
+    -- Policies run inside, which may need the caller's search_path.
+    PERFORM set_config('search_path', caller_path, true);
     EXECUTE 'SELECT ' || sqlvec._all_encoded(rel, v_from, v_way.target_column, coalesce(v_way.pooled, column_name))
             || CASE WHEN v_way.pooled IS NULL THEN '' ELSE ' AND ' || sqlvec._all_encoded(rel, v_from, v_way.pooled, column_name) END
     INTO v_encoded;
+    PERFORM set_config('search_path', 'pg_catalog, pg_temp', true);
     IF NOT v_encoded THEN
         v_matching := format('%s AND %s IS NULL', v_matching, v_code);
         waiting := v_read || v_matching || v_best;
@@ -232,11 +244,11 @@ BEGIN
     END IF;
     IF carve IS NOT NULL THEN
         carved := v_arrays || format(
-                          '(SELECT %s AS score, h.row_id, h.row_table FROM unnest($5, $6) AS h (row_id, row_table) JOIN %s ON %s) AS h',
+                          '(SELECT %s AS score, "sqlvec hit".row_id, "sqlvec hit".row_table FROM unnest($5, $6) AS "sqlvec hit" (row_id, row_table) JOIN %s ON %s) AS h',
                           format(v_maxsim, v_tokens, '$2'), v_from,
                           CASE WHEN key_type IS NULL
-                               THEN format('%1$s.ctid OPERATOR(pg_catalog.=) h.row_id::pg_catalog.tid AND %1$s.tableoid OPERATOR(pg_catalog.=) h.row_table', v_alias)
-                               ELSE (SELECT format('%s.%I %s h.row_id::%s', v_alias, sqlvec._key_column(rel, key_column), sqlvec._btree_operator(c.type_oid, 3), format_type(c.type_oid, -1))
+                               THEN format('%1$s.ctid OPERATOR(pg_catalog.=) "sqlvec hit".row_id::pg_catalog.tid AND %1$s.tableoid OPERATOR(pg_catalog.=) "sqlvec hit".row_table', v_alias)
+                               ELSE (SELECT format('%s.%I %s "sqlvec hit".row_id::%s', v_alias, sqlvec._key_column(rel, key_column), sqlvec._btree_operator(c.type_oid, 3), format_type(c.type_oid, -1))
                                      FROM sqlvec._column(rel, sqlvec._key_column(rel, key_column)) AS c) END);
     END IF;
 END

@@ -20,9 +20,9 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN coalesce(cardinality(row_ids), 0) >=
 CREATE OR REPLACE FUNCTION sqlvec._normal_tail(x float8) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT CASE WHEN x < 0 THEN 1 - t.tail ELSE t.tail END
-    FROM (SELECT least(abs(x), 30) AS x, 1 / (1 + 0.2316419 * least(abs(x), 30)) AS t) AS a,
-    LATERAL (SELECT exp(- a.x * a.x / 2) * 0.3989422804014327
+    SELECT CASE WHEN _normal_tail.x < 0 THEN 1 - t.tail WHEN _normal_tail.x >= 0 THEN t.tail END
+    FROM (SELECT least(abs(_normal_tail.x), 30) AS size, 1 / (1 + 0.2316419 * least(abs(_normal_tail.x), 30)) AS t) AS a,
+    LATERAL (SELECT exp(- a.size * a.size / 2) * 0.3989422804014327
                     * a.t * (0.319381530 + a.t * (-0.356563782 + a.t * (1.781477937 + a.t * (-1.821255978 + a.t * 1.330274429)))) AS tail) AS t;
 END;
 

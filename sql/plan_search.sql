@@ -75,7 +75,9 @@ DECLARE
 BEGIN
     SELECT i.indexrelid INTO v_index
     FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS m ON m.oid = c.relam
-    WHERE i.indrelid = rel AND i.indpred IS NOT NULL AND i.indisvalid AND NOT i.indcheckxmin AND m.amname = 'btree'
+    -- Children that inherit have rows that the index does not know.
+    WHERE i.indrelid = rel AND NOT EXISTS (SELECT FROM pg_inherits AS h WHERE h.inhparent = rel)
+      AND i.indpred IS NOT NULL AND i.indisvalid AND NOT i.indcheckxmin AND m.amname = 'btree'
       AND pg_relation_size(i.indexrelid) = v_page
       AND pg_get_expr(i.indpred, rel) = format('((%I IS NULL) AND (%I IS NOT NULL))', target_column, source_column)
     LIMIT 1;

@@ -99,13 +99,13 @@ BEGIN
         -- table has.
         answer := format('SELECT (%1$s.*)::%2$s, "sqlvec hit".score, $4::pg_catalog.bool FROM unnest($1::pg_catalog.tid[], $2, $3) AS "sqlvec hit" (row_id, row_table, score) '
                          'JOIN %2$s AS %1$s ON %1$s.ctid OPERATOR(pg_catalog.=) "sqlvec hit".row_id AND %1$s.tableoid OPERATOR(pg_catalog.=) "sqlvec hit".row_table '
-                         'ORDER BY "sqlvec hit".score DESC, %3$s LIMIT %4$s', alias, sqlvec._qualified(rel), tie_break, coalesce(k::text, 'ALL'));
+                         'ORDER BY "sqlvec hit".score DESC NULLS LAST, %3$s LIMIT %4$s', alias, sqlvec._qualified(rel), tie_break, coalesce(k::text, 'ALL'));
         RETURN;
     END IF;
     v_type := (SELECT format_type(c.type_oid, -1) FROM sqlvec._column(rel, v_keys[1]) AS c);
     place := format('%s.%I::pg_catalog.text AS row_id, 0::pg_catalog.oid AS row_table', alias, v_keys[1]);
     address := format('%s.%I AS address, 0::pg_catalog.oid AS row_table', alias, v_keys[1]);
     answer := format('SELECT "sqlvec hit".row_id::%1$s::%2$s, "sqlvec hit".score, $4::pg_catalog.bool FROM unnest($1, $2, $3) AS "sqlvec hit" (row_id, row_table, score) '
-                     'ORDER BY "sqlvec hit".score DESC, "sqlvec hit".row_id::%1$s LIMIT %3$s', v_type, format_type(key_type, -1), coalesce(k::text, 'ALL'));
+                     'ORDER BY "sqlvec hit".score DESC NULLS LAST, "sqlvec hit".row_id::%1$s LIMIT %3$s', v_type, format_type(key_type, -1), coalesce(k::text, 'ALL'));
 END
 $body$;

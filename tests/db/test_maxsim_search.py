@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -485,3 +486,120 @@ def test_an_encoding_of_pooled_tokens(pooled):
         merged = sorted(wanted + waiting, key=lambda row: -row[1])[:9]
         assert recall(found, merged) >= 0.9
         assert (9001 in [row[0] for row in found]) == (waiting[0][1] > wanted[-1][1])
+
+
+def declared(db: psycopg.Connection[Any], table: str, tokens: str = f"halfvec({D})[]") -> None:
+    db.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, tenant int, tokens {tokens})")
+    load(db, table, DOCUMENTS[:1])
+    db.execute(f"CALL sqlvec.add_fde('{table}', 'tokens', projection => 4)")
+    db.execute(f"DELETE FROM {table}")
+    load(db, table, DOCUMENTS[:400])
+    db.execute(f"ANALYZE {table}")
+
+
+def best(db: psycopg.Connection[Any], table: str, query: Tokens, k: int = 10) -> list[Any]:
+    return db.execute(
+        f"SELECT id, sqlvec.maxsim(tokens, %s::halfvec[]) AS score FROM {table}"
+        f" ORDER BY score DESC NULLS LAST, id LIMIT {k}",
+        (to_text(query),),
+    ).fetchall()
+
+
+def test_empty_arrays_do_not_stand_for_answers(db):
+    """The zeros of their codes may be the best estimates there are."""
+    declared(db, "sparse")
+    db.execute("UPDATE sparse SET tokens = '{}' WHERE id % 2 = 0")
+    query = -np.abs(QUERIES[0])
+    db.execute(
+        "UPDATE sparse SET tokens = ARRAY[%s]::halfvec[] WHERE id %% 2 = 1",
+        ("[" + ",".join(["0.25"] * D) + "]",),
+    )
+    db.execute("ANALYZE sparse")
+    assert search(db, query, "sparse") == best(db, "sparse", query)
+
+
+def test_an_encoder_without_its_matrices_is_not_used(db):
+    """A data-only restore may lack them."""
+    declared(db, "restored")
+    db.execute("SET LOCAL session_replication_role = replica")
+    db.execute("DELETE FROM sqlvec.encoder_vector WHERE encoder LIKE '%restored%'")
+    db.execute("SET LOCAL session_replication_role = origin")
+    assert search(db, QUERIES[0], "restored") == best(db, "restored", QUERIES[0])
+    with pytest.raises(InvalidParameterValue, match="neither auto"):
+        search(db, QUERIES[0], "restored", mode="tokens_fde")
+
+
+def test_policies_run_with_the_search_path_of_the_caller(db):
+    declared(db, "guarded")
+    db.execute("SET LOCAL sqlvec.maintain = off")
+    db.execute("UPDATE guarded SET tokens = tokens || tokens WHERE id = 7")
+    db.execute("CREATE TABLE tenants AS SELECT 3 AS tenant")
+    db.execute(
+        "CREATE FUNCTION visible(int) RETURNS boolean LANGUAGE plpgsql STABLE AS "
+        "'BEGIN RETURN EXISTS (SELECT FROM tenants AS t WHERE t.tenant = $1); END'"
+    )
+    db.execute("ALTER TABLE guarded ENABLE ROW LEVEL SECURITY")
+    db.execute("CREATE POLICY p ON guarded USING (visible(tenant))")
+    db.execute("CREATE ROLE reader_of_guarded")
+    db.execute("GRANT SELECT ON guarded, tenants TO reader_of_guarded")
+    db.execute("SET LOCAL ROLE reader_of_guarded")
+    found = search(db, QUERIES[0], "guarded", mode="tokens_fde")
+    assert {row[0] % 30 for row in found} == {3}
+    assert found == best(db, "guarded", QUERIES[0])
+
+
+def test_rows_of_a_child_table_are_found(db):
+    declared(db, "parent")
+    db.execute("CREATE TABLE child () INHERITS (parent)")
+    load_one = "INSERT INTO child (id, tokens) VALUES (1000, %s)"
+    db.execute(load_one, (to_text(QUERIES[0]),))
+    assert search(db, QUERIES[0], "parent")[0][0] == 1000
+
+
+def test_a_column_without_dimensions_is_searched_by_its_codes(db):
+    declared(db, "loose", "halfvec[]")
+    plan = dict(
+        db.execute(
+            "SELECT topic, detail FROM sqlvec.explain_maxsim_search(NULL::loose, 'tokens', "
+            "%s::halfvec[])",
+            (to_text(QUERIES[0]),),
+        ).fetchall()
+    )
+    assert "400 of 400 rows match" in plan["why"]
+    assert recall(search(db, QUERIES[0], "loose"), best(db, "loose", QUERIES[0])) >= 0.9
+
+
+def test_a_table_of_any_name(db):
+    for name in ("h", "f", "c", "s"):
+        declared(db, name)
+        found = search(db, QUERIES[0], name, carve=0.9, candidates=400)
+        assert_same(found, best(db, name, QUERIES[0]))
+
+
+def test_explain_calls_nothing_of_the_search_path(db):
+    declared(db, "looked_at")
+    db.execute(
+        "CREATE FUNCTION unnest(float8[]) RETURNS SETOF float8 LANGUAGE plpgsql AS "
+        "'BEGIN RAISE EXCEPTION ''planted''; END'"
+    )
+    db.execute(
+        "SELECT sqlvec.explain_maxsim_search(NULL::looked_at, 'tokens', %s::halfvec[])",
+        (to_text(QUERIES[0]),),
+    )
+
+
+def test_candidates_without_estimates_come_last(db):
+    declared(db, "waiting")
+    db.execute("SET LOCAL sqlvec.maintain = off")
+    db.execute("UPDATE waiting SET tokens = tokens || tokens WHERE id = 7")
+    assert search(db, QUERIES[0], "waiting", rescore=False, mode="tokens_fde")[-1] == (7, None)
+
+
+def test_share_of_the_normal_distribution(db):
+    shares = db.execute(
+        "SELECT x / 4.0::float8, sqlvec._normal_tail(x / 4.0::float8) "
+        "FROM generate_series(-24, 24) AS x"
+    ).fetchall()
+    for x, share in shares:
+        assert share == pytest.approx(math.erfc(x / math.sqrt(2)) / 2, abs=1e-7)
+    assert db.execute("SELECT sqlvec._normal_tail(NULL)").fetchone() == (None,)
