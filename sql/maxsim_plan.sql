@@ -61,6 +61,13 @@ BEGIN ATOMIC
     ORDER BY i.index_name IS NULL, s.pooled IS NOT NULL, e.target_column, i.index_name;
 END;
 
+-- Whether no two rows have the same value of a column, nor any NULL.
+CREATE OR REPLACE FUNCTION sqlvec._identifies(rel oid, column_name name) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+RETURN EXISTS (SELECT FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+               WHERE i.indrelid = rel AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indnkeyatts = 1
+                 AND a.attname = column_name AND a.attnotnull);
+
 CREATE OR REPLACE FUNCTION sqlvec._plan_maxsim(
     rel oid, column_name text, query halfvec[], k int, filter jsonb, where_sql text, params text[], candidates int, oversample float8,
     mode text, recall float8, pooled text, carve float8, rescore boolean, key_column text, key_type regtype, caller_path text,
@@ -157,6 +164,16 @@ BEGIN
     way := 'exact';
     IF mode = 'exact' OR recall = 1 AND mode = 'auto' THEN
         reason := CASE WHEN mode = 'exact' THEN 'asked for' ELSE 'recall 1 takes all matching rows' END;
+        RETURN;
+    END IF;
+    -- Steps tell the rows they have seen by their keys.
+    IF key_type IS NOT NULL AND rescore AND NOT sqlvec._identifies(rel, sqlvec._key_column(rel, key_column)) THEN
+        IF mode <> 'auto' THEN
+            RAISE EXCEPTION 'column "%" of table % does not identify its rows', key_column, sqlvec._qualified(rel)
+                USING ERRCODE = 'invalid_parameter_value',
+                      HINT = 'Candidates are told apart by a key that is NOT NULL and UNIQUE; mode auto or exact reads all matching rows.';
+        END IF;
+        reason := 'the key column is not NOT NULL and UNIQUE, so that candidates cannot be told apart';
         RETURN;
     END IF;
     SELECT w.* INTO v_way FROM sqlvec._fde_ways(rel, column_name) AS w WHERE mode IN ('auto', w.target_column, w.index_name) LIMIT 1;

@@ -603,3 +603,21 @@ def test_share_of_the_normal_distribution(db):
     for x, share in shares:
         assert share == pytest.approx(math.erfc(x / math.sqrt(2)) / 2, abs=1e-7)
     assert db.execute("SELECT sqlvec._normal_tail(NULL)").fetchone() == (None,)
+
+
+@pytest.mark.parametrize("key", ["id % 3", "nullif(id % 2, 0) * id"])
+def test_rows_that_share_a_key_are_all_found_once(db, key):
+    declared(db, "shared")
+    db.execute(f"ALTER TABLE shared ADD code int; UPDATE shared SET code = {key}")
+    search_keys = (
+        "SELECT key, score FROM sqlvec.maxsim_search_keys(NULL::shared, 'tokens', %s::halfvec[], "
+        "key => NULL::int, key_column => 'code'{})"
+    )
+    query = to_text(QUERIES[0])
+    wanted = [
+        db.execute("SELECT code FROM shared WHERE id = %s", row[:1]).fetchone() + row[1:]
+        for row in best(db, "shared", QUERIES[0])
+    ]
+    assert db.execute(search_keys.format(""), (query,)).fetchall() == wanted
+    with pytest.raises(InvalidParameterValue, match="does not identify its rows"):
+        db.execute(search_keys.format(", mode => 'tokens_fde'"), (query,))
