@@ -2,7 +2,7 @@
 
 CREATE OR REPLACE FUNCTION sqlvec._plan_bm25(
     rel oid, column_name text, query text, k int, filter jsonb, where_sql text, candidates int, oversample float8,
-    tenant text, backend text, key_column text, key_type regtype,
+    tenant text, backend text, key_column text, key_type regtype, caller_path text,
     OUT q sqlvec._bm25_query, OUT state sqlvec._bm25_state, OUT bound text[], OUT condition text,
     OUT vector sparsevec,    -- $2
     OUT once boolean,        -- one step, because no index helps
@@ -27,6 +27,7 @@ DECLARE
     v_before text;
     v_between text;
     v_after text;
+    v_waiting text;
     v_unfinished boolean;
     v_reads_codes boolean;
     v_reads_text boolean;
@@ -105,9 +106,12 @@ BEGIN
 
     v_unfinished := false;
     IF v_reads_codes AND v_reads_text THEN
-        EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %s)', v_from,
-                       sqlvec._unfinished(v_derived.target_column, v_derived.source_columns, v_alias || '.'))
-        INTO v_unfinished;
+        v_waiting := format('SELECT EXISTS (SELECT FROM %s WHERE %s)', v_from,
+                            sqlvec._unfinished(v_derived.target_column, v_derived.source_columns, v_alias || '.'));
+        -- Policies run inside, which may need the caller's search_path.
+        PERFORM set_config('search_path', caller_path, true);
+        EXECUTE v_waiting INTO v_unfinished;
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     END IF;
     v_text := sqlvec._bm25_tsvector_expression(
         v_derived.options, ARRAY(SELECT format('%s.%I', v_alias, c) FROM unnest(v_derived.source_columns) AS c));

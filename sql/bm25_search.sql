@@ -17,7 +17,7 @@ DECLARE
     v_seqscan text := pg_catalog.current_setting('enable_seqscan');
 BEGIN
     p := sqlvec._plan_bm25(sqlvec._relation_of(rel_type), column_name, query, k, filter, where_sql, candidates, oversample, tenant, backend,
-                           key_column, key_type);
+                           key_column, key_type, pg_catalog.current_setting('search_path'));
     answer := p.answer;
     IF answer IS NULL THEN
         RETURN;

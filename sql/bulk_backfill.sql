@@ -18,7 +18,7 @@ BEGIN ATOMIC
     ORDER BY d.id, t.leaf;
 END;
 
--- Lock up to `batch` rows that wait, and read them; their codes are expected in table sqlvec_codes of
+-- Lock up to `batch` rows that wait, and read them; their codes are expected in table "sqlvec codes" of
 -- this transaction. No rows when the column is not what it was when the client looked.
 CREATE OR REPLACE FUNCTION sqlvec._bulk_read(
     derived_id int, encoder text, leaf oid, first_block bigint, end_block bigint, batch int
@@ -35,7 +35,7 @@ BEGIN
         RETURN;
     END IF;
     -- For this transaction only: behind a pooler the next one may be on another session.
-    EXECUTE format('CREATE TEMPORARY TABLE sqlvec_codes ON COMMIT DROP AS SELECT t.ctid AS tid, t.%I AS code FROM ONLY %s AS t LIMIT 0',
+    EXECUTE format('CREATE TEMPORARY TABLE "sqlvec codes" ON COMMIT DROP AS SELECT t.ctid AS tid, t.%I AS code FROM ONLY %s AS t LIMIT 0',
                    v_derived.target_column, sqlvec._qualified(leaf));
     RETURN QUERY EXECUTE format('SELECT t.ctid, sqlvec._halfvecs(t.%I) %s',
                                 v_derived.source_column, sqlvec._waiting_rows(leaf, v_derived, false, false))
@@ -43,7 +43,7 @@ BEGIN
 END
 $body$;
 
--- Give the rows that were read the codes in sqlvec_codes; how many took theirs. No SET: the
+-- Give the rows that were read the codes in "sqlvec codes"; how many took theirs. No SET: the
 -- application's triggers run inside.
 CREATE OR REPLACE FUNCTION sqlvec._bulk_write(derived_id int, leaf oid) RETURNS int
 LANGUAGE plpgsql
@@ -56,8 +56,8 @@ BEGIN
     PERFORM sqlvec._stand_aside(leaf, v_derived);
     -- The array is for the plan, which may not read the table.
     EXECUTE pg_catalog.format(
-        'UPDATE ONLY %s AS t SET %I = c.code FROM pg_temp.sqlvec_codes AS c '
-        'WHERE t.ctid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT a.tid FROM pg_temp.sqlvec_codes AS a)) AND t.ctid OPERATOR(pg_catalog.=) c.tid',
+        'UPDATE ONLY %s AS t SET %I = c.code FROM pg_temp."sqlvec codes" AS c '
+        'WHERE t.ctid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT a.tid FROM pg_temp."sqlvec codes" AS a)) AND t.ctid OPERATOR(pg_catalog.=) c.tid',
         sqlvec._qualified(leaf), v_derived.target_column);
     GET DIAGNOSTICS v_done = ROW_COUNT;
     RETURN v_done;

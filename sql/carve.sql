@@ -20,9 +20,11 @@ BEGIN
         RETURN NULL;
     END IF;
     WHILE cardinality(v_left) > 0 LOOP
-        -- A zero vector has no cosine and stays alone.
-        v_ball := ARRAY(SELECT n FROM unnest(v_left) AS n
-                        WHERE n = v_left[1] OR nullif(sqlvec._cosine(v_tokens[n], v_tokens[v_left[1]]), 'NaN') >= threshold ORDER BY n);
+        -- A zero vector has no cosine and stays alone; what would not fit halfvec as a sum is left for later.
+        v_ball := ARRAY(SELECT c.n FROM (
+                            SELECT n, sum(sqlvec._norm(v_tokens[n])) OVER (ORDER BY n) AS reach FROM unnest(v_left) AS n
+                            WHERE n = v_left[1] OR nullif(sqlvec._cosine(v_tokens[n], v_tokens[v_left[1]]), 'NaN') >= threshold) AS c
+                        WHERE c.n = v_left[1] OR c.reach < 65504 ORDER BY c.n);
         v_carved := v_carved || sqlvec._total(ARRAY(SELECT v_tokens[n] FROM unnest(v_ball) AS n));
         v_left := ARRAY(SELECT n FROM unnest(v_left) AS n WHERE n <> ALL (v_ball) ORDER BY n);
     END LOOP;

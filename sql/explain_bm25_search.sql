@@ -16,7 +16,8 @@ DECLARE
     v_seqscan text := pg_catalog.current_setting('enable_seqscan');
     v_step int := 0;
 BEGIN
-    v_plan := sqlvec._plan_bm25(v_rel, column_name, query, k, filter, where_sql, candidates, oversample, tenant, backend, NULL, NULL);
+    v_plan := sqlvec._plan_bm25(v_rel, column_name, query, k, filter, where_sql, candidates, oversample, tenant, backend, NULL, NULL,
+                                 pg_catalog.current_setting('search_path'));
     q := v_plan.q;
     topic := 'column';
     detail := pg_catalog.format('%I of %s', ((q).derived).target_column, pg_catalog.array_to_string(((q).derived).source_columns, ', '));

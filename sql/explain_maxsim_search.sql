@@ -27,7 +27,11 @@ BEGIN
     p := sqlvec._plan_maxsim(v_rel, column_name, query, k, filter, where_sql, params, candidates, oversample, mode, recall, pooled, carve,
                              rescore, NULL, NULL, pg_catalog.current_setting('search_path'));
     topic := 'plan';
-    detail := CASE WHEN p.step IS NULL THEN pg_catalog.format('exact: MaxSim with every matching row, keep %s', k)
+    detail := CASE WHEN NOT rescore AND p.step IS NULL THEN 'all matching rows as candidates, without scores'
+                   WHEN NOT rescore THEN pg_catalog.format('%s candidates from %s, with estimates for scores', p.first,
+                                                           CASE WHEN p.index_name IS NULL THEN pg_catalog.format('all codes in %I', p.way)
+                                                                ELSE pg_catalog.format('index %I on %I', p.index_name, p.way) END)
+                   WHEN p.step IS NULL THEN pg_catalog.format('exact: MaxSim with every matching row, keep %s', k)
                    ELSE pg_catalog.format('%s from %s, then %sexact MaxSim on %I',
                                           CASE WHEN p.fixed IS NULL THEN pg_catalog.format('candidates, %s at first,', p.first)
                                                ELSE pg_catalog.format('%s candidates', p.fixed) END,
@@ -53,11 +57,21 @@ BEGIN
         topic := pg_catalog.format('column %I', v_problem.target_column); detail := v_problem.problem;
         RETURN NEXT;
     END LOOP;
-    IF p.step IS NULL THEN
+    IF p.step IS NULL OR NOT rescore THEN
+        v_line := CASE WHEN rescore THEN coalesce(p.direct, p.exhaustive) ELSE coalesce(p.listed, p.everything) END;
         topic := 'statement';
-        detail := coalesce(p.direct, p.exhaustive) || E'\n-- $1 = params, $2 = query, $3 = values of filter';
+        detail := v_line || E'\n-- $1 = params, $2 = query, $3 = values of filter, $4 or $11 = code of the query, $7 = candidates';
         RETURN NEXT;
-        FOR v_line IN EXECUTE 'EXPLAIN ' || coalesce(p.direct, p.exhaustive) USING params, query, p.bound LOOP
+        IF p.step IS NULL THEN
+            FOR v_line IN EXECUTE 'EXPLAIN ' || v_line USING params, query, p.bound LOOP
+                topic := 'explain'; detail := sqlvec._shortened(v_line);
+                RETURN NEXT;
+            END LOOP;
+            RETURN;
+        END IF;
+        EXECUTE p.prepare INTO v_query USING query, carve;
+        FOR v_line IN EXECUTE 'EXPLAIN ' || v_line
+                      USING params, query, p.bound, v_query.code, NULL::text[], NULL::oid[], p.first, NULL::int, NULL::int, NULL::int, v_query.signs LOOP
             topic := 'explain'; detail := sqlvec._shortened(v_line);
             RETURN NEXT;
         END LOOP;
@@ -70,7 +84,7 @@ BEGIN
         RETURN NEXT;
     END IF;
     topic := 'statement';
-    detail := p.step || E'\n-- $1 = params, $2 = query, $3 = values of filter, $4 = code of the query, $5 and $6 = rows seen before, $7 = candidates, '
+    detail := p.step || E'\n-- $1 = params, $2 = query, $3 = values of filter, $4 or $11 = code of the query, $5 and $6 = rows seen before, $7 = candidates, '
                         '$8 = query to compare with, $9 and $10 = least pooled score + $10 * estimate';
     RETURN NEXT;
     EXECUTE p.prepare INTO v_query USING query, carve;
@@ -86,13 +100,15 @@ BEGIN
         v_before := coalesce(v_before, v_now);
         IF v_step = 1 THEN
             FOR v_line IN EXECUTE 'EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) ' || p.step
-                          USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar, v_state.tilt LOOP
+                          USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar, v_state.tilt,
+                                v_query.signs LOOP
                 topic := 'explain'; detail := sqlvec._shortened(v_line);
                 RETURN NEXT;
             END LOOP;
         END IF;
         EXECUTE p.step INTO v_found
-        USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar, v_state.tilt;
+        USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar, v_state.tilt,
+              v_query.signs;
         topic := pg_catalog.format('step %s', v_step);
         detail := pg_catalog.format('%s candidates', v_state.wanted);
         v_state := sqlvec._maxsim_advance(v_state, v_found.estimates, v_found.pooled, v_found.scores, v_found.row_ids, v_found.row_tables,

@@ -15,14 +15,15 @@ RETURN CASE WHEN cardinality(query) > 0
 COMMENT ON FUNCTION sqlvec.maxsim(halfvec[], halfvec[]) IS
     'MaxSim: for every vector of query the largest inner product with one of tokens, summed. 0 for an empty query; NULL where either is NULL or tokens is empty. NULL elements count for nothing.';
 
+-- Products may leave the range of float32, and their sum is no number then.
 CREATE OR REPLACE FUNCTION sqlvec.maxsim_vector(tokens vector[], query vector[]) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN cardinality(query) > 0
-            THEN (SELECT 0 - sum((SELECT min(x <#> y) FROM unnest(tokens) AS x)) FROM unnest(query) AS y)
+            THEN nullif((SELECT 0 - sum((SELECT min(x <#> y) FROM unnest(tokens) AS x)) FROM unnest(query) AS y), 'NaN')
             WHEN cardinality(query) = 0 AND cardinality(tokens) > 0 THEN 0 END;
 
 COMMENT ON FUNCTION sqlvec.maxsim_vector(vector[], vector[]) IS
-    'MaxSim of vectors in full precision; otherwise as sqlvec.maxsim.';
+    'MaxSim of vectors in full precision; NULL where products leave the range of float32 both ways; otherwise as sqlvec.maxsim.';
 
 -- The similarity of pgvector's own examples for binary tokens, on the scale of a cosine.
 CREATE OR REPLACE FUNCTION sqlvec.maxsim_bit(tokens bit[], query bit[]) RETURNS float8

@@ -1,6 +1,6 @@
 -- How a MaxSim search of a table is written: the statements that are the same for each of its steps.
 --
--- $1 is the caller's params, $2 the query, $3 the values of filter. A step reads $4 the code of the query,
+-- $1 is the caller's params, $2 the query, $3 the values of filter. A step reads $4 or, of signs, $11 the code of the query,
 -- $5 and $6 the places of rows seen before, $7 how many candidates, $8 the query to rescore with, $9 and
 -- $10 bar and tilt of the middle stage.
 
@@ -80,7 +80,8 @@ CREATE OR REPLACE FUNCTION sqlvec._plan_maxsim(
     OUT everything text,      -- all that match, without scores
     OUT carved text,          -- scores of the rows at $5, $6 with the whole query; NULL unless it was carved
     OUT answer text,          -- rows or keys of places $1, $2 with scores $3
-    OUT prepare text,         -- answers the code and the tokens of the query, $4 and $8, for query $1 and carve $2
+    OUT prepare text,         -- answers $4, $11 and $8, code, signs and tokens of the query, for query $1 and carve $2: the types
+                              -- are always the same, or a session could not search tables of either kind
     OUT whole boolean,        -- everything may be read instead
     OUT bound text[], OUT condition text, OUT way text, OUT index_name text, OUT middle text,
     OUT first int, OUT fixed int, OUT budget int, OUT matching float8, OUT total float8, OUT reason text
@@ -99,6 +100,7 @@ DECLARE
     v_score text;
     v_code text;
     v_operator text;
+    v_asked text;
     v_nearest text;
     v_matching text;
     v_best text;
@@ -107,6 +109,7 @@ DECLARE
                               'pg_catalog.array_agg(h.row_table) AS row_tables FROM ';
     v_pooled text;
     v_read text;
+    v_ready text;
     v_encoded boolean;
 BEGIN
     PERFORM sqlvec._check_search(column_name, 1, k, candidates, oversample, mode);
@@ -115,7 +118,7 @@ BEGIN
     ELSIF NOT (carve BETWEEN 0 AND 1) THEN
         RAISE EXCEPTION 'carve is a cosine from 0 to 1, not %', carve USING ERRCODE = 'invalid_parameter_value';
     ELSIF pooled IS NULL OR rescore IS NULL THEN
-        RAISE EXCEPTION 'pooled and rescore cannot be NULL' USING ERRCODE = 'null_value_not_allowed', HINT = 'It is auto, none, or the name of a pooled column.';
+        RAISE EXCEPTION 'pooled and rescore cannot be NULL' USING ERRCODE = 'null_value_not_allowed', HINT = 'pooled is auto, none, or the name of a pooled column; rescore is true or false.';
     END IF;
     SELECT c.relname, c.relkind, c.reltuples::float8 AS reltuples INTO v_class FROM pg_class AS c WHERE c.oid = rel;
     v_source := sqlvec._multivector_column(rel, column_name);
@@ -224,21 +227,24 @@ BEGIN
     v_code := format('%s.%I', v_alias, v_way.target_column);
     v_operator := sqlvec._operator(CASE v_way.code_type WHEN 'bit' THEN 'hamming' ELSE 'inner_product' END);
     whole := mode = 'auto';
-    prepare := format('SELECT %s AS code, %s AS tokens', sqlvec._fde_query_expression(v_way.encoder, '$1'),
+    v_asked := CASE v_way.code_type WHEN 'bit' THEN '$11' ELSE '$4' END;
+    prepare := format(CASE v_way.code_type WHEN 'bit' THEN 'SELECT NULL::%1$I.halfvec AS code, %2$s AS signs, %3$s AS tokens'
+                                           ELSE 'SELECT %2$s AS code, NULL::pg_catalog.bit AS signs, %3$s AS tokens' END,
+                      sqlvec._vector_schema(), sqlvec._fde_query_expression(v_way.encoder, '$1'),
                       CASE WHEN carve IS NULL THEN '$1' ELSE 'sqlvec.carve($1, $2)' END);
     v_score := format(v_maxsim, 'f.tokens', '$8');
     v_pooled := CASE WHEN middle IS NULL THEN 'NULL::pg_catalog.float8' ELSE format(v_maxsim, 'f.few_tokens', '$8') END;
     -- Adding zero keeps the index out.
     v_nearest := format('FROM %s WHERE %s AND %s IS NOT NULL ORDER BY %s LIMIT $7', v_from, condition, v_code,
-                        format(CASE WHEN index_name IS NULL THEN '(%s %s $4) OPERATOR(pg_catalog.+) 0::pg_catalog.float8' ELSE '%s %s $4' END, v_code, v_operator));
-    listed := v_arrays || format('(SELECT 0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s %s $4) AS score, %s %s) AS h', v_code, v_operator, v_hit.place, v_nearest);
+                        format(CASE WHEN index_name IS NULL THEN '(%s %s %s) OPERATOR(pg_catalog.+) 0::pg_catalog.float8' ELSE '%s %s %s' END, v_code, v_operator, v_asked));
+    listed := v_arrays || format('(SELECT 0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s %s %s) AS score, %s %s) AS h', v_code, v_operator, v_asked, v_hit.place, v_nearest);
     -- OFFSET 0 keeps the pooled score from being computed again wherever it is compared.
     step := format(
         E'SELECT pg_catalog.array_agg(s.estimate) AS estimates, pg_catalog.array_agg(s.pooled) AS pooled, pg_catalog.array_agg(s.score) AS scores,\n'
         '  pg_catalog.array_agg(s.row_id) AS row_ids, pg_catalog.array_agg(s.row_table) AS row_tables, pg_catalog.max(s.found) AS found\n'
         'FROM (\n  SELECT f.*, %1$s AS score\n  FROM (\n    SELECT f.*, %2$s AS pooled FROM (\n'
         '      SELECT c.*, c.address::pg_catalog.text AS row_id, pg_catalog.count(*) OVER () AS found FROM (\n'
-        '        SELECT %3$s, %4$s AS tokens%5$s, 0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%6$s %7$s $4) AS estimate\n'
+        '        SELECT %3$s, %4$s AS tokens%5$s, 0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%6$s %7$s %9$s) AS estimate\n'
         '        %8$s) AS c) AS f\n'
         '    WHERE NOT EXISTS (SELECT FROM unnest($5, $6) AS h (row_id, row_table)\n'
         '                      WHERE h.row_id OPERATOR(pg_catalog.=) f.row_id AND h.row_table OPERATOR(pg_catalog.=) f.row_table)\n'
@@ -247,13 +253,13 @@ BEGIN
         v_pooled, v_hit.address, v_tokens,
         -- A row may wait for its pooled tokens.
         CASE WHEN middle IS NOT NULL THEN format(', coalesce(%s.%I, %s) AS few_tokens', v_alias, middle, v_tokens) ELSE '' END,
-        v_code, v_operator, v_nearest);
+        v_code, v_operator, v_nearest, v_asked);
+    v_ready := 'SELECT ' || sqlvec._all_encoded(rel, v_from, v_way.target_column, coalesce(v_way.pooled, column_name))
+               || CASE WHEN v_way.pooled IS NULL THEN '' ELSE ' AND ' || sqlvec._all_encoded(rel, v_from, v_way.pooled, column_name) END;
     -- Policies run inside, which may need the caller's search_path.
     PERFORM set_config('search_path', caller_path, true);
-    EXECUTE 'SELECT ' || sqlvec._all_encoded(rel, v_from, v_way.target_column, coalesce(v_way.pooled, column_name))
-            || CASE WHEN v_way.pooled IS NULL THEN '' ELSE ' AND ' || sqlvec._all_encoded(rel, v_from, v_way.pooled, column_name) END
-    INTO v_encoded;
-    PERFORM set_config('search_path', 'pg_catalog, pg_temp', true);
+    EXECUTE v_ready INTO v_encoded;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     IF NOT v_encoded THEN
         v_matching := format('%s AND %s IS NULL', v_matching, v_code);
         waiting := v_read || v_matching || v_best;

@@ -130,7 +130,7 @@ BEGIN
     END IF;
     v_count := cardinality(s.estimates);
     v_kth := (SELECT u.score FROM unnest(s.scores) AS u (score) WHERE u.score IS NOT NULL ORDER BY u.score DESC OFFSET k - 1 LIMIT 1);
-    IF s.pooled[1] IS NOT NULL THEN
+    IF EXISTS (SELECT FROM unnest(s.pooled) AS u (score) WHERE u.score IS NOT NULL) THEN
         v_line := sqlvec._line(s.estimates, s.pooled);
         v_plane := sqlvec._plane(s.estimates, s.pooled, s.scores);
         IF v_plane.y_slope > 0 THEN

@@ -78,7 +78,7 @@ _HALFVEC = text("""
 _COLUMNS = text("SELECT * FROM sqlvec._bulk_columns(CAST(:oid AS oid), :target)")
 _BEGIN = "SELECT block, end_block, step FROM sqlvec._begin_sweep(%s, %s, %s)"
 _READ = "COPY (SELECT * FROM sqlvec._bulk_read(%s, %s, %s, %s, %s, %s)) TO STDOUT (FORMAT binary)"
-_CODES = "COPY pg_temp.sqlvec_codes FROM STDIN (FORMAT binary)"
+_CODES = 'COPY pg_temp."sqlvec codes" FROM STDIN (FORMAT binary)'
 _WRITE = "SELECT sqlvec._bulk_write(%s, %s)"
 _GO_ON = "SELECT block, step FROM sqlvec._go_on(%s, %s, %s, %s, %s, %s, %s, %s)"
 

@@ -1965,14 +1965,15 @@ RETURN CASE WHEN cardinality(query) > 0
 COMMENT ON FUNCTION sqlvec.maxsim(halfvec[], halfvec[]) IS
     'MaxSim: for every vector of query the largest inner product with one of tokens, summed. 0 for an empty query; NULL where either is NULL or tokens is empty. NULL elements count for nothing.';
 
+-- Products may leave the range of float32, and their sum is no number then.
 CREATE OR REPLACE FUNCTION sqlvec.maxsim_vector(tokens vector[], query vector[]) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN cardinality(query) > 0
-            THEN (SELECT 0 - sum((SELECT min(x <#> y) FROM unnest(tokens) AS x)) FROM unnest(query) AS y)
+            THEN nullif((SELECT 0 - sum((SELECT min(x <#> y) FROM unnest(tokens) AS x)) FROM unnest(query) AS y), 'NaN')
             WHEN cardinality(query) = 0 AND cardinality(tokens) > 0 THEN 0 END;
 
 COMMENT ON FUNCTION sqlvec.maxsim_vector(vector[], vector[]) IS
-    'MaxSim of vectors in full precision; otherwise as sqlvec.maxsim.';
+    'MaxSim of vectors in full precision; NULL where products leave the range of float32 both ways; otherwise as sqlvec.maxsim.';
 
 -- The similarity of pgvector's own examples for binary tokens, on the scale of a cosine.
 CREATE OR REPLACE FUNCTION sqlvec.maxsim_bit(tokens bit[], query bit[]) RETURNS float8
@@ -3370,7 +3371,7 @@ BEGIN ATOMIC
     ORDER BY d.id, t.leaf;
 END;
 
--- Lock up to `batch` rows that wait, and read them; their codes are expected in table sqlvec_codes of
+-- Lock up to `batch` rows that wait, and read them; their codes are expected in table "sqlvec codes" of
 -- this transaction. No rows when the column is not what it was when the client looked.
 CREATE OR REPLACE FUNCTION sqlvec._bulk_read(
     derived_id int, encoder text, leaf oid, first_block bigint, end_block bigint, batch int
@@ -3387,7 +3388,7 @@ BEGIN
         RETURN;
     END IF;
     -- For this transaction only: behind a pooler the next one may be on another session.
-    EXECUTE format('CREATE TEMPORARY TABLE sqlvec_codes ON COMMIT DROP AS SELECT t.ctid AS tid, t.%I AS code FROM ONLY %s AS t LIMIT 0',
+    EXECUTE format('CREATE TEMPORARY TABLE "sqlvec codes" ON COMMIT DROP AS SELECT t.ctid AS tid, t.%I AS code FROM ONLY %s AS t LIMIT 0',
                    v_derived.target_column, sqlvec._qualified(leaf));
     RETURN QUERY EXECUTE format('SELECT t.ctid, sqlvec._halfvecs(t.%I) %s',
                                 v_derived.source_column, sqlvec._waiting_rows(leaf, v_derived, false, false))
@@ -3395,7 +3396,7 @@ BEGIN
 END
 $body$;
 
--- Give the rows that were read the codes in sqlvec_codes; how many took theirs. No SET: the
+-- Give the rows that were read the codes in "sqlvec codes"; how many took theirs. No SET: the
 -- application's triggers run inside.
 CREATE OR REPLACE FUNCTION sqlvec._bulk_write(derived_id int, leaf oid) RETURNS int
 LANGUAGE plpgsql
@@ -3408,8 +3409,8 @@ BEGIN
     PERFORM sqlvec._stand_aside(leaf, v_derived);
     -- The array is for the plan, which may not read the table.
     EXECUTE pg_catalog.format(
-        'UPDATE ONLY %s AS t SET %I = c.code FROM pg_temp.sqlvec_codes AS c '
-        'WHERE t.ctid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT a.tid FROM pg_temp.sqlvec_codes AS a)) AND t.ctid OPERATOR(pg_catalog.=) c.tid',
+        'UPDATE ONLY %s AS t SET %I = c.code FROM pg_temp."sqlvec codes" AS c '
+        'WHERE t.ctid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT a.tid FROM pg_temp."sqlvec codes" AS a)) AND t.ctid OPERATOR(pg_catalog.=) c.tid',
         sqlvec._qualified(leaf), v_derived.target_column);
     GET DIAGNOSTICS v_done = ROW_COUNT;
     RETURN v_done;
@@ -5102,9 +5103,11 @@ BEGIN
         RETURN NULL;
     END IF;
     WHILE cardinality(v_left) > 0 LOOP
-        -- A zero vector has no cosine and stays alone.
-        v_ball := ARRAY(SELECT n FROM unnest(v_left) AS n
-                        WHERE n = v_left[1] OR nullif(sqlvec._cosine(v_tokens[n], v_tokens[v_left[1]]), 'NaN') >= threshold ORDER BY n);
+        -- A zero vector has no cosine and stays alone; what would not fit halfvec as a sum is left for later.
+        v_ball := ARRAY(SELECT c.n FROM (
+                            SELECT n, sum(sqlvec._norm(v_tokens[n])) OVER (ORDER BY n) AS reach FROM unnest(v_left) AS n
+                            WHERE n = v_left[1] OR nullif(sqlvec._cosine(v_tokens[n], v_tokens[v_left[1]]), 'NaN') >= threshold) AS c
+                        WHERE c.n = v_left[1] OR c.reach < 65504 ORDER BY c.n);
         v_carved := v_carved || sqlvec._total(ARRAY(SELECT v_tokens[n] FROM unnest(v_ball) AS n));
         v_left := ARRAY(SELECT n FROM unnest(v_left) AS n WHERE n <> ALL (v_ball) ORDER BY n);
     END LOOP;
@@ -5247,7 +5250,7 @@ BEGIN
     END IF;
     v_count := cardinality(s.estimates);
     v_kth := (SELECT u.score FROM unnest(s.scores) AS u (score) WHERE u.score IS NOT NULL ORDER BY u.score DESC OFFSET k - 1 LIMIT 1);
-    IF s.pooled[1] IS NOT NULL THEN
+    IF EXISTS (SELECT FROM unnest(s.pooled) AS u (score) WHERE u.score IS NOT NULL) THEN
         v_line := sqlvec._line(s.estimates, s.pooled);
         v_plane := sqlvec._plane(s.estimates, s.pooled, s.scores);
         IF v_plane.y_slope > 0 THEN
@@ -5307,7 +5310,7 @@ END;
 
 -- How a MaxSim search of a table is written: the statements that are the same for each of its steps.
 --
--- $1 is the caller's params, $2 the query, $3 the values of filter. A step reads $4 the code of the query,
+-- $1 is the caller's params, $2 the query, $3 the values of filter. A step reads $4 or, of signs, $11 the code of the query,
 -- $5 and $6 the places of rows seen before, $7 how many candidates, $8 the query to rescore with, $9 and
 -- $10 bar and tilt of the middle stage.
 
@@ -5387,7 +5390,8 @@ CREATE OR REPLACE FUNCTION sqlvec._plan_maxsim(
     OUT everything text,      -- all that match, without scores
     OUT carved text,          -- scores of the rows at $5, $6 with the whole query; NULL unless it was carved
     OUT answer text,          -- rows or keys of places $1, $2 with scores $3
-    OUT prepare text,         -- answers the code and the tokens of the query, $4 and $8, for query $1 and carve $2
+    OUT prepare text,         -- answers $4, $11 and $8, code, signs and tokens of the query, for query $1 and carve $2: the types
+                              -- are always the same, or a session could not search tables of either kind
     OUT whole boolean,        -- everything may be read instead
     OUT bound text[], OUT condition text, OUT way text, OUT index_name text, OUT middle text,
     OUT first int, OUT fixed int, OUT budget int, OUT matching float8, OUT total float8, OUT reason text
@@ -5406,6 +5410,7 @@ DECLARE
     v_score text;
     v_code text;
     v_operator text;
+    v_asked text;
     v_nearest text;
     v_matching text;
     v_best text;
@@ -5414,6 +5419,7 @@ DECLARE
                               'pg_catalog.array_agg(h.row_table) AS row_tables FROM ';
     v_pooled text;
     v_read text;
+    v_ready text;
     v_encoded boolean;
 BEGIN
     PERFORM sqlvec._check_search(column_name, 1, k, candidates, oversample, mode);
@@ -5422,7 +5428,7 @@ BEGIN
     ELSIF NOT (carve BETWEEN 0 AND 1) THEN
         RAISE EXCEPTION 'carve is a cosine from 0 to 1, not %', carve USING ERRCODE = 'invalid_parameter_value';
     ELSIF pooled IS NULL OR rescore IS NULL THEN
-        RAISE EXCEPTION 'pooled and rescore cannot be NULL' USING ERRCODE = 'null_value_not_allowed', HINT = 'It is auto, none, or the name of a pooled column.';
+        RAISE EXCEPTION 'pooled and rescore cannot be NULL' USING ERRCODE = 'null_value_not_allowed', HINT = 'pooled is auto, none, or the name of a pooled column; rescore is true or false.';
     END IF;
     SELECT c.relname, c.relkind, c.reltuples::float8 AS reltuples INTO v_class FROM pg_class AS c WHERE c.oid = rel;
     v_source := sqlvec._multivector_column(rel, column_name);
@@ -5531,21 +5537,24 @@ BEGIN
     v_code := format('%s.%I', v_alias, v_way.target_column);
     v_operator := sqlvec._operator(CASE v_way.code_type WHEN 'bit' THEN 'hamming' ELSE 'inner_product' END);
     whole := mode = 'auto';
-    prepare := format('SELECT %s AS code, %s AS tokens', sqlvec._fde_query_expression(v_way.encoder, '$1'),
+    v_asked := CASE v_way.code_type WHEN 'bit' THEN '$11' ELSE '$4' END;
+    prepare := format(CASE v_way.code_type WHEN 'bit' THEN 'SELECT NULL::%1$I.halfvec AS code, %2$s AS signs, %3$s AS tokens'
+                                           ELSE 'SELECT %2$s AS code, NULL::pg_catalog.bit AS signs, %3$s AS tokens' END,
+                      sqlvec._vector_schema(), sqlvec._fde_query_expression(v_way.encoder, '$1'),
                       CASE WHEN carve IS NULL THEN '$1' ELSE 'sqlvec.carve($1, $2)' END);
     v_score := format(v_maxsim, 'f.tokens', '$8');
     v_pooled := CASE WHEN middle IS NULL THEN 'NULL::pg_catalog.float8' ELSE format(v_maxsim, 'f.few_tokens', '$8') END;
     -- Adding zero keeps the index out.
     v_nearest := format('FROM %s WHERE %s AND %s IS NOT NULL ORDER BY %s LIMIT $7', v_from, condition, v_code,
-                        format(CASE WHEN index_name IS NULL THEN '(%s %s $4) OPERATOR(pg_catalog.+) 0::pg_catalog.float8' ELSE '%s %s $4' END, v_code, v_operator));
-    listed := v_arrays || format('(SELECT 0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s %s $4) AS score, %s %s) AS h', v_code, v_operator, v_hit.place, v_nearest);
+                        format(CASE WHEN index_name IS NULL THEN '(%s %s %s) OPERATOR(pg_catalog.+) 0::pg_catalog.float8' ELSE '%s %s %s' END, v_code, v_operator, v_asked));
+    listed := v_arrays || format('(SELECT 0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s %s %s) AS score, %s %s) AS h', v_code, v_operator, v_asked, v_hit.place, v_nearest);
     -- OFFSET 0 keeps the pooled score from being computed again wherever it is compared.
     step := format(
         E'SELECT pg_catalog.array_agg(s.estimate) AS estimates, pg_catalog.array_agg(s.pooled) AS pooled, pg_catalog.array_agg(s.score) AS scores,\n'
         '  pg_catalog.array_agg(s.row_id) AS row_ids, pg_catalog.array_agg(s.row_table) AS row_tables, pg_catalog.max(s.found) AS found\n'
         'FROM (\n  SELECT f.*, %1$s AS score\n  FROM (\n    SELECT f.*, %2$s AS pooled FROM (\n'
         '      SELECT c.*, c.address::pg_catalog.text AS row_id, pg_catalog.count(*) OVER () AS found FROM (\n'
-        '        SELECT %3$s, %4$s AS tokens%5$s, 0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%6$s %7$s $4) AS estimate\n'
+        '        SELECT %3$s, %4$s AS tokens%5$s, 0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%6$s %7$s %9$s) AS estimate\n'
         '        %8$s) AS c) AS f\n'
         '    WHERE NOT EXISTS (SELECT FROM unnest($5, $6) AS h (row_id, row_table)\n'
         '                      WHERE h.row_id OPERATOR(pg_catalog.=) f.row_id AND h.row_table OPERATOR(pg_catalog.=) f.row_table)\n'
@@ -5554,13 +5563,13 @@ BEGIN
         v_pooled, v_hit.address, v_tokens,
         -- A row may wait for its pooled tokens.
         CASE WHEN middle IS NOT NULL THEN format(', coalesce(%s.%I, %s) AS few_tokens', v_alias, middle, v_tokens) ELSE '' END,
-        v_code, v_operator, v_nearest);
+        v_code, v_operator, v_nearest, v_asked);
+    v_ready := 'SELECT ' || sqlvec._all_encoded(rel, v_from, v_way.target_column, coalesce(v_way.pooled, column_name))
+               || CASE WHEN v_way.pooled IS NULL THEN '' ELSE ' AND ' || sqlvec._all_encoded(rel, v_from, v_way.pooled, column_name) END;
     -- Policies run inside, which may need the caller's search_path.
     PERFORM set_config('search_path', caller_path, true);
-    EXECUTE 'SELECT ' || sqlvec._all_encoded(rel, v_from, v_way.target_column, coalesce(v_way.pooled, column_name))
-            || CASE WHEN v_way.pooled IS NULL THEN '' ELSE ' AND ' || sqlvec._all_encoded(rel, v_from, v_way.pooled, column_name) END
-    INTO v_encoded;
-    PERFORM set_config('search_path', 'pg_catalog, pg_temp', true);
+    EXECUTE v_ready INTO v_encoded;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     IF NOT v_encoded THEN
         v_matching := format('%s AND %s IS NULL', v_matching, v_code);
         waiting := v_read || v_matching || v_best;
@@ -5624,7 +5633,7 @@ BEGIN
     IF NOT rescore THEN
         IF p.step IS NOT NULL THEN
             v_before := sqlvec._set_scan(sqlvec._maxsim_settings(p.first, p.total, p.matching, p.whole));
-            EXECUTE p.listed INTO v_found USING params, query, p.bound, v_query.code, NULL::text[], NULL::oid[], p.first;
+            EXECUTE p.listed INTO v_found USING params, query, p.bound, v_query.code, NULL::text[], NULL::oid[], p.first, NULL::int, NULL::int, NULL::int, v_query.signs;
             PERFORM sqlvec._set_scan(v_before);
             scores := v_found.scores; row_ids := v_found.row_ids; row_tables := v_found.row_tables;
             complete := p.index_name IS NULL OR sqlvec._as_many(row_ids, p.first);
@@ -5648,7 +5657,8 @@ BEGIN
             v_now := sqlvec._set_scan(sqlvec._maxsim_settings(v_state.wanted, p.total, p.matching, p.whole));
             v_before := coalesce(v_before, v_now);
             EXECUTE p.step INTO v_found
-            USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar, v_state.tilt;
+            USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar, v_state.tilt,
+                  v_query.signs;
             v_state := sqlvec._maxsim_advance(v_state, v_found.estimates, v_found.pooled, v_found.scores, v_found.row_ids, v_found.row_tables,
                                               v_found.found, k, p.matching, recall, p.fixed, p.budget, p.whole, p.index_name IS NOT NULL);
             EXIT WHEN v_state.finished;
@@ -5752,7 +5762,11 @@ BEGIN
     p := sqlvec._plan_maxsim(v_rel, column_name, query, k, filter, where_sql, params, candidates, oversample, mode, recall, pooled, carve,
                              rescore, NULL, NULL, pg_catalog.current_setting('search_path'));
     topic := 'plan';
-    detail := CASE WHEN p.step IS NULL THEN pg_catalog.format('exact: MaxSim with every matching row, keep %s', k)
+    detail := CASE WHEN NOT rescore AND p.step IS NULL THEN 'all matching rows as candidates, without scores'
+                   WHEN NOT rescore THEN pg_catalog.format('%s candidates from %s, with estimates for scores', p.first,
+                                                           CASE WHEN p.index_name IS NULL THEN pg_catalog.format('all codes in %I', p.way)
+                                                                ELSE pg_catalog.format('index %I on %I', p.index_name, p.way) END)
+                   WHEN p.step IS NULL THEN pg_catalog.format('exact: MaxSim with every matching row, keep %s', k)
                    ELSE pg_catalog.format('%s from %s, then %sexact MaxSim on %I',
                                           CASE WHEN p.fixed IS NULL THEN pg_catalog.format('candidates, %s at first,', p.first)
                                                ELSE pg_catalog.format('%s candidates', p.fixed) END,
@@ -5778,11 +5792,21 @@ BEGIN
         topic := pg_catalog.format('column %I', v_problem.target_column); detail := v_problem.problem;
         RETURN NEXT;
     END LOOP;
-    IF p.step IS NULL THEN
+    IF p.step IS NULL OR NOT rescore THEN
+        v_line := CASE WHEN rescore THEN coalesce(p.direct, p.exhaustive) ELSE coalesce(p.listed, p.everything) END;
         topic := 'statement';
-        detail := coalesce(p.direct, p.exhaustive) || E'\n-- $1 = params, $2 = query, $3 = values of filter';
+        detail := v_line || E'\n-- $1 = params, $2 = query, $3 = values of filter, $4 or $11 = code of the query, $7 = candidates';
         RETURN NEXT;
-        FOR v_line IN EXECUTE 'EXPLAIN ' || coalesce(p.direct, p.exhaustive) USING params, query, p.bound LOOP
+        IF p.step IS NULL THEN
+            FOR v_line IN EXECUTE 'EXPLAIN ' || v_line USING params, query, p.bound LOOP
+                topic := 'explain'; detail := sqlvec._shortened(v_line);
+                RETURN NEXT;
+            END LOOP;
+            RETURN;
+        END IF;
+        EXECUTE p.prepare INTO v_query USING query, carve;
+        FOR v_line IN EXECUTE 'EXPLAIN ' || v_line
+                      USING params, query, p.bound, v_query.code, NULL::text[], NULL::oid[], p.first, NULL::int, NULL::int, NULL::int, v_query.signs LOOP
             topic := 'explain'; detail := sqlvec._shortened(v_line);
             RETURN NEXT;
         END LOOP;
@@ -5795,7 +5819,7 @@ BEGIN
         RETURN NEXT;
     END IF;
     topic := 'statement';
-    detail := p.step || E'\n-- $1 = params, $2 = query, $3 = values of filter, $4 = code of the query, $5 and $6 = rows seen before, $7 = candidates, '
+    detail := p.step || E'\n-- $1 = params, $2 = query, $3 = values of filter, $4 or $11 = code of the query, $5 and $6 = rows seen before, $7 = candidates, '
                         '$8 = query to compare with, $9 and $10 = least pooled score + $10 * estimate';
     RETURN NEXT;
     EXECUTE p.prepare INTO v_query USING query, carve;
@@ -5811,13 +5835,15 @@ BEGIN
         v_before := coalesce(v_before, v_now);
         IF v_step = 1 THEN
             FOR v_line IN EXECUTE 'EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) ' || p.step
-                          USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar, v_state.tilt LOOP
+                          USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar, v_state.tilt,
+                                v_query.signs LOOP
                 topic := 'explain'; detail := sqlvec._shortened(v_line);
                 RETURN NEXT;
             END LOOP;
         END IF;
         EXECUTE p.step INTO v_found
-        USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar, v_state.tilt;
+        USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar, v_state.tilt,
+              v_query.signs;
         topic := pg_catalog.format('step %s', v_step);
         detail := pg_catalog.format('%s candidates', v_state.wanted);
         v_state := sqlvec._maxsim_advance(v_state, v_found.estimates, v_found.pooled, v_found.scores, v_found.row_ids, v_found.row_tables,
@@ -6495,7 +6521,7 @@ $body$;
 
 CREATE OR REPLACE FUNCTION sqlvec._plan_bm25(
     rel oid, column_name text, query text, k int, filter jsonb, where_sql text, candidates int, oversample float8,
-    tenant text, backend text, key_column text, key_type regtype,
+    tenant text, backend text, key_column text, key_type regtype, caller_path text,
     OUT q sqlvec._bm25_query, OUT state sqlvec._bm25_state, OUT bound text[], OUT condition text,
     OUT vector sparsevec,    -- $2
     OUT once boolean,        -- one step, because no index helps
@@ -6520,6 +6546,7 @@ DECLARE
     v_before text;
     v_between text;
     v_after text;
+    v_waiting text;
     v_unfinished boolean;
     v_reads_codes boolean;
     v_reads_text boolean;
@@ -6598,9 +6625,12 @@ BEGIN
 
     v_unfinished := false;
     IF v_reads_codes AND v_reads_text THEN
-        EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %s)', v_from,
-                       sqlvec._unfinished(v_derived.target_column, v_derived.source_columns, v_alias || '.'))
-        INTO v_unfinished;
+        v_waiting := format('SELECT EXISTS (SELECT FROM %s WHERE %s)', v_from,
+                            sqlvec._unfinished(v_derived.target_column, v_derived.source_columns, v_alias || '.'));
+        -- Policies run inside, which may need the caller's search_path.
+        PERFORM set_config('search_path', caller_path, true);
+        EXECUTE v_waiting INTO v_unfinished;
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     END IF;
     v_text := sqlvec._bm25_tsvector_expression(
         v_derived.options, ARRAY(SELECT format('%s.%I', v_alias, c) FROM unnest(v_derived.source_columns) AS c));
@@ -6671,7 +6701,7 @@ DECLARE
     v_seqscan text := pg_catalog.current_setting('enable_seqscan');
 BEGIN
     p := sqlvec._plan_bm25(sqlvec._relation_of(rel_type), column_name, query, k, filter, where_sql, candidates, oversample, tenant, backend,
-                           key_column, key_type);
+                           key_column, key_type, pg_catalog.current_setting('search_path'));
     answer := p.answer;
     IF answer IS NULL THEN
         RETURN;
@@ -7365,7 +7395,8 @@ DECLARE
     v_seqscan text := pg_catalog.current_setting('enable_seqscan');
     v_step int := 0;
 BEGIN
-    v_plan := sqlvec._plan_bm25(v_rel, column_name, query, k, filter, where_sql, candidates, oversample, tenant, backend, NULL, NULL);
+    v_plan := sqlvec._plan_bm25(v_rel, column_name, query, k, filter, where_sql, candidates, oversample, tenant, backend, NULL, NULL,
+                                 pg_catalog.current_setting('search_path'));
     q := v_plan.q;
     topic := 'column';
     detail := pg_catalog.format('%I of %s', ((q).derived).target_column, pg_catalog.array_to_string(((q).derived).source_columns, ', '));

@@ -189,8 +189,10 @@ def fuse(
 def list_models(*, dsn: Dsn) -> None:
     """List the models of a database."""
     statement = """
-        SELECT name, leg, family, pg_catalog.format('%I.%I', schema_name, table_name), column_name,
-               queries, positives, brier
+        SELECT name, leg, family,
+               CASE WHEN table_name IS NOT NULL
+                    THEN pg_catalog.format('%I.%I', schema_name, table_name) END,
+               column_name, queries, positives, brier
         FROM sqlvec.relevance_model
         ORDER BY name
     """
@@ -203,7 +205,7 @@ def list_models(*, dsn: Dsn) -> None:
     for title in ("name", "leg", "family", "table", "column", "queries", "relevant", "Brier"):
         shown.add_column(title, overflow="fold")
     for row in rows:
-        cells = [*row[:3], "" if row[4] is None else row[3], row[4] or ""]
+        cells = [*row[:3], row[3] or "", row[4] or ""]
         cells += ["" if count is None else f"{count:,}" for count in row[5:7]]
         shown.add_row(*cells, "" if row[7] is None else f"{row[7]:.4f}")
     Console().print(shown)

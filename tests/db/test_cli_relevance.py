@@ -126,6 +126,7 @@ def test_fuse(collection: str, tmp_path: Path) -> None:
             " FROM sqlvec.relevance_model WHERE name = 'both'"
         ).fetchone()
     assert row is not None and row[0][2] == 0 and row[1:] == (True, True)
+    assert "both" in sqlvec(collection, "list")
     with pytest.raises(DeclarationError, match="two legs or more"):
         sqlvec(collection, "fuse", "one", "--text", "text leg", *common)
     with pytest.raises(DeclarationError, match="'text leg' is of leg text"):

@@ -261,3 +261,17 @@ def test_what_cannot_be_carved(conn):
     for threshold in ("NULL", "-0.1", "1.1", "'NaN'"):
         with pytest.raises(DBAPIError, match="a cosine from 0 to 1"), conn.begin_nested():
             conn.execute(text(f"SELECT sqlvec.carve('{{}}', {threshold})"))
+
+
+def test_sums_that_halfvec_cannot_hold_are_not_carved(conn):
+    found = conn.scalar(
+        text("""SELECT CAST(sqlvec.carve('{"[60000,1]","[60000,2]","[3,0]"}', 0.5) AS text)""")
+    )
+    # The third is taken along by the first, and lost in its rounding.
+    assert found == '{"[60000,1]","[60000,2]"}'
+
+
+def test_products_out_of_range_have_no_score(conn):
+    wild = '{"[3e38,3e38]"}'
+    assert score(conn, "maxsim_vector", wild, '{"[3,-3]"}') is None
+    assert score(conn, "maxsim_vector", '{"[1,1]"}', '{"[3,-2]"}') == 1

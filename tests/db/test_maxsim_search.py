@@ -269,6 +269,12 @@ def test_explains_what_it_does(pages):
         (to_text(QUERIES[0]),),
     ).fetchall()
     assert "all codes in tokens_fde" in dict(read)["plan"]
+    listed = pages.execute(
+        "SELECT * FROM sqlvec.explain_maxsim_search(NULL::page, 'tokens', %s::halfvec[], rescore => false)",
+        (to_text(QUERIES[0]),),
+    ).fetchall()
+    assert "400 candidates from all codes in tokens_fde" in dict(listed)["plan"]
+    assert "maxsim" not in dict(listed)["statement"]
     exact = pages.execute(
         "SELECT * FROM sqlvec.explain_maxsim_search(NULL::page, 'tokens', %s::halfvec[], filter => '{\"tenant\": 1}')",
         (to_text(QUERIES[0]),),
@@ -621,3 +627,21 @@ def test_rows_that_share_a_key_are_all_found_once(db, key):
     assert db.execute(search_keys.format(""), (query,)).fetchall() == wanted
     with pytest.raises(InvalidParameterValue, match="does not identify its rows"):
         db.execute(search_keys.format(", mode => 'tokens_fde'"), (query,))
+
+
+def test_one_session_searches_codes_of_either_type(db):
+    for table, bits in (("values_kept", False), ("signs_kept", True), ("values_too", False)):
+        db.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, tenant int, tokens halfvec({D})[])")
+        db.execute("CALL sqlvec.add_fde(%s, 'tokens', projection => 4, bits => %s)", (table, bits))
+        load(db, table, DOCUMENTS[:200])
+        wanted = expected(QUERIES[0], 10, lambda n: n < 200)
+        for options in ({}, {"mode": "tokens_fde", "candidates": 200}, {"mode": "exact"}):
+            assert_same(search(db, QUERIES[0], table, **options), wanted)
+        assert len(search(db, QUERIES[0], table, rescore=False, candidates=50)) == 50
+        call = (
+            f"SELECT * FROM sqlvec.explain_maxsim_search(NULL::{table}, 'tokens', "
+            "%s::halfvec[], rescore => %s, mode => %s)"
+        )
+        for rescore in (True, False):
+            for mode in ("auto", "exact", "tokens_fde"):
+                assert db.execute(call, (to_text(QUERIES[0]), rescore, mode)).fetchall()
