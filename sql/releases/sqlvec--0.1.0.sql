@@ -5291,7 +5291,7 @@ BEGIN
     s.exhaustive := whole AND matching <= budget AND v_wanted > 0.7 * matching;
     s.complete := s.wanted < budget;
     s.finished := s.exhaustive OR NOT s.complete;
-    s.wanted := least(greatest(v_wanted, 1.25 * v_count), 4 * v_count, budget);
+    s.wanted := least(greatest(v_wanted, 1.25 * v_count), 8 * v_count, budget);
     RETURN s;
 END
 $body$;
