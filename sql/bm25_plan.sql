@@ -44,14 +44,7 @@ BEGIN
     IF q.tenant IS NOT NULL THEN
         filter := jsonb_build_object('$and', jsonb_build_array(jsonb_build_object(v_derived.tenant_column, q.tenant), coalesce(filter, '{}')));
     END IF;
-    bound := '{}';
-    condition := 'true';
-    IF filter IS NOT NULL THEN
-        SELECT f.bound, f.condition INTO bound, condition FROM sqlvec._filter(rel, v_relname, filter, '$3', bound) AS f;
-    END IF;
-    IF where_sql IS NOT NULL THEN
-        condition := format(E'%s AND (%s\n)', condition, where_sql);
-    END IF;
+    SELECT c.bound, c.condition INTO bound, condition FROM sqlvec._condition(rel, v_relname, filter, where_sql) AS c;
 
     v_terms := coalesce(v_derived.target_columns[2], v_derived.source_columns[1]);
     v_reads_codes := has_column_privilege(rel, v_terms, 'SELECT') AND has_column_privilege(rel, v_derived.target_column::text, 'SELECT');

@@ -219,11 +219,8 @@ BEGIN
         s.scores := scores; s.row_ids := row_ids; s.row_tables := row_tables;
         RETURN s;
     END IF;
-    SELECT array_agg(h.score ORDER BY h.score DESC), array_agg(h.row_id ORDER BY h.score DESC), array_agg(h.row_table ORDER BY h.score DESC)
-    INTO s.scores, s.row_ids, s.row_tables
-    FROM (SELECT a.score, a.row_id, a.row_table, rank() OVER (ORDER BY a.score DESC) AS place
-          FROM unnest(s.scores || scores, s.row_ids || row_ids, s.row_tables || row_tables) AS a (score, row_id, row_table)) AS h
-    WHERE h.place <= k;
+    SELECT b.scores, b.row_ids, b.row_tables INTO s.scores, s.row_ids, s.row_tables
+    FROM sqlvec._best_hits(s.scores || scores, s.row_ids || row_ids, s.row_tables || row_tables, k) AS b;
     RETURN s;
 END
 $body$;

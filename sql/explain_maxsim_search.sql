@@ -21,22 +21,23 @@ DECLARE
     v_before text[];
     v_now text[];
     v_problem record;
+    v_origin text;
     v_line text;
     v_step int := 0;
 BEGIN
     p := sqlvec._plan_maxsim(v_rel, column_name, query, k, filter, where_sql, params, candidates, oversample, mode, recall, pooled, carve,
                              rescore, NULL, NULL, pg_catalog.current_setting('search_path'));
+    v_origin := CASE WHEN p.index_name IS NULL THEN pg_catalog.format('all codes in %I', p.way)
+                     ELSE pg_catalog.format('index %I on %I', p.index_name, p.way) END;
     topic := 'plan';
     detail := CASE WHEN NOT rescore AND p.step IS NULL THEN 'all matching rows as candidates, without scores'
                    WHEN NOT rescore THEN pg_catalog.format('%s candidates from %s, with estimates for scores', p.first,
-                                                           CASE WHEN p.index_name IS NULL THEN pg_catalog.format('all codes in %I', p.way)
-                                                                ELSE pg_catalog.format('index %I on %I', p.index_name, p.way) END)
+                                                           v_origin)
                    WHEN p.step IS NULL THEN pg_catalog.format('exact: MaxSim with every matching row, keep %s', k)
                    ELSE pg_catalog.format('%s from %s, then %sexact MaxSim on %I',
                                           CASE WHEN p.fixed IS NULL THEN pg_catalog.format('candidates, %s at first,', p.first)
                                                ELSE pg_catalog.format('%s candidates', p.fixed) END,
-                                          CASE WHEN p.index_name IS NULL THEN pg_catalog.format('all codes in %I', p.way)
-                                               ELSE pg_catalog.format('index %I on %I', p.index_name, p.way) END,
+                                          v_origin,
                                           CASE WHEN p.middle IS NULL THEN '' ELSE pg_catalog.format('MaxSim on the pooled tokens in %I, then ', p.middle) END,
                                           column_name) END;
     RETURN NEXT;

@@ -186,3 +186,21 @@ BEGIN
     condition := CASE WHEN v_conditions = '{}' THEN 'true' ELSE '(' || array_to_string(v_conditions, ' AND ') || ')' END;
 END
 $body$;
+
+-- What filter and where_sql ask of a row, with the values of filter for $3. sqlvec._plan_search writes the
+-- same out, where a call more would show.
+CREATE OR REPLACE FUNCTION sqlvec._condition(
+    rel oid, relname name, filter jsonb, where_sql text, OUT bound text[], OUT condition text
+) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    bound := '{}';
+    condition := 'true';
+    IF filter IS NOT NULL THEN
+        SELECT f.bound, f.condition INTO bound, condition FROM sqlvec._filter(rel, relname, filter, '$3', bound) AS f;
+    END IF;
+    IF where_sql IS NOT NULL THEN
+        condition := format(E'%s AND (%s\n)', condition, where_sql);
+    END IF;
+END
+$body$;

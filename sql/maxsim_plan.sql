@@ -84,6 +84,7 @@ CREATE OR REPLACE FUNCTION sqlvec._plan_maxsim(
                               -- are always the same, or a session could not search tables of either kind
     OUT whole boolean,        -- everything may be read instead
     OUT bound text[], OUT condition text, OUT way text, OUT index_name text, OUT middle text,
+    OUT kept int,             -- of the candidates: k, more where they are to be scored again
     OUT first int, OUT fixed int, OUT budget int, OUT matching float8, OUT total float8, OUT reason text
 ) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -126,14 +127,7 @@ BEGIN
 
     v_alias := quote_ident(v_class.relname);
     v_from := format('%s AS %s', sqlvec._qualified(rel), v_alias);
-    bound := '{}';
-    condition := 'true';
-    IF filter IS NOT NULL THEN
-        SELECT f.bound, f.condition INTO bound, condition FROM sqlvec._filter(rel, v_class.relname, filter, '$3', bound) AS f;
-    END IF;
-    IF where_sql IS NOT NULL THEN
-        condition := format(E'%s AND (%s\n)', condition, where_sql);
-    END IF;
+    SELECT c.bound, c.condition INTO bound, condition FROM sqlvec._condition(rel, v_class.relname, filter, where_sql) AS c;
     v_tokens := format('%s.%I', v_alias, column_name);
     v_maxsim := CASE v_source.type_name WHEN '_halfvec' THEN 'sqlvec.maxsim(%s, %s)' ELSE 'sqlvec.maxsim_vector(%s, sqlvec._vectors(%s))' END;
     IF v_source.dimensions IS NULL THEN
@@ -161,6 +155,7 @@ BEGIN
     exhaustive := v_read || v_matching || v_best;
     everything := v_list || v_matching || ') AS h';
 
+    kept := CASE WHEN carve IS NULL THEN k ELSE 2 * k END;
     first := coalesce(candidates, ceil(k * oversample)::int, CASE WHEN rescore THEN greatest(10 * k, 100) ELSE greatest(40 * k, 400) END);
     fixed := CASE WHEN candidates IS NOT NULL OR oversample IS NOT NULL THEN first END;
     budget := coalesce(fixed, greatest(100 * k, 4000));

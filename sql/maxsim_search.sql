@@ -84,7 +84,7 @@ BEGIN
         RETURN;
     END IF;
     complete := v_state.complete;
-    v_found := sqlvec._maxsim_best(v_state.scores, v_state.row_ids, v_state.row_tables, k, p.carved IS NOT NULL);
+    v_found := sqlvec._best_hits(v_state.scores, v_state.row_ids, v_state.row_tables, p.kept);
     IF p.carved IS NOT NULL THEN
         EXECUTE p.carved INTO v_found USING params, query, p.bound, v_query.code, v_found.row_ids, v_found.row_tables;
     END IF;
@@ -95,7 +95,7 @@ BEGIN
         v_found.row_ids := pg_catalog.array_cat(v_query.row_ids, v_found.row_ids);
         v_found.row_tables := pg_catalog.array_cat(v_query.row_tables, v_found.row_tables);
     END IF;
-    v_found := sqlvec._maxsim_best(v_found.scores, v_found.row_ids, v_found.row_tables, k, false);
+    v_found := sqlvec._best_hits(v_found.scores, v_found.row_ids, v_found.row_tables, k);
     scores := v_found.scores; row_ids := v_found.row_ids; row_tables := v_found.row_tables;
 END
 $body$;

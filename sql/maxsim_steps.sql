@@ -175,15 +175,3 @@ BEGIN
     RETURN s;
 END
 $body$;
-
--- The places of the k best scores, with all that tie with the last of them; of more where they are to be
--- computed again.
-CREATE OR REPLACE FUNCTION sqlvec._maxsim_best(
-    found_scores float8[], found_ids text[], found_tables oid[], k int, again boolean, OUT scores float8[], OUT row_ids text[], OUT row_tables oid[]
-) LANGUAGE sql IMMUTABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT array_agg(h.score ORDER BY h.score DESC), array_agg(h.row_id ORDER BY h.score DESC), array_agg(h.row_table ORDER BY h.score DESC)
-    FROM (SELECT a.score, a.row_id, a.row_table, rank() OVER (ORDER BY a.score DESC) AS place
-          FROM unnest(found_scores, found_ids, found_tables) AS a (score, row_id, row_table) WHERE a.score IS NOT NULL) AS h
-    WHERE h.place <= CASE WHEN again THEN 2 * k ELSE k END;
-END;

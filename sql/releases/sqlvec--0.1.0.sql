@@ -3606,6 +3606,24 @@ BEGIN
 END
 $body$;
 
+-- What filter and where_sql ask of a row, with the values of filter for $3. sqlvec._plan_search writes the
+-- same out, where a call more would show.
+CREATE OR REPLACE FUNCTION sqlvec._condition(
+    rel oid, relname name, filter jsonb, where_sql text, OUT bound text[], OUT condition text
+) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    bound := '{}';
+    condition := 'true';
+    IF filter IS NOT NULL THEN
+        SELECT f.bound, f.condition INTO bound, condition FROM sqlvec._filter(rel, relname, filter, '$3', bound) AS f;
+    END IF;
+    IF where_sql IS NOT NULL THEN
+        condition := format(E'%s AND (%s\n)', condition, where_sql);
+    END IF;
+END
+$body$;
+
 -- Corpus statistics of BM25 columns: how many documents, and how many hold each term.
 --
 -- They behave like the planner's: CALL sqlvec.analyze_bm25 refreshes them, and scores are exact with
@@ -4619,6 +4637,17 @@ BEGIN
 END
 $body$;
 
+-- The k best of the scores that steps have found, with all that tie with the last of them.
+CREATE OR REPLACE FUNCTION sqlvec._best_hits(
+    found_scores float8[], found_ids text[], found_tables oid[], k int, OUT scores float8[], OUT row_ids text[], OUT row_tables oid[]
+) LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT array_agg(h.score ORDER BY h.score DESC), array_agg(h.row_id ORDER BY h.score DESC), array_agg(h.row_table ORDER BY h.score DESC)
+    FROM (SELECT a.score, a.row_id, a.row_table, rank() OVER (ORDER BY a.score DESC) AS place
+          FROM unnest(found_scores, found_ids, found_tables) AS a (score, row_id, row_table) WHERE a.score IS NOT NULL) AS h
+    WHERE h.place <= k;
+END;
+
 -- The search engine: one plan for every search function.
 --
 -- Every identifier is quoted, every value is bound: $1 is the caller's params, $2 the query, $3 the
@@ -5296,18 +5325,6 @@ BEGIN
 END
 $body$;
 
--- The places of the k best scores, with all that tie with the last of them; of more where they are to be
--- computed again.
-CREATE OR REPLACE FUNCTION sqlvec._maxsim_best(
-    found_scores float8[], found_ids text[], found_tables oid[], k int, again boolean, OUT scores float8[], OUT row_ids text[], OUT row_tables oid[]
-) LANGUAGE sql IMMUTABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT array_agg(h.score ORDER BY h.score DESC), array_agg(h.row_id ORDER BY h.score DESC), array_agg(h.row_table ORDER BY h.score DESC)
-    FROM (SELECT a.score, a.row_id, a.row_table, rank() OVER (ORDER BY a.score DESC) AS place
-          FROM unnest(found_scores, found_ids, found_tables) AS a (score, row_id, row_table) WHERE a.score IS NOT NULL) AS h
-    WHERE h.place <= CASE WHEN again THEN 2 * k ELSE k END;
-END;
-
 -- How a MaxSim search of a table is written: the statements that are the same for each of its steps.
 --
 -- $1 is the caller's params, $2 the query, $3 the values of filter. A step reads $4 or, of signs, $11 the code of the query,
@@ -5394,6 +5411,7 @@ CREATE OR REPLACE FUNCTION sqlvec._plan_maxsim(
                               -- are always the same, or a session could not search tables of either kind
     OUT whole boolean,        -- everything may be read instead
     OUT bound text[], OUT condition text, OUT way text, OUT index_name text, OUT middle text,
+    OUT kept int,             -- of the candidates: k, more where they are to be scored again
     OUT first int, OUT fixed int, OUT budget int, OUT matching float8, OUT total float8, OUT reason text
 ) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -5436,14 +5454,7 @@ BEGIN
 
     v_alias := quote_ident(v_class.relname);
     v_from := format('%s AS %s', sqlvec._qualified(rel), v_alias);
-    bound := '{}';
-    condition := 'true';
-    IF filter IS NOT NULL THEN
-        SELECT f.bound, f.condition INTO bound, condition FROM sqlvec._filter(rel, v_class.relname, filter, '$3', bound) AS f;
-    END IF;
-    IF where_sql IS NOT NULL THEN
-        condition := format(E'%s AND (%s\n)', condition, where_sql);
-    END IF;
+    SELECT c.bound, c.condition INTO bound, condition FROM sqlvec._condition(rel, v_class.relname, filter, where_sql) AS c;
     v_tokens := format('%s.%I', v_alias, column_name);
     v_maxsim := CASE v_source.type_name WHEN '_halfvec' THEN 'sqlvec.maxsim(%s, %s)' ELSE 'sqlvec.maxsim_vector(%s, sqlvec._vectors(%s))' END;
     IF v_source.dimensions IS NULL THEN
@@ -5471,6 +5482,7 @@ BEGIN
     exhaustive := v_read || v_matching || v_best;
     everything := v_list || v_matching || ') AS h';
 
+    kept := CASE WHEN carve IS NULL THEN k ELSE 2 * k END;
     first := coalesce(candidates, ceil(k * oversample)::int, CASE WHEN rescore THEN greatest(10 * k, 100) ELSE greatest(40 * k, 400) END);
     fixed := CASE WHEN candidates IS NOT NULL OR oversample IS NOT NULL THEN first END;
     budget := coalesce(fixed, greatest(100 * k, 4000));
@@ -5673,7 +5685,7 @@ BEGIN
         RETURN;
     END IF;
     complete := v_state.complete;
-    v_found := sqlvec._maxsim_best(v_state.scores, v_state.row_ids, v_state.row_tables, k, p.carved IS NOT NULL);
+    v_found := sqlvec._best_hits(v_state.scores, v_state.row_ids, v_state.row_tables, p.kept);
     IF p.carved IS NOT NULL THEN
         EXECUTE p.carved INTO v_found USING params, query, p.bound, v_query.code, v_found.row_ids, v_found.row_tables;
     END IF;
@@ -5684,7 +5696,7 @@ BEGIN
         v_found.row_ids := pg_catalog.array_cat(v_query.row_ids, v_found.row_ids);
         v_found.row_tables := pg_catalog.array_cat(v_query.row_tables, v_found.row_tables);
     END IF;
-    v_found := sqlvec._maxsim_best(v_found.scores, v_found.row_ids, v_found.row_tables, k, false);
+    v_found := sqlvec._best_hits(v_found.scores, v_found.row_ids, v_found.row_tables, k);
     scores := v_found.scores; row_ids := v_found.row_ids; row_tables := v_found.row_tables;
 END
 $body$;
@@ -5756,22 +5768,23 @@ DECLARE
     v_before text[];
     v_now text[];
     v_problem record;
+    v_origin text;
     v_line text;
     v_step int := 0;
 BEGIN
     p := sqlvec._plan_maxsim(v_rel, column_name, query, k, filter, where_sql, params, candidates, oversample, mode, recall, pooled, carve,
                              rescore, NULL, NULL, pg_catalog.current_setting('search_path'));
+    v_origin := CASE WHEN p.index_name IS NULL THEN pg_catalog.format('all codes in %I', p.way)
+                     ELSE pg_catalog.format('index %I on %I', p.index_name, p.way) END;
     topic := 'plan';
     detail := CASE WHEN NOT rescore AND p.step IS NULL THEN 'all matching rows as candidates, without scores'
                    WHEN NOT rescore THEN pg_catalog.format('%s candidates from %s, with estimates for scores', p.first,
-                                                           CASE WHEN p.index_name IS NULL THEN pg_catalog.format('all codes in %I', p.way)
-                                                                ELSE pg_catalog.format('index %I on %I', p.index_name, p.way) END)
+                                                           v_origin)
                    WHEN p.step IS NULL THEN pg_catalog.format('exact: MaxSim with every matching row, keep %s', k)
                    ELSE pg_catalog.format('%s from %s, then %sexact MaxSim on %I',
                                           CASE WHEN p.fixed IS NULL THEN pg_catalog.format('candidates, %s at first,', p.first)
                                                ELSE pg_catalog.format('%s candidates', p.fixed) END,
-                                          CASE WHEN p.index_name IS NULL THEN pg_catalog.format('all codes in %I', p.way)
-                                               ELSE pg_catalog.format('index %I on %I', p.index_name, p.way) END,
+                                          v_origin,
                                           CASE WHEN p.middle IS NULL THEN '' ELSE pg_catalog.format('MaxSim on the pooled tokens in %I, then ', p.middle) END,
                                           column_name) END;
     RETURN NEXT;
@@ -6508,11 +6521,8 @@ BEGIN
         s.scores := scores; s.row_ids := row_ids; s.row_tables := row_tables;
         RETURN s;
     END IF;
-    SELECT array_agg(h.score ORDER BY h.score DESC), array_agg(h.row_id ORDER BY h.score DESC), array_agg(h.row_table ORDER BY h.score DESC)
-    INTO s.scores, s.row_ids, s.row_tables
-    FROM (SELECT a.score, a.row_id, a.row_table, rank() OVER (ORDER BY a.score DESC) AS place
-          FROM unnest(s.scores || scores, s.row_ids || row_ids, s.row_tables || row_tables) AS a (score, row_id, row_table)) AS h
-    WHERE h.place <= k;
+    SELECT b.scores, b.row_ids, b.row_tables INTO s.scores, s.row_ids, s.row_tables
+    FROM sqlvec._best_hits(s.scores || scores, s.row_ids || row_ids, s.row_tables || row_tables, k) AS b;
     RETURN s;
 END
 $body$;
@@ -6563,14 +6573,7 @@ BEGIN
     IF q.tenant IS NOT NULL THEN
         filter := jsonb_build_object('$and', jsonb_build_array(jsonb_build_object(v_derived.tenant_column, q.tenant), coalesce(filter, '{}')));
     END IF;
-    bound := '{}';
-    condition := 'true';
-    IF filter IS NOT NULL THEN
-        SELECT f.bound, f.condition INTO bound, condition FROM sqlvec._filter(rel, v_relname, filter, '$3', bound) AS f;
-    END IF;
-    IF where_sql IS NOT NULL THEN
-        condition := format(E'%s AND (%s\n)', condition, where_sql);
-    END IF;
+    SELECT c.bound, c.condition INTO bound, condition FROM sqlvec._condition(rel, v_relname, filter, where_sql) AS c;
 
     v_terms := coalesce(v_derived.target_columns[2], v_derived.source_columns[1]);
     v_reads_codes := has_column_privilege(rel, v_terms, 'SELECT') AND has_column_privilege(rel, v_derived.target_column::text, 'SELECT');
