@@ -57,6 +57,11 @@ BEGIN
             WHERE NOT a.attisdropped AND (a.attrelid = m.relation AND a.attnum = m.attnum
                                           OR n.nspname = m.schema_name AND c.relname = m.table_name AND a.attname = m.column_name));
     RETURN QUERY
+        SELECT 'error', format('fused relevance model "%s" needs model "%s" of leg "%s", which is gone', m.name, leg.model, leg.name),
+               format('CALL sqlvec.drop_relevance_model(%L);', m.name)
+        FROM sqlvec.relevance_model AS m, unnest(m.models, '{vector,text,tokens}'::text[]) AS leg (model, name)
+        WHERE leg.model IS NOT NULL AND NOT EXISTS (SELECT FROM sqlvec.relevance_model AS l WHERE l.name = leg.model AND l.leg = leg.name);
+    RETURN QUERY
         SELECT 'warning', format('backfill of column "%s" of table %s stopped at block %s of %s', p.target_column, p.relation, p.blocks_done, p.blocks_total),
                format('CALL sqlvec.backfill(%L, %L);', p.relation, p.target_column)
         FROM sqlvec.backfill_progress AS p

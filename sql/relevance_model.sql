@@ -10,6 +10,7 @@ CREATE TABLE IF NOT EXISTS sqlvec.relevance_model (
     schema_name name,
     table_name  name,
     column_name name,
+    models      text[], -- of a fused model: those of the legs vector, text, tokens; NULL for an absent one
     dimensions  int CHECK (dimensions BETWEEN 1 AND 4096), -- of query vectors; NULL without
     slope       float8[] NOT NULL, -- a bias, then one weight per feature of the query; fused: one per leg
     intercept   float8[] NOT NULL, -- likewise; fused: a bias, then what a missing leg counts for
@@ -24,7 +25,8 @@ CREATE TABLE IF NOT EXISTS sqlvec.relevance_model (
     positives   int,
     brier       float8, -- on queries held out of the fit
     owner       name NOT NULL DEFAULT current_user,
-    created_at  timestamptz NOT NULL DEFAULT now()
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    CHECK ((leg = 'fused') = (models IS NOT NULL))
 );
 COMMENT ON TABLE sqlvec.relevance_model IS
     'Relevance models: maps from scores to calibrated probabilities, fitted by sqlvec.fit.relevance. Written by sqlvec.create_relevance_model.';
@@ -125,11 +127,32 @@ BEGIN
 END
 $body$;
 
+-- The models of the legs of a fused one, checked.
+CREATE OR REPLACE FUNCTION sqlvec._fused_models(name text, models text[]) RETURNS text[]
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_models text[] := ARRAY(SELECT m FROM unnest(models) WITH ORDINALITY AS t (m, i) ORDER BY i); -- numbered from 1
+BEGIN
+    IF cardinality(v_models) <> 3 OR array_ndims(models) <> 1 OR num_nonnulls(VARIADIC v_models) < 2 THEN
+        RAISE EXCEPTION 'relevance model "%" of leg "fused" combines two models or three, not %', name, coalesce(models::text, 'none')
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'models names those of the legs vector, text and tokens in this order, NULL for an absent one.';
+    END IF;
+    FOR i IN 1 .. 3 LOOP
+        IF v_models[i] IS NOT NULL THEN
+            PERFORM sqlvec._relevance_model(v_models[i], ARRAY[('{vector,text,tokens}'::text[])[i]]);
+        END IF;
+    END LOOP;
+    RETURN v_models;
+END
+$body$;
+
 CREATE OR REPLACE PROCEDURE sqlvec.create_relevance_model(
     name text, leg text, family text, slope float8[], intercept float8[], exponent float8[], rel regclass = NULL, column_name text = NULL,
     sharpness float8[] = '{}', centroids vector[] = '{}', centroid_scale float8[] = '{}', centroid_weight float8[] = '{}',
     directions vector[] = '{}', recalls float8[] = '{}', thresholds float8[] = '{}', queries int = NULL, examples int = NULL,
-    positives int = NULL, brier float8 = NULL
+    positives int = NULL, brier float8 = NULL, models text[] = NULL
 ) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
@@ -142,6 +165,8 @@ DECLARE
     v_features int := CASE leg WHEN 'vector' THEN cardinality(directions) + CASE WHEN centroids <> '{}' THEN 2 + cardinality(sharpness) ELSE 0 END
                                ELSE 2 END;
 BEGIN
+    -- One at a time, so that no name is taken twice and no leg of a fused model dropped meanwhile.
+    PERFORM pg_advisory_xact_lock(hashtext('sqlvec.relevance_model'));
     IF name IS NULL OR name = '' THEN
         RAISE EXCEPTION 'a relevance model needs a name' USING ERRCODE = 'invalid_parameter_value';
     ELSIF EXISTS (SELECT FROM sqlvec.relevance_model AS m WHERE m.name = create_relevance_model.name) THEN
@@ -153,6 +178,10 @@ BEGIN
         RAISE EXCEPTION 'a relevance model of leg "%" %', leg,
             CASE leg WHEN 'fused' THEN 'combines others and names no column' ELSE 'names the table and the column it was fitted for' END
             USING ERRCODE = 'invalid_parameter_value';
+    ELSIF leg = 'fused' THEN
+        models := sqlvec._fused_models(name, models);
+    ELSIF models IS NOT NULL THEN
+        RAISE EXCEPTION 'a relevance model of leg "%" combines no others', leg USING ERRCODE = 'invalid_parameter_value';
     END IF;
     IF family = 'raw' THEN
         v_features := 0;
@@ -181,10 +210,10 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     INSERT INTO sqlvec.relevance_model (
-        name, leg, family, relation, attnum, schema_name, table_name, column_name, dimensions, slope, intercept, exponent,
+        name, leg, family, relation, attnum, schema_name, table_name, column_name, models, dimensions, slope, intercept, exponent,
         sharpness, centroid_scale, centroid_weight, recalls, thresholds, queries, examples, positives, brier)
     SELECT create_relevance_model.name, create_relevance_model.leg, create_relevance_model.family, c.oid, v_attnum, n.nspname, c.relname,
-           create_relevance_model.column_name, v_dimensions, create_relevance_model.slope, create_relevance_model.intercept,
+           create_relevance_model.column_name, create_relevance_model.models, v_dimensions, create_relevance_model.slope, create_relevance_model.intercept,
            create_relevance_model.exponent, create_relevance_model.sharpness, create_relevance_model.centroid_scale,
            create_relevance_model.centroid_weight, create_relevance_model.recalls, create_relevance_model.thresholds,
            create_relevance_model.queries, create_relevance_model.examples, create_relevance_model.positives, create_relevance_model.brier
@@ -197,12 +226,21 @@ BEGIN
 END
 $body$;
 
-COMMENT ON PROCEDURE sqlvec.create_relevance_model(text, text, text, float8[], float8[], float8[], regclass, text, float8[], vector[], float8[], float8[], vector[], float8[], float8[], int, int, int, float8) IS
-    'Store a relevance model. sqlvec.fit.relevance and the command sqlvec relevance fit call this; its arguments are the columns of sqlvec.relevance_model and sqlvec.relevance_vector.';
+COMMENT ON PROCEDURE sqlvec.create_relevance_model(text, text, text, float8[], float8[], float8[], regclass, text, float8[], vector[], float8[], float8[], vector[], float8[], float8[], int, int, int, float8, text[]) IS
+    'Store a relevance model. sqlvec.fit.relevance and the command sqlvec relevance fit call this; its arguments are the columns of sqlvec.relevance_model and sqlvec.relevance_vector. models is for leg fused: the models of the legs vector, text and tokens, NULL for an absent one.';
 
 CREATE OR REPLACE PROCEDURE sqlvec.drop_relevance_model(name text) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
+DECLARE
+    v_users text;
 BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('sqlvec.relevance_model'));
+    SELECT string_agg(format('"%s"', m.name), ', ' ORDER BY m.name) INTO v_users
+    FROM sqlvec.relevance_model AS m WHERE drop_relevance_model.name = ANY (m.models);
+    IF v_users IS NOT NULL THEN
+        RAISE EXCEPTION 'relevance model "%" is in use by fused model %', name, v_users
+            USING ERRCODE = 'dependent_objects_still_exist', HINT = 'Drop the fused model first: CALL sqlvec.drop_relevance_model(...).';
+    END IF;
     DELETE FROM sqlvec.relevance_model AS m WHERE m.name = drop_relevance_model.name;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'relevance model "%" does not exist', name USING ERRCODE = 'undefined_object';
@@ -210,4 +248,4 @@ BEGIN
 END
 $body$;
 
-COMMENT ON PROCEDURE sqlvec.drop_relevance_model(text) IS 'Remove a relevance model.';
+COMMENT ON PROCEDURE sqlvec.drop_relevance_model(text) IS 'Remove a relevance model that no fused one needs.';

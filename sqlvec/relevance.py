@@ -249,6 +249,8 @@ class FusedModel:
     :param weights: of the vector, text and tokens leg (3,), not negative.
     :param bias: added to them.
     :param missing: what a leg adds that did not find the row (3,).
+    :param models: names of the models of the legs, in the order of :data:`LEGS`; None for a leg
+        that is not combined. The catalog wants two or more.
 
     .. versionadded:: 0.1
     """
@@ -256,6 +258,7 @@ class FusedModel:
     weights: Floats
     bias: float
     missing: Floats = field(default_factory=lambda: np.zeros(3))
+    models: tuple[str | None, str | None, str | None] = (None, None, None)
 
     def relevance(
         self,
@@ -334,6 +337,7 @@ def save(
         "examples": examples,
         "positives": positives,
         "brier": brier,
+        "models": list(model.models) if isinstance(model, FusedModel) else None,
     }
     if isinstance(model, FusedModel):
         arguments |= {"leg": "fused", "family": "logistic", "slope": model.weights.tolist()}
@@ -362,7 +366,8 @@ CALL sqlvec.create_relevance_model(
     directions => CAST(CAST(:directions AS text[]) AS {schema}.vector[]),
     recalls => CAST(:recalls AS float8[]), thresholds => CAST(:thresholds AS float8[]),
     queries => CAST(:queries AS int), examples => CAST(:examples AS int),
-    positives => CAST(:positives AS int), brier => CAST(:brier AS float8))
+    positives => CAST(:positives AS int), brier => CAST(:brier AS float8),
+    models => CAST(:models AS text[]))
 """
 
 
@@ -379,7 +384,7 @@ def load(connection: Connection, name: str) -> LegModel | FusedModel:
         np.array(row._mapping[key], dtype=np.float64) for key in ("slope", "intercept", "exponent")
     )
     if row.leg == "fused":
-        return FusedModel(slope, float(intercept[0]), intercept[1:])
+        return FusedModel(slope, float(intercept[0]), intercept[1:], tuple(row.models))
     statement = """
         SELECT part, value::real[] AS value FROM sqlvec.relevance_vector
         WHERE model = :name ORDER BY part, position

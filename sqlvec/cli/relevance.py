@@ -167,7 +167,8 @@ def fuse(
             )
             found[leg] = (some, fitted.relevance)
             parts.append(Judged.of_fit(f"{model}, leg {leg}", fitted, recall))
-        fused = fit_fused(*align(found), recalls=recalls, seed=seed)
+        models = {leg: model for leg, (model, _) in given.items()}
+        fused = fit_fused(*align(found), models=models, recalls=recalls, seed=seed)
         relevance.save(
             connection,
             name,
@@ -192,7 +193,8 @@ def list_models(*, dsn: Dsn) -> None:
         SELECT name, leg, family,
                CASE WHEN table_name IS NOT NULL
                     THEN pg_catalog.format('%I.%I', schema_name, table_name) END,
-               column_name, queries, positives, brier
+               coalesce(column_name, pg_catalog.array_to_string(models, ', ')),
+               queries, positives, brier
         FROM sqlvec.relevance_model
         ORDER BY name
     """
@@ -202,7 +204,16 @@ def list_models(*, dsn: Dsn) -> None:
         typer.echo("no relevance models")
         return
     shown = Shown(box=None, pad_edge=False, header_style="dim")
-    for title in ("name", "leg", "family", "table", "column", "queries", "relevant", "Brier"):
+    for title in (
+        "name",
+        "leg",
+        "family",
+        "table",
+        "column or models",
+        "queries",
+        "relevant",
+        "Brier",
+    ):
         shown.add_column(title, overflow="fold")
     for row in rows:
         cells = [*row[:3], row[3] or "", row[4] or ""]

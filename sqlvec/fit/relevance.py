@@ -25,7 +25,16 @@ from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 from sqlvec.errors import FittingError
-from sqlvec.relevance import EXPONENTS, Background, Curve, Floats, FusedModel, LegModel, logit
+from sqlvec.relevance import (
+    EXPONENTS,
+    LEGS,
+    Background,
+    Curve,
+    Floats,
+    FusedModel,
+    LegModel,
+    logit,
+)
 
 MIN_QUERIES = 20
 """Queries with at least one relevant candidate that a fit needs."""
@@ -203,6 +212,7 @@ def fit_fused(
     query: ArrayLike,
     label: ArrayLike,
     *,
+    models: Mapping[str, str] | None = None,
     recalls: Sequence[float] = RECALLS,
     l2: float = 1.0,
     seed: int = 0,
@@ -214,14 +224,15 @@ def fit_fused(
         fits of the legs (:attr:`Fit.relevance`), or they will be trusted too much.
     :param query: number of the query of each candidate (m,), counted from 0.
     :param label: 1 for relevant, 0 for not (m,).
+    :param models: names of the legs' models in the catalog, which stores no fused one without.
     :raises FittingError: as of :func:`fit_leg`, or no leg.
     """
-    unknown = set(legs) - {"vector", "text", "tokens"}
+    unknown = set(legs) - set(LEGS)
     if unknown or not legs:
         raise FittingError(f"legs are vector, text and tokens, not {', '.join(unknown) or 'none'}")
     number = np.asarray(query, dtype=np.intp)
     values = np.full((len(number), 3), np.nan)
-    for position, leg in enumerate(("vector", "text", "tokens")):
+    for position, leg in enumerate(LEGS):
         if leg in legs:
             values[:, position] = legs[leg]
     labels = np.asarray(label, dtype=np.float64)
@@ -232,7 +243,9 @@ def fit_fused(
         chosen = fold[number]
         model = _fit_fused(values[~chosen], labels[~chosen], l2)
         held_out[chosen] = model.relevance(*values[chosen].T)
-    return _judged(_fit_fused(values, labels, l2), held_out, labels, recalls, count)
+    vector, text, tokens = ((models or {}).get(leg) for leg in LEGS)
+    model = replace(_fit_fused(values, labels, l2), models=(vector, text, tokens))
+    return _judged(model, held_out, labels, recalls, count)
 
 
 def apply(model: LegModel, examples: Examples) -> Floats:

@@ -122,11 +122,11 @@ def test_fuse(collection: str, tmp_path: Path) -> None:
     assert page.read_text().count("<svg") == 9
     with psycopg.connect(collection) as connection:
         row = connection.execute(
-            "SELECT slope, thresholds <> '{}', sqlvec.relevance_fused('both', 0.9, 0.9) > sqlvec.relevance_fused('both', 0.1)"
+            "SELECT slope, thresholds <> '{}', models = ARRAY['vector leg', 'text leg', NULL], sqlvec.relevance_fused('both', 0.9, 0.9) > sqlvec.relevance_fused('both', 0.1)"
             " FROM sqlvec.relevance_model WHERE name = 'both'"
         ).fetchone()
-    assert row is not None and row[0][2] == 0 and row[1:] == (True, True)
-    assert "both" in sqlvec(collection, "list")
+    assert row is not None and row[0][2] == 0 and row[1:] == (True, True, True)
+    assert "vector leg, text leg" in sqlvec(collection, "list")
     with pytest.raises(DeclarationError, match="two legs or more"):
         sqlvec(collection, "fuse", "one", "--text", "text leg", *common)
     with pytest.raises(DeclarationError, match="'text leg' is of leg text"):
@@ -135,7 +135,7 @@ def test_fuse(collection: str, tmp_path: Path) -> None:
         sqlvec(collection, "fuse", "one", "--vector", "both", "--text", "text leg", *common)
     with pytest.raises(DeclarationError, match="this needs --judgements"):
         sqlvec(collection, "fuse", "one", *models, *common[:-2])
-    for name in ("vector leg", "text leg", "both"):
+    for name in ("both", "vector leg", "text leg"):
         sqlvec(collection, "drop", name)
 
 

@@ -75,6 +75,24 @@ def stored(
     return name
 
 
+MODELS = ("leg 1", 'leg "2"', "leg, {3}")
+
+
+def make_legs(conn: Connection) -> None:
+    """Store a model for each leg of table ``doc``, once."""
+    conn.exec_driver_sql(
+        "CREATE TABLE IF NOT EXISTS doc (id int PRIMARY KEY, body text, embedding vector(3), tokens halfvec(3)[])"
+    )
+    for name, leg, column in zip(
+        MODELS, relevance.LEGS, ("embedding", "body", "tokens"), strict=True
+    ):
+        if not conn.scalar(
+            text("SELECT count(*) FROM sqlvec.relevance_model WHERE name = :n"), {"n": name}
+        ):
+            model = LegModel(leg, "raw", np.ones(1), np.zeros(1), np.ones(1))
+            relevance.save(conn, name, model, table="doc", column=column)
+
+
 @property_settings
 @given(
     st.data(),
@@ -170,9 +188,11 @@ def test_scores_equal_numpy(doc, family, weights, maximum, share, terms, wanted)
     st.lists(st.none() | st.floats(0, 1), min_size=3, max_size=3),
 )
 def test_fused_equals_numpy(conn, weights, bias, missing, legs):
-    model = FusedModel(weights, bias, missing)
-    name = stored(conn, model)
-    found = conn.scalar(select(functions.relevance_fused(name, *legs)))
+    model = FusedModel(weights, bias, missing, MODELS)
+    with conn.begin_nested():
+        make_legs(conn)
+        name = stored(conn, model)
+        found = conn.scalar(select(functions.relevance_fused(name, *legs)))
     expected = float(model.relevance(*[np.nan if leg is None else leg for leg in legs]))
     assert (found is None) == np.isnan(expected)
     if found is not None:
@@ -337,9 +357,12 @@ def test_loaded_as_saved(doc: Connection) -> None:
 
 
 def test_fused_is_loaded_as_saved(conn: Connection) -> None:
-    model = FusedModel(np.array([0.5, 1, 0]), -0.5, np.array([0.0, -1, 0]))
+    make_legs(conn)
+    models = (MODELS[0], MODELS[1], None)
+    model = FusedModel(np.array([0.5, 1, 0]), -0.5, np.array([0.0, -1, 0]), models)
     loaded = relevance.load(conn, stored(conn, model))
     assert isinstance(loaded, FusedModel) and loaded.bias == -0.5
+    assert loaded.models == models
     np.testing.assert_array_equal(loaded.weights, model.weights)
     np.testing.assert_array_equal(loaded.missing, model.missing)
     with pytest.raises(DeclarationError, match="there is no relevance model 'nothing'"):
@@ -430,7 +453,8 @@ def test_bad_models(doc: Connection, changes: dict[str, str], message: str) -> N
 def test_bad_calls(doc: Connection, call: str, message: str) -> None:
     some = some_model("linear", 3)
     relevance.save(doc, "m", some, table="doc", column="embedding")
-    relevance.save(doc, "fused", FusedModel(np.ones(3), 0.0))
+    make_legs(doc)
+    relevance.save(doc, "fused", FusedModel(np.ones(3), 0.0, models=MODELS))
     with pytest.raises(DBAPIError, match=message):
         doc.execute(text(f"SELECT sqlvec.{call.replace(':', chr(92) + ':')}"))
 
@@ -469,6 +493,56 @@ def test_without_its_vectors_a_model_says_nothing(doc: Connection) -> None:
     assert doc.scalar(select(functions.relevance(name, [1, 0, 0], 0.5))) is None
 
 
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        (None, "combines two models or three, not none"),
+        (["leg 1", None, None], "combines two models or three"),
+        (["leg 1", 'leg "2"'], "combines two models or three"),
+        (["leg 1", 'leg "2"', None, None], "combines two models or three"),
+        (["leg 1", "nothing", None], 'relevance model "nothing" does not exist'),
+        (['leg "2"', None, "leg, {3}"], 'maps scores of leg "text", not of "vector"'),
+        ([["leg 1", 'leg "2"', "leg, {3}"]], "combines two models or three"),
+    ],
+)  # fmt: skip
+def test_fused_knows_its_legs(doc: Connection, models: Any, message: str) -> None:
+    make_legs(doc)
+    call = "CALL sqlvec.create_relevance_model('f', 'fused', 'logistic', '{1,1,1}', '{0,0,0,0}', '{}', models => CAST(:m AS text[]))"
+    with pytest.raises(DBAPIError, match=message):
+        doc.execute(text(call), {"m": models})
+
+
+def test_one_leg_combines_no_others(doc: Connection) -> None:
+    make_legs(doc)
+    with pytest.raises(DBAPIError, match='leg "vector" combines no others'):
+        doc.execute(
+            text(CALL.format(", ".join(f"{k} => {v}" for k, v in GOOD.items()) + ", models => :m")),
+            {"m": list(MODELS)},
+        )
+
+
+def test_a_leg_in_use_stays(doc: Connection) -> None:
+    make_legs(doc)
+    for name in ("f 1", "f 2"):
+        relevance.save(doc, name, FusedModel(np.ones(3), 0.0, models=(*MODELS[:2], None)))
+    drop = text("CALL sqlvec.drop_relevance_model(:m)")
+    with (
+        pytest.raises(
+            DBAPIError,
+            match='relevance model "leg 1" is in use by fused model "f 1", "f 2"(.|\n)*Drop the fused',
+        ),
+        doc.begin_nested(),
+    ):
+        doc.execute(drop, {"m": MODELS[0]})
+    doc.execute(drop, {"m": MODELS[2]})
+    # Its owner may still delete rows; sqlvec.check() says so.
+    doc.execute(text("DELETE FROM sqlvec.relevance_model WHERE name = :m"), {"m": MODELS[1]})
+    [found] = [f for f in catalog.check(doc) if '"f 1" needs' in f.problem]
+    assert found.problem.endswith('needs model "leg "2"" of leg "text", which is gone')
+    for name in ("f 1", "f 2", MODELS[0]):
+        doc.execute(drop, {"m": name})
+
+
 def test_names_are_values(doc: Connection) -> None:
     name = 'it\'s a "model"; DROP TABLE doc; --'
     relevance.save(doc, name, RAW, table="doc", column="embedding")
@@ -486,6 +560,7 @@ def test_a_name_is_taken_once(doc: Connection) -> None:
 
 def test_models_belong_to_roles(doc: Connection) -> None:
     name = stored(doc, some_model("linear", 3))
+    make_legs(doc)
     doc.exec_driver_sql("CREATE ROLE fitter")
     doc.exec_driver_sql("SET LOCAL ROLE fitter")
     # Everyone may apply a model, its owner alone may take it away.
@@ -508,7 +583,7 @@ def test_models_belong_to_roles(doc: Connection) -> None:
             text("INSERT INTO sqlvec.relevance_vector VALUES (:m, 'centroid', 99, '[1,2,3]')"),
             {"m": name},
         )
-    relevance.save(doc, "own", FusedModel(np.ones(3), 0.0))
+    relevance.save(doc, "own", FusedModel(np.ones(3), 0.0, models=MODELS))
     doc.execute(text("CALL sqlvec.drop_relevance_model('own')"))
 
 
@@ -556,8 +631,12 @@ def test_dump_and_restore(second_server: Server) -> None:
     with engine.connect() as connection:
         catalog.install(connection, create_extension=True)
     with engine.begin() as connection:
-        connection.exec_driver_sql("CREATE TABLE doc (embedding vector(3))")
+        connection.exec_driver_sql(
+            "CREATE TABLE doc (embedding vector(3), body text, tokens halfvec(3)[])"
+        )
         relevance.save(connection, "m", some_model("power", 3), table="doc", column="embedding")
+        make_legs(connection)
+        relevance.save(connection, "a fused one", FusedModel(np.ones(3), 0.0, models=MODELS))
         before = connection.scalar(select(functions.relevance("m", [1, 2, 3], 0.5)))
     dump = subprocess.check_output([second_server.bin / "pg_dump", source])
     psql = [str(second_server.bin / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", target]
@@ -567,4 +646,7 @@ def test_dump_and_restore(second_server: Server) -> None:
         restored.execute(
             "SELECT sqlvec._check_relevance('m', 'vector', 'doc'::regclass, 'embedding')"
         )
-    assert found == (before,)
+        models = restored.execute(
+            "SELECT models FROM sqlvec.relevance_model WHERE leg = 'fused'"
+        ).fetchone()
+    assert found == (before,) and models == (list(MODELS),)
