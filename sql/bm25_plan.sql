@@ -6,6 +6,8 @@ CREATE OR REPLACE FUNCTION sqlvec._plan_bm25(
     OUT q sqlvec._bm25_query, OUT state sqlvec._bm25_state, OUT bound text[], OUT condition text,
     OUT vector sparsevec,    -- $2
     OUT once boolean,        -- one step, because no index helps
+    OUT compared text,       -- SQL of the score of a row, 0 where it does not match
+    OUT maximum float8,      -- score that no document can exceed
     OUT step text,           -- the statement of a step: answers arrays of scores and row addresses
     OUT waiting text,        -- the same for rows that have no terms yet; NULL when there are none
     OUT native text,         -- the same for candidates of another extension's index, for words in $7; NULL without one
@@ -109,6 +111,7 @@ BEGIN
     v_text := sqlvec._bm25_tsvector_expression(
         v_derived.options, ARRAY(SELECT format('%s.%I', v_alias, c) FROM unnest(v_derived.source_columns) AS c));
     vector := sqlvec._bm25_vector(q.lexemes, q.weights);
+    maximum := sqlvec._bm25_maximum(q);
     IF NOT v_derived.maintained OR q.collides THEN
         v_score := sqlvec._bm25_score_expression(v_derived.options, format('%s.%I', v_alias, v_terms));
         v_text_score := sqlvec._bm25_score_expression(v_derived.options, v_text);
@@ -122,6 +125,12 @@ BEGIN
         v_score := format('0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s OPERATOR(%I.<#>) $2)', v_score, sqlvec._vector_schema());
         v_text_score := format('0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s OPERATOR(%I.<#>) $2)', v_text_score, sqlvec._vector_schema());
     END IF;
+
+    compared := CASE WHEN v_reads_codes THEN v_score ELSE v_text_score END;
+    IF q.required IS NOT NULL OR q.excluded IS NOT NULL THEN
+        compared := format('CASE WHEN %s OPERATOR(pg_catalog.@@) $4 THEN %s END', CASE WHEN v_reads_codes THEN format('%s.%I', v_alias, v_terms) ELSE v_text END, compared);
+    END IF;
+    compared := format('coalesce(%s, 0::pg_catalog.float8)', compared);
 
     v_hit := sqlvec._hit_statement(rel, v_alias, key_column, key_type, k);
     answer := v_hit.answer;

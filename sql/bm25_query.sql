@@ -290,6 +290,11 @@ BEGIN
 END
 $body$;
 
+-- The score that no document can exceed.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_maximum(q sqlvec._bm25_query) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN coalesce((SELECT sum(w) FROM unnest((q).weights) AS w), 0) * ((((q).derived).options ->> 'k1')::float8 + 1);
+
 -- The words with their weights as a vector: a score is 0 - (code <#> this).
 CREATE OR REPLACE FUNCTION sqlvec._bm25_vector(lexemes text[], weights float8[]) RETURNS sparsevec
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET extra_float_digits = 1

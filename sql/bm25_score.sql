@@ -34,7 +34,7 @@ AS $body$
 DECLARE
     q sqlvec._bm25_query := sqlvec._prepare_bm25(sqlvec._relation_of(pg_typeof(rel)), column_name, query, NULL, tenant);
 BEGIN
-    RETURN coalesce((SELECT sum(w) FROM unnest((q).weights) AS w), 0) * ((((q).derived).options ->> 'k1')::float8 + 1);
+    RETURN sqlvec._bm25_maximum(q);
 END
 $body$;
 

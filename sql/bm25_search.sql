@@ -6,7 +6,9 @@
 CREATE OR REPLACE FUNCTION sqlvec._run_bm25(
     rel_type regtype, column_name text, query text, k int, filter jsonb, where_sql text, params text[], candidates int, oversample float8,
     tenant text, backend text, key_column text, key_type regtype,
-    OUT answer text, OUT row_ids text[], OUT row_tables oid[], OUT scores float8[], OUT complete boolean
+    OUT answer text, OUT row_ids text[], OUT row_tables oid[], OUT scores float8[], OUT complete boolean,
+    -- What a hybrid search scores other rows with, see sqlvec._plan_bm25.
+    OUT compared text, OUT vector sparsevec, OUT bound text[], OUT condition tsquery, OUT lexemes text[], OUT weights float8[], OUT maximum float8
 ) LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
@@ -22,6 +24,8 @@ BEGIN
     IF answer IS NULL THEN
         RETURN;
     END IF;
+    compared := p.compared; vector := p.vector; bound := p.bound;
+    condition := (p.q).condition; lexemes := (p.q).lexemes; weights := (p.q).weights; maximum := p.maximum;
     v_state := p.state;
     complete := true;
     PERFORM pg_catalog.set_config('jit', 'off', true), pg_catalog.set_config('enable_seqscan', p.seqscan, true);

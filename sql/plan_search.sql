@@ -91,7 +91,9 @@ $body$;
 CREATE OR REPLACE FUNCTION sqlvec._plan_search(
     rel oid, column_name text, query_type text, query_dimensions int, k int, filter jsonb, where_sql text, params text[],
     candidates int, oversample float8, INOUT metric text, mode text, key_column text, key_type regtype, caller_path text,
-    OUT statement text,       -- answers (hit or key, distance, complete)
+    depth int = NULL,         -- rows to answer, of which k are to be sure; NULL is k
+    places boolean = false,   -- answer where rows are, as sqlvec._hit_statement does, instead of rows or keys
+    OUT statement text,       -- answers (hit or key, distance, complete); with places (row_id, row_table, distance, complete)
     OUT fallback text,        -- is run when the statement answers nothing; NULL where that is the answer
     OUT bound text[],         -- values for $3
     OUT settings text[],      -- what sqlvec._set_scan sets; NULL without an index
@@ -163,7 +165,8 @@ BEGIN
         IF v_way.way IS NULL THEN
             reason := format('no valid index serves %s on this column', metric);
         ELSE
-            candidate_count := coalesce(candidates, ceil(k::float8 * oversample)::int, sqlvec._default_candidates(v_way.kind, k));
+            candidate_count := coalesce(candidates, ceil(k::float8 * oversample)::int,
+                                        greatest(sqlvec._default_candidates(v_way.kind, k), CASE v_way.kind WHEN 'source' THEN 1 ELSE 2 END * depth));
             reason := CASE WHEN mode = 'auto' THEN 'the first index that fits' ELSE 'asked for' END;
         END IF;
     END IF;
@@ -202,7 +205,8 @@ BEGIN
     END IF;
 
     IF key_type IS NOT NULL THEN
-        v_key := format('%s.%I::%s', v_alias, sqlvec._key_column(rel, key_column), format_type(key_type, -1));
+        v_key := format('%s.%I', v_alias, sqlvec._key_column(rel, key_column))
+                 || CASE WHEN places THEN '' ELSE '::' || format_type(key_type, -1) END;
     END IF;
     v_query := CASE v_type WHEN 'halfvec' THEN 'sqlvec._halfvec($2)' ELSE '$2' END;
     v_part := sqlvec._search_statement(
@@ -210,14 +214,16 @@ BEGIN
         condition => condition,
         searched => format('%s.%I', v_alias, column_name),
         distance => format('%s.%I %s %s', v_alias, column_name, sqlvec._operator(metric), v_query),
-        k => k,
+        k => coalesce(depth, k),
         -- Views and foreign tables have no row address: their candidates carry the row.
         carry => CASE WHEN v_key IS NOT NULL THEN v_key || ' AS key'
                       WHEN v_class.relkind IN ('r', 'p', 'm') THEN format('%1$s.ctid AS row_id, %1$s.tableoid AS row_table', v_alias)
                       ELSE format('(%s.*)::%s AS row_value', v_alias, v_table) END,
         carried => CASE WHEN v_key IS NOT NULL THEN 'key'
                         WHEN v_class.relkind IN ('r', 'p', 'm') THEN 'row_id, row_table' ELSE 'row_value' END,
-        answer => CASE WHEN v_key IS NOT NULL THEN 'h.key'
+        answer => CASE WHEN places AND v_key IS NOT NULL THEN 'h.key::pg_catalog.text, 0::pg_catalog.oid'
+                      WHEN places THEN 'h.row_id::pg_catalog.text, h.row_table'
+                      WHEN v_key IS NOT NULL THEN 'h.key'
                       WHEN v_class.relkind IN ('r', 'p', 'm')
                       THEN format('(SELECT (d.*)::%1$s FROM %1$s AS d WHERE d.ctid = h.row_id AND d.tableoid = h.row_table)', v_table)
                       ELSE 'h.row_value' END,

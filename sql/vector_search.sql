@@ -12,6 +12,40 @@ BEGIN
 END
 $body$;
 
+-- The search as one leg of several: places and distances of `depth` rows, of which k are to be sure, the
+-- nearest first. STABLE, so that it sees the snapshot of the statement that searches. No SET: the caller's
+-- where_sql and policies run inside.
+CREATE OR REPLACE FUNCTION sqlvec._run_vector(
+    rel_type regtype, column_name text, query vector, k int, depth int, filter jsonb, where_sql text, params text[], metric text, mode text,
+    key_column text, key_type regtype,
+    OUT row_ids text[], OUT row_tables oid[], OUT scores float8[], OUT complete boolean, OUT metric_used text, OUT reason text
+) LANGUAGE plpgsql STABLE
+AS $body$
+DECLARE
+    p record;
+    v_before text[];
+    v_arrays CONSTANT text := 'SELECT pg_catalog.array_agg(a.row_id) AS row_ids, pg_catalog.array_agg(a.row_table) AS row_tables, '
+                              'pg_catalog.array_agg(a.distance) AS distances, pg_catalog.bool_and(a.complete) AS complete '
+                              'FROM (%s) AS a (row_id, row_table, distance, complete)';
+    v_found record;
+BEGIN
+    p := sqlvec._plan_search(
+        sqlvec._relation_of(rel_type), column_name, 'vector', sqlvec._dims(query), k, filter, where_sql, params, NULL, NULL, metric, mode,
+        key_column, key_type, pg_catalog.current_setting('search_path'), depth, true);
+    PERFORM sqlvec._refuse_zero(query, p.metric);
+    v_before := sqlvec._set_scan(p.settings);
+    EXECUTE pg_catalog.format(v_arrays, p.statement) INTO v_found USING params, query, p.bound;
+    IF v_found.row_ids IS NULL AND p.fallback IS NOT NULL THEN
+        EXECUTE pg_catalog.format(v_arrays, p.fallback) INTO v_found USING params, query, p.bound;
+    END IF;
+    PERFORM sqlvec._set_scan(v_before);
+    row_ids := v_found.row_ids; row_tables := v_found.row_tables; scores := v_found.distances;
+    complete := coalesce(v_found.complete, true);
+    metric_used := p.metric;
+    reason := p.reason;
+END
+$body$;
+
 CREATE OR REPLACE FUNCTION sqlvec.vector_search(
     rel anyelement, column_name text, query vector, k int = 10, filter jsonb = NULL, where_sql text = NULL,
     params text[] = NULL, candidates int = NULL, oversample float8 = NULL, metric text = NULL, mode text = 'auto'

@@ -18,7 +18,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from sqlalchemy import Boolean, Double, Integer, LargeBinary, Table, Text, cast, literal, null
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Double,
+    Integer,
+    LargeBinary,
+    Table,
+    Text,
+    cast,
+    literal,
+    null,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, REAL, TSQUERY
 from sqlalchemy.orm import QueryableAttribute
 from sqlalchemy.sql import coercions, roles
@@ -300,27 +311,22 @@ class plan_index(SqlvecFunction):
         )
 
 
-class RowSearch(SqlvecFunction):
+class SearchFunction(SqlvecFunction):
     """The arguments that every search has.
 
     :param rel: the table.
-    :param column_name: the column to search.
-    :param query: what to search for.
     :param k: rows to return, 1 to 10,000.
     :param filter: JSON criteria over the columns.
     :param where_sql: SQL criteria over the bare table name, reading values as ``($1)[i]``.
     :param params: those values, as text.
-    :param candidates: rows to rescore.
+    :param candidates: rows to rescore, or of each leg of a hybrid search.
     :param oversample: the same as a multiple of k.
+    :param more: what only some searches have, in the order of the function.
     """
-
-    query_type: ClassVar[TypeEngine[Any]]
 
     def __init__(
         self,
         rel: Table,
-        column_name: Any,
-        query: Any,
         *,
         k: Any = None,
         filter: Any = None,
@@ -332,8 +338,6 @@ class RowSearch(SqlvecFunction):
     ) -> None:
         super().__init__(
             rel=NullRow(rel),
-            column_name=_value(column_name, Text()),
-            query=_value(query, self.query_type),
             **more,
             k=_value(k, Integer()),
             filter=_value(filter, JSONB()),
@@ -341,6 +345,24 @@ class RowSearch(SqlvecFunction):
             params=_value(params, ARRAY(Text())),
             candidates=_value(candidates, Integer()),
             oversample=_value(oversample, Double()),
+        )
+
+
+class RowSearch(SearchFunction):
+    """A search of one column.
+
+    :param column_name: the column to search.
+    :param query: what to search for.
+    """
+
+    query_type: ClassVar[TypeEngine[Any]]
+
+    def __init__(self, rel: Table, column_name: Any, query: Any, **arguments: Any) -> None:
+        super().__init__(
+            rel,
+            column_name=_value(column_name, Text()),
+            query=_value(query, self.query_type),
+            **arguments,
         )
 
 
@@ -533,6 +555,119 @@ class maxsim_search_keys(KeySearch, TokenSearch):
 
 class explain_maxsim_search(TokenSearch):
     """What ``maxsim_search`` would do with the same arguments, as (topic, detail)."""
+
+
+class HybridSearch(SearchFunction):
+    """A search by words, by a vector, by a multi-vector, or by several of these.
+
+    :param query_text: words, in the language of ``bm25_search``.
+    :param query_vector: vector to compare with.
+    :param query_tokens: multi-vector to compare with.
+    :param fusion: ``rrf``, ``convex``, ``dbsf`` or ``relevance``.
+    :param weights: weight of each leg.
+    :param relevance: name of a relevance model.
+    :param min_relevance: rows below are cut, 0 to 1.
+    :param autocut: jumps of the score to cut before.
+    :param min_results: rows that no cut takes.
+    :param text_column: text or BM25 column; None is the only one, as for the next two.
+    :param vector_column: vector or halfvec column.
+    :param tokens_column: multi-vector column.
+    :param metric: of the vector leg.
+    :param mode: ``auto`` or ``exact``.
+    :param tenant: value of the tenant column of the text leg, as text.
+    :param backend: of the text leg.
+    :param rrf_k: constant of ``rrf``.
+    :param group_column: column of whose values the best rows are kept.
+    :param group_size: how many of each.
+    :param diversity: 0 to 1, how much rows are to differ.
+    """
+
+    def __init__(
+        self,
+        rel: Table,
+        *,
+        query_text: Any = None,
+        query_vector: Any = None,
+        query_tokens: Any = None,
+        fusion: Any = None,
+        weights: Any = None,
+        relevance: Any = None,
+        min_relevance: Any = None,
+        autocut: Any = None,
+        min_results: Any = None,
+        text_column: Any = None,
+        vector_column: Any = None,
+        tokens_column: Any = None,
+        metric: Any = None,
+        mode: Any = None,
+        tenant: Any = None,
+        backend: Any = None,
+        rrf_k: Any = None,
+        group_column: Any = None,
+        group_size: Any = None,
+        diversity: Any = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(
+            rel,
+            **arguments,
+            query_text=_value(query_text, Text()),
+            query_vector=_value(query_vector, VECTOR()),
+            query_tokens=_value(query_tokens, MULTIVECTOR()),
+            fusion=_value(fusion, Text()),
+            weights=_value(weights, JSONB()),
+            relevance=_value(relevance, Text()),
+            min_relevance=_value(min_relevance, Double()),
+            autocut=_value(autocut, Integer()),
+            min_results=_value(min_results, Integer()),
+            text_column=_value(text_column, Text()),
+            vector_column=_value(vector_column, Text()),
+            tokens_column=_value(tokens_column, Text()),
+            metric=_value(metric, Text()),
+            mode=_value(mode, Text()),
+            tenant=_value(tenant, Text()),
+            backend=_value(backend, Text()),
+            rrf_k=_value(rrf_k, Integer()),
+            group_column=_value(group_column, Text()),
+            group_size=_value(group_size, Integer()),
+            diversity=_value(diversity, Double()),
+        )
+
+
+class hybrid_search(HybridSearch):
+    """Rows that several searches find, as (hit, score, relevance, scores and ranks, complete)."""
+
+
+class hybrid_search_keys(HybridSearch):
+    """Keys of the rows that several searches find, as (key, score, …, complete).
+
+    :param key: SQL type of the key.
+    :param key_column: None is the primary key.
+    """
+
+    def __init__(
+        self, rel: Table, key: TypeEngine[Any], *, key_column: Any = None, **arguments: Any
+    ) -> None:
+        super().__init__(
+            rel, key=cast(null(), key), key_column=_value(key_column, Text()), **arguments
+        )
+
+
+class explain_hybrid_search(HybridSearch):
+    """What ``hybrid_search`` does with the same arguments, as (topic, detail)."""
+
+
+class rrf(SqlvecFunction):
+    """What a rank adds to a score of reciprocal rank fusion: 1 / (k + rank).
+
+    :param rank: from 1; NULL stays NULL.
+    :param k: the constant, 60 unless given.
+    """
+
+    type = Double()
+
+    def __init__(self, rank: Any, k: Any = None) -> None:
+        super().__init__(rank=_value(rank, BigInteger()), k=_value(k, Integer()))
 
 
 class bm25_score(SqlvecFunction):

@@ -4741,7 +4741,9 @@ $body$;
 CREATE OR REPLACE FUNCTION sqlvec._plan_search(
     rel oid, column_name text, query_type text, query_dimensions int, k int, filter jsonb, where_sql text, params text[],
     candidates int, oversample float8, INOUT metric text, mode text, key_column text, key_type regtype, caller_path text,
-    OUT statement text,       -- answers (hit or key, distance, complete)
+    depth int = NULL,         -- rows to answer, of which k are to be sure; NULL is k
+    places boolean = false,   -- answer where rows are, as sqlvec._hit_statement does, instead of rows or keys
+    OUT statement text,       -- answers (hit or key, distance, complete); with places (row_id, row_table, distance, complete)
     OUT fallback text,        -- is run when the statement answers nothing; NULL where that is the answer
     OUT bound text[],         -- values for $3
     OUT settings text[],      -- what sqlvec._set_scan sets; NULL without an index
@@ -4813,7 +4815,8 @@ BEGIN
         IF v_way.way IS NULL THEN
             reason := format('no valid index serves %s on this column', metric);
         ELSE
-            candidate_count := coalesce(candidates, ceil(k::float8 * oversample)::int, sqlvec._default_candidates(v_way.kind, k));
+            candidate_count := coalesce(candidates, ceil(k::float8 * oversample)::int,
+                                        greatest(sqlvec._default_candidates(v_way.kind, k), CASE v_way.kind WHEN 'source' THEN 1 ELSE 2 END * depth));
             reason := CASE WHEN mode = 'auto' THEN 'the first index that fits' ELSE 'asked for' END;
         END IF;
     END IF;
@@ -4852,7 +4855,8 @@ BEGIN
     END IF;
 
     IF key_type IS NOT NULL THEN
-        v_key := format('%s.%I::%s', v_alias, sqlvec._key_column(rel, key_column), format_type(key_type, -1));
+        v_key := format('%s.%I', v_alias, sqlvec._key_column(rel, key_column))
+                 || CASE WHEN places THEN '' ELSE '::' || format_type(key_type, -1) END;
     END IF;
     v_query := CASE v_type WHEN 'halfvec' THEN 'sqlvec._halfvec($2)' ELSE '$2' END;
     v_part := sqlvec._search_statement(
@@ -4860,14 +4864,16 @@ BEGIN
         condition => condition,
         searched => format('%s.%I', v_alias, column_name),
         distance => format('%s.%I %s %s', v_alias, column_name, sqlvec._operator(metric), v_query),
-        k => k,
+        k => coalesce(depth, k),
         -- Views and foreign tables have no row address: their candidates carry the row.
         carry => CASE WHEN v_key IS NOT NULL THEN v_key || ' AS key'
                       WHEN v_class.relkind IN ('r', 'p', 'm') THEN format('%1$s.ctid AS row_id, %1$s.tableoid AS row_table', v_alias)
                       ELSE format('(%s.*)::%s AS row_value', v_alias, v_table) END,
         carried => CASE WHEN v_key IS NOT NULL THEN 'key'
                         WHEN v_class.relkind IN ('r', 'p', 'm') THEN 'row_id, row_table' ELSE 'row_value' END,
-        answer => CASE WHEN v_key IS NOT NULL THEN 'h.key'
+        answer => CASE WHEN places AND v_key IS NOT NULL THEN 'h.key::pg_catalog.text, 0::pg_catalog.oid'
+                      WHEN places THEN 'h.row_id::pg_catalog.text, h.row_table'
+                      WHEN v_key IS NOT NULL THEN 'h.key'
                       WHEN v_class.relkind IN ('r', 'p', 'm')
                       THEN format('(SELECT (d.*)::%1$s FROM %1$s AS d WHERE d.ctid = h.row_id AND d.tableoid = h.row_table)', v_table)
                       ELSE 'h.row_value' END,
@@ -4935,6 +4941,40 @@ BEGIN
     IF metric = 'cosine' AND sqlvec._dot(query, query) = 0::float8 AND (sqlvec._integer_parts(query)).unit IS NULL THEN
         RAISE EXCEPTION 'the cosine distance to a zero vector is undefined' USING ERRCODE = 'invalid_parameter_value';
     END IF;
+END
+$body$;
+
+-- The search as one leg of several: places and distances of `depth` rows, of which k are to be sure, the
+-- nearest first. STABLE, so that it sees the snapshot of the statement that searches. No SET: the caller's
+-- where_sql and policies run inside.
+CREATE OR REPLACE FUNCTION sqlvec._run_vector(
+    rel_type regtype, column_name text, query vector, k int, depth int, filter jsonb, where_sql text, params text[], metric text, mode text,
+    key_column text, key_type regtype,
+    OUT row_ids text[], OUT row_tables oid[], OUT scores float8[], OUT complete boolean, OUT metric_used text, OUT reason text
+) LANGUAGE plpgsql STABLE
+AS $body$
+DECLARE
+    p record;
+    v_before text[];
+    v_arrays CONSTANT text := 'SELECT pg_catalog.array_agg(a.row_id) AS row_ids, pg_catalog.array_agg(a.row_table) AS row_tables, '
+                              'pg_catalog.array_agg(a.distance) AS distances, pg_catalog.bool_and(a.complete) AS complete '
+                              'FROM (%s) AS a (row_id, row_table, distance, complete)';
+    v_found record;
+BEGIN
+    p := sqlvec._plan_search(
+        sqlvec._relation_of(rel_type), column_name, 'vector', sqlvec._dims(query), k, filter, where_sql, params, NULL, NULL, metric, mode,
+        key_column, key_type, pg_catalog.current_setting('search_path'), depth, true);
+    PERFORM sqlvec._refuse_zero(query, p.metric);
+    v_before := sqlvec._set_scan(p.settings);
+    EXECUTE pg_catalog.format(v_arrays, p.statement) INTO v_found USING params, query, p.bound;
+    IF v_found.row_ids IS NULL AND p.fallback IS NOT NULL THEN
+        EXECUTE pg_catalog.format(v_arrays, p.fallback) INTO v_found USING params, query, p.bound;
+    END IF;
+    PERFORM sqlvec._set_scan(v_before);
+    row_ids := v_found.row_ids; row_tables := v_found.row_tables; scores := v_found.distances;
+    complete := coalesce(v_found.complete, true);
+    metric_used := p.metric;
+    reason := p.reason;
 END
 $body$;
 
@@ -6166,6 +6206,11 @@ BEGIN
 END
 $body$;
 
+-- The score that no document can exceed.
+CREATE OR REPLACE FUNCTION sqlvec._bm25_maximum(q sqlvec._bm25_query) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN coalesce((SELECT sum(w) FROM unnest((q).weights) AS w), 0) * ((((q).derived).options ->> 'k1')::float8 + 1);
+
 -- The words with their weights as a vector: a score is 0 - (code <#> this).
 CREATE OR REPLACE FUNCTION sqlvec._bm25_vector(lexemes text[], weights float8[]) RETURNS sparsevec
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET extra_float_digits = 1
@@ -6535,6 +6580,8 @@ CREATE OR REPLACE FUNCTION sqlvec._plan_bm25(
     OUT q sqlvec._bm25_query, OUT state sqlvec._bm25_state, OUT bound text[], OUT condition text,
     OUT vector sparsevec,    -- $2
     OUT once boolean,        -- one step, because no index helps
+    OUT compared text,       -- SQL of the score of a row, 0 where it does not match
+    OUT maximum float8,      -- score that no document can exceed
     OUT step text,           -- the statement of a step: answers arrays of scores and row addresses
     OUT waiting text,        -- the same for rows that have no terms yet; NULL when there are none
     OUT native text,         -- the same for candidates of another extension's index, for words in $7; NULL without one
@@ -6638,6 +6685,7 @@ BEGIN
     v_text := sqlvec._bm25_tsvector_expression(
         v_derived.options, ARRAY(SELECT format('%s.%I', v_alias, c) FROM unnest(v_derived.source_columns) AS c));
     vector := sqlvec._bm25_vector(q.lexemes, q.weights);
+    maximum := sqlvec._bm25_maximum(q);
     IF NOT v_derived.maintained OR q.collides THEN
         v_score := sqlvec._bm25_score_expression(v_derived.options, format('%s.%I', v_alias, v_terms));
         v_text_score := sqlvec._bm25_score_expression(v_derived.options, v_text);
@@ -6651,6 +6699,12 @@ BEGIN
         v_score := format('0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s OPERATOR(%I.<#>) $2)', v_score, sqlvec._vector_schema());
         v_text_score := format('0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s OPERATOR(%I.<#>) $2)', v_text_score, sqlvec._vector_schema());
     END IF;
+
+    compared := CASE WHEN v_reads_codes THEN v_score ELSE v_text_score END;
+    IF q.required IS NOT NULL OR q.excluded IS NOT NULL THEN
+        compared := format('CASE WHEN %s OPERATOR(pg_catalog.@@) $4 THEN %s END', CASE WHEN v_reads_codes THEN format('%s.%I', v_alias, v_terms) ELSE v_text END, compared);
+    END IF;
+    compared := format('coalesce(%s, 0::pg_catalog.float8)', compared);
 
     v_hit := sqlvec._hit_statement(rel, v_alias, key_column, key_type, k);
     answer := v_hit.answer;
@@ -6693,7 +6747,9 @@ $body$;
 CREATE OR REPLACE FUNCTION sqlvec._run_bm25(
     rel_type regtype, column_name text, query text, k int, filter jsonb, where_sql text, params text[], candidates int, oversample float8,
     tenant text, backend text, key_column text, key_type regtype,
-    OUT answer text, OUT row_ids text[], OUT row_tables oid[], OUT scores float8[], OUT complete boolean
+    OUT answer text, OUT row_ids text[], OUT row_tables oid[], OUT scores float8[], OUT complete boolean,
+    -- What a hybrid search scores other rows with, see sqlvec._plan_bm25.
+    OUT compared text, OUT vector sparsevec, OUT bound text[], OUT condition tsquery, OUT lexemes text[], OUT weights float8[], OUT maximum float8
 ) LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
@@ -6709,6 +6765,8 @@ BEGIN
     IF answer IS NULL THEN
         RETURN;
     END IF;
+    compared := p.compared; vector := p.vector; bound := p.bound;
+    condition := (p.q).condition; lexemes := (p.q).lexemes; weights := (p.q).weights; maximum := p.maximum;
     v_state := p.state;
     complete := true;
     PERFORM pg_catalog.set_config('jit', 'off', true), pg_catalog.set_config('enable_seqscan', p.seqscan, true);
@@ -6813,7 +6871,7 @@ AS $body$
 DECLARE
     q sqlvec._bm25_query := sqlvec._prepare_bm25(sqlvec._relation_of(pg_typeof(rel)), column_name, query, NULL, tenant);
 BEGIN
-    RETURN coalesce((SELECT sum(w) FROM unnest((q).weights) AS w), 0) * ((((q).derived).options ->> 'k1')::float8 + 1);
+    RETURN sqlvec._bm25_maximum(q);
 END
 $body$;
 
@@ -7418,6 +7476,728 @@ $body$;
 COMMENT ON FUNCTION sqlvec.autocut(float8[], int) IS
     'How many rows of a list to keep: those before the jump number `jumps` in its scores or distances, best first. All of them where there is no jump.';
 
+-- How the legs of a hybrid search become one score.
+
+-- The rows that the legs of a search found. Arrays are parallel, one element per row.
+DO $do$
+BEGIN
+    IF pg_catalog.to_regtype('sqlvec._hybrid_rows') IS NULL THEN
+        CREATE TYPE sqlvec._hybrid_rows AS (
+            row_ids       text[],   -- where they are, see _hit_statement
+            row_tables    oid[],
+            text_scores   float8[], -- NULL: not found by the leg, and not computed
+            text_ranks    int[],    -- NULL: not found by the leg; equal scores share a rank
+            distances     float8[],
+            vector_ranks  int[],
+            tokens_scores float8[],
+            tokens_ranks  int[],
+            cosines       float8[], -- where a relevance model asks for them
+            groups        text[],   -- where rows are grouped
+            vectors       vector[]  -- where they are to differ
+        );
+    END IF;
+END
+$do$;
+
+-- Places and scores of up to three legs as one list.
+CREATE OR REPLACE FUNCTION sqlvec._hybrid_union(
+    text_ids text[], text_tables oid[], text_scores float8[], vector_ids text[], vector_tables oid[], distances float8[],
+    tokens_ids text[], tokens_tables oid[], tokens_scores float8[]
+) RETURNS sqlvec._hybrid_rows
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT ROW(array_agg(row_id), array_agg(row_table), array_agg(t.score), array_agg(t.rank), array_agg(v.distance), array_agg(v.rank),
+               array_agg(m.score), array_agg(m.rank), NULL, NULL, NULL)::sqlvec._hybrid_rows
+    FROM (SELECT u.row_id, u.row_table, u.score, rank() OVER (ORDER BY u.score DESC)::int AS rank
+          FROM unnest(_hybrid_union.text_ids, _hybrid_union.text_tables, _hybrid_union.text_scores) AS u (row_id, row_table, score)) AS t
+    FULL JOIN (SELECT u.row_id, u.row_table, u.distance, rank() OVER (ORDER BY u.distance)::int AS rank
+               FROM unnest(_hybrid_union.vector_ids, _hybrid_union.vector_tables, _hybrid_union.distances) AS u (row_id, row_table, distance)) AS v
+        USING (row_id, row_table)
+    FULL JOIN (SELECT u.row_id, u.row_table, u.score, rank() OVER (ORDER BY u.score DESC)::int AS rank
+               FROM unnest(_hybrid_union.tokens_ids, _hybrid_union.tokens_tables, _hybrid_union.tokens_scores) AS u (row_id, row_table, score)) AS m
+        USING (row_id, row_table);
+END;
+
+CREATE OR REPLACE FUNCTION sqlvec.rrf(rank bigint, k int = 60) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN 1::float8 / (k + rank);
+
+COMMENT ON FUNCTION sqlvec.rrf(bigint, int) IS
+    'What a rank, from 1, adds to a score of reciprocal rank fusion (Cormack, Clarke and Buettcher 2009): 1 / (k + rank). NULL for NULL: a list without the row adds nothing.';
+
+-- Distribution-based score fusion: where a score lies between mean - 3 and mean + 3 standard deviations
+-- of its list. 0.5 where all are equal.
+CREATE OR REPLACE FUNCTION sqlvec._distribution(score float8, mean float8, deviation float8) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN score IS NOT NULL THEN CASE WHEN deviation > 0 THEN (score - mean) / (6 * deviation) + 0.5 ELSE 0.5 END END;
+
+-- Where a score lies between the least it could be and the best of its list. NULL, a row without the
+-- source of the leg, lies at the bottom.
+CREATE OR REPLACE FUNCTION sqlvec._between(score float8, bottom float8, top float8) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN top > bottom THEN coalesce((score - bottom) / (top - bottom), 0) ELSE 0 END;
+
+-- One score per row; weights of text, vector and tokens, 0 for a leg that was not asked.
+--   rrf     reciprocal rank fusion over the rows that a leg found
+--   dbsf    distribution-based score fusion, as Qdrant does it, over the same
+--   convex  scores between the least that is possible (BM25 0, cosine -1) and the best of this query, added
+--           by weight (TM2C2 of Bruch, Gai and Ingber, TOIS 2023, arXiv:2210.11934). MaxSim starts from 0,
+--           what it has where no token is like another; distances without a bound from the worst of this query
+CREATE OR REPLACE FUNCTION sqlvec._fuse(fusion text, weights float8[], rrf_k int, metric text, r sqlvec._hybrid_rows) RETURNS float8[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    WITH scored AS (
+        SELECT u.n, u.text_rank, u.vector_rank, u.tokens_rank, u.text_score, CASE metric WHEN 'cosine' THEN 1 - u.distance ELSE - u.distance END AS vector_score, u.tokens_score
+        FROM unnest((r).text_scores, (r).text_ranks, (r).distances, (r).vector_ranks, (r).tokens_scores, (r).tokens_ranks)
+            WITH ORDINALITY AS u (text_score, text_rank, distance, vector_rank, tokens_score, tokens_rank, n)
+    ), of_list AS (
+        SELECT avg(s.text_score) FILTER (WHERE s.text_rank IS NOT NULL) AS text_mean, stddev_samp(s.text_score) FILTER (WHERE s.text_rank IS NOT NULL) AS text_deviation,
+               avg(s.vector_score) FILTER (WHERE s.vector_rank IS NOT NULL) AS vector_mean, stddev_samp(s.vector_score) FILTER (WHERE s.vector_rank IS NOT NULL) AS vector_deviation,
+               avg(s.tokens_score) FILTER (WHERE s.tokens_rank IS NOT NULL) AS tokens_mean, stddev_samp(s.tokens_score) FILTER (WHERE s.tokens_rank IS NOT NULL) AS tokens_deviation,
+               max(s.text_score) AS text_top, max(s.vector_score) AS vector_top, max(s.tokens_score) AS tokens_top,
+               CASE metric WHEN 'cosine' THEN -1 ELSE min(s.vector_score) END AS vector_bottom
+        FROM scored AS s
+    )
+    SELECT array_agg(CASE fusion
+        WHEN 'rrf' THEN coalesce(weights[1] * sqlvec.rrf(s.text_rank, rrf_k), 0) + coalesce(weights[2] * sqlvec.rrf(s.vector_rank, rrf_k), 0)
+                        + coalesce(weights[3] * sqlvec.rrf(s.tokens_rank, rrf_k), 0)
+        WHEN 'dbsf' THEN coalesce(weights[1] * sqlvec._distribution(CASE WHEN s.text_rank IS NOT NULL THEN s.text_score END, l.text_mean, l.text_deviation), 0)
+                         + coalesce(weights[2] * sqlvec._distribution(CASE WHEN s.vector_rank IS NOT NULL THEN s.vector_score END, l.vector_mean, l.vector_deviation), 0)
+                         + coalesce(weights[3] * sqlvec._distribution(CASE WHEN s.tokens_rank IS NOT NULL THEN s.tokens_score END, l.tokens_mean, l.tokens_deviation), 0)
+        ELSE (weights[1] * sqlvec._between(s.text_score, 0, l.text_top) + weights[2] * sqlvec._between(s.vector_score, l.vector_bottom, l.vector_top)
+              + weights[3] * sqlvec._between(s.tokens_score, 0, l.tokens_top)) / (weights[1] + weights[2] + weights[3]) END ORDER BY s.n)
+    FROM scored AS s, of_list AS l;
+END;
+
+-- What a relevance model says of the rows of a hybrid search.
+
+-- The curves of one query: those of the legs, and how a fused model combines them.
+DO $do$
+BEGIN
+    IF pg_catalog.to_regtype('sqlvec._hybrid_curves') IS NULL THEN
+        CREATE TYPE sqlvec._hybrid_curves AS (
+            vector_slope float8, vector_intercept float8, vector_exponent float8, -- NULL: the model or the query lacks the leg
+            text_slope float8, text_intercept float8, text_exponent float8,
+            tokens_slope float8, tokens_intercept float8, tokens_exponent float8,
+            text_maximum float8, -- what scores are divided by
+            tokens       int,
+            bias         float8,
+            slopes       float8[], -- of vector, text and tokens; NULL for a model of one leg
+            missing      float8[]  -- what a leg counts for that does not know a row
+        );
+    END IF;
+END
+$do$;
+
+CREATE OR REPLACE FUNCTION sqlvec._logit(p float8) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN p IS NOT NULL THEN ln(greatest(p, 2.3e-16::float8) / greatest(1 - p, 2.3e-16::float8)) END;
+
+-- The model of a leg: the model itself, or the one that a fused model combines; NULL for none.
+CREATE OR REPLACE FUNCTION sqlvec._model_of(m sqlvec.relevance_model, leg text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE (m).leg WHEN 'fused' THEN (m).models[CASE _model_of.leg WHEN 'vector' THEN 1 WHEN 'text' THEN 2 WHEN 'tokens' THEN 3 END]
+                    WHEN _model_of.leg THEN (m).name END;
+
+CREATE OR REPLACE FUNCTION sqlvec._hybrid_curves(
+    m sqlvec.relevance_model, query_vector vector, text_maximum float8, text_terms int, tokens int
+) RETURNS sqlvec._hybrid_curves
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    c sqlvec._hybrid_curves;
+    v_model text;
+BEGIN
+    v_model := sqlvec._model_of(m, 'vector');
+    IF v_model IS NOT NULL THEN
+        SELECT p.slope, p.intercept, p.exponent INTO c.vector_slope, c.vector_intercept, c.vector_exponent
+        FROM sqlvec.relevance_parameters(v_model, query_vector) AS p;
+    END IF;
+    v_model := sqlvec._model_of(m, 'text');
+    IF v_model IS NOT NULL THEN
+        SELECT p.slope, p.intercept, p.exponent INTO c.text_slope, c.text_intercept, c.text_exponent
+        FROM sqlvec.relevance_score_parameters(v_model, text_maximum, text_terms) AS p;
+        c.text_maximum := nullif(text_maximum, 0);
+    END IF;
+    v_model := sqlvec._model_of(m, 'tokens');
+    IF v_model IS NOT NULL THEN
+        SELECT p.slope, p.intercept, p.exponent INTO c.tokens_slope, c.tokens_intercept, c.tokens_exponent
+        FROM sqlvec.relevance_score_parameters(v_model, tokens) AS p;
+        c.tokens := tokens;
+    END IF;
+    IF m.leg = 'fused' THEN
+        c.bias := m.intercept[1];
+        c.slopes := m.slope;
+        c.missing := m.intercept[2:4];
+    END IF;
+    RETURN c;
+END
+$body$;
+
+-- Relevance of each row. A text score of 0 says that the leg does not know the row.
+CREATE OR REPLACE FUNCTION sqlvec._hybrid_relevance(c sqlvec._hybrid_curves, r sqlvec._hybrid_rows) RETURNS float8[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT array_agg(CASE WHEN (c).slopes IS NULL THEN coalesce(l.by_vector, l.by_text, l.by_tokens)
+                          WHEN num_nonnulls(l.by_vector, l.by_text, l.by_tokens) > 0
+                          THEN sqlvec._logistic((c).bias + coalesce((c).slopes[1] * sqlvec._logit(l.by_vector), (c).missing[1])
+                                                + coalesce((c).slopes[2] * sqlvec._logit(l.by_text), (c).missing[2])
+                                                + coalesce((c).slopes[3] * sqlvec._logit(l.by_tokens), (c).missing[3])) END ORDER BY l.n)
+    FROM (SELECT u.n,
+                 sqlvec.relevance_at((c).vector_slope, (c).vector_intercept, (c).vector_exponent, u.cosine) AS by_vector,
+                 sqlvec.relevance_at((c).text_slope, (c).text_intercept, (c).text_exponent, nullif(u.text_score, 0) / (c).text_maximum) AS by_text,
+                 sqlvec.relevance_at((c).tokens_slope, (c).tokens_intercept, (c).tokens_exponent, u.tokens_score / (c).tokens) AS by_tokens
+          FROM unnest((r).cosines, (r).text_scores, (r).tokens_scores) WITH ORDINALITY AS u (cosine, text_score, tokens_score, n)) AS l;
+END;
+
+-- How a hybrid search is written: its arguments checked, its columns found, its statements put together.
+
+-- The column of a leg: the one that was named, or the only one of its types that holds no codes.
+CREATE OR REPLACE FUNCTION sqlvec._only_column(rel oid, types name[], column_name text, argument text) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_names text[];
+BEGIN
+    IF column_name IS NOT NULL THEN
+        RETURN column_name;
+    END IF;
+    v_names := ARRAY(
+        SELECT a.attname FROM pg_attribute AS a
+        WHERE a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped AND (sqlvec._column(rel, a.attname)).type_name = ANY (types)
+              AND NOT EXISTS (SELECT FROM sqlvec._derived_of(rel) AS d WHERE a.attname = ANY (d.target_columns))
+        ORDER BY a.attnum);
+    IF cardinality(v_names) = 1 THEN
+        RETURN v_names[1];
+    END IF;
+    RAISE EXCEPTION 'table % has % of type %', sqlvec._qualified(rel), CASE cardinality(v_names) WHEN 0 THEN 'no column' ELSE 'several columns' END,
+        replace(array_to_string(ARRAY(SELECT CASE WHEN t LIKE '\_%' THEN substr(t, 2) || '[]' ELSE t END FROM unnest(types) AS t), ' or '), '"', '')
+        USING ERRCODE = CASE cardinality(v_names) WHEN 0 THEN 'undefined_column' ELSE 'ambiguous_column' END,
+              HINT = CASE cardinality(v_names) WHEN 0 THEN format('Name the column to search: %s => ''...''.', argument)
+                          ELSE format('Name one: %s => %L; there are %s.', argument, v_names[1],
+                                      (SELECT string_agg(quote_ident(n), ', ') FROM unnest(v_names) AS n)) END;
+END
+$body$;
+
+-- Weights of text, vector and tokens, 0 for a leg that is not asked. Where none are given legs weigh the
+-- same, but in a convex combination: there the cosine lies between -1 and 1, and of that range real rows
+-- fill a small part.
+CREATE OR REPLACE FUNCTION sqlvec._leg_weights(weights jsonb, fusion text, asked boolean[]) RETURNS float8[]
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_legs CONSTANT text[] := ARRAY['text', 'vector', 'tokens'];
+    v_weights float8[] := CASE fusion WHEN 'convex' THEN '{0.2,0.8,0.8}' ELSE '{1,1,1}' END;
+    v_key text;
+    v_value jsonb;
+BEGIN
+    IF weights IS NOT NULL THEN
+        IF fusion = 'relevance' THEN
+            RAISE EXCEPTION 'fusion "relevance" takes its weights from the model' USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave out weights.';
+        ELSIF jsonb_typeof(weights) <> 'object' THEN
+            RAISE EXCEPTION 'weights is a JSON object, not %', jsonb_typeof(weights)
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'E.g. {"text": 1, "vector": 2}.';
+        END IF;
+        FOR v_key, v_value IN SELECT * FROM jsonb_each(weights) LOOP
+            IF v_key <> ALL (v_legs) THEN
+                RAISE EXCEPTION 'weights: there is no leg "%"', v_key USING ERRCODE = 'invalid_parameter_value', HINT = 'Legs are text, vector and tokens.';
+            ELSIF jsonb_typeof(v_value) <> 'number' OR v_value::float8 < 0 OR v_value::float8 > 1e9 THEN
+                RAISE EXCEPTION 'weights: leg "%" has weight %', v_key, v_value
+                    USING ERRCODE = 'invalid_parameter_value', HINT = 'A weight is a number from 0 to 1e9.';
+            END IF;
+            v_weights[array_position(v_legs, v_key)] := v_value::float8;
+        END LOOP;
+        FOR i IN 1 .. 3 LOOP
+            IF asked[i] AND NOT weights ? v_legs[i] THEN
+                RAISE EXCEPTION 'weights names no weight for leg "%"', v_legs[i]
+                    USING ERRCODE = 'invalid_parameter_value', HINT = 'Name all legs that are asked, or leave out weights.';
+            END IF;
+        END LOOP;
+    END IF;
+    v_weights := ARRAY(SELECT CASE WHEN a.asked THEN a.weight ELSE 0 END FROM unnest(v_weights, asked) WITH ORDINALITY AS a (weight, asked, n) ORDER BY a.n);
+    IF 0 = ALL (v_weights) THEN
+        RAISE EXCEPTION 'the weights of all legs are 0' USING ERRCODE = 'invalid_parameter_value', HINT = 'Give one leg at least a weight above 0.';
+    END IF;
+    RETURN v_weights;
+END
+$body$;
+
+-- The condition that a row stands at a place "sqlvec hit" that sqlvec._hit_statement gave.
+CREATE OR REPLACE FUNCTION sqlvec._at_place(rel oid, alias text, key_column text, key_type regtype) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_key text;
+    v_column record;
+BEGIN
+    IF key_type IS NULL THEN
+        RETURN format('%1$s.ctid OPERATOR(pg_catalog.=) "sqlvec hit".row_id::pg_catalog.tid AND %1$s.tableoid OPERATOR(pg_catalog.=) "sqlvec hit".row_table', alias);
+    END IF;
+    v_key := sqlvec._key_column(rel, key_column);
+    v_column := sqlvec._column(rel, v_key);
+    RETURN format('%s.%I %s "sqlvec hit".row_id::%s', alias, v_key, sqlvec._btree_operator(v_column.type_oid, 3), format_type(v_column.type_oid, -1));
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION sqlvec._plan_hybrid(
+    rel oid, asked boolean[], k int, candidates int, oversample float8, fusion text, weights jsonb, model text, min_relevance float8, autocut int,
+    min_results int, mode text, rrf_k int, group_column text, group_size int, diversity float8, query_tokens halfvec[], key_column text, key_type regtype,
+    INOUT text_column text, INOUT vector_column text, INOUT tokens_column text, -- of the legs that are asked; vector_column also where rows are to differ
+    OUT depth int,             -- rows that each leg gives
+    OUT leg_weights float8[],  -- of text, vector, tokens
+    OUT m sqlvec.relevance_model,
+    OUT fills boolean          -- scores that a leg has not given are computed
+) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_derived sqlvec._derived;
+    v_leg text;
+    v_leg_model text;
+    v_served boolean := false;
+BEGIN
+    IF true <> ALL (asked) THEN
+        RAISE EXCEPTION 'a hybrid search needs something to search for' USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'Give query_text, query_vector or query_tokens, or several of them.';
+    ELSIF fusion IS NULL OR fusion NOT IN ('rrf', 'convex', 'dbsf', 'relevance') THEN
+        RAISE EXCEPTION 'fusion "%" is not known', fusion USING ERRCODE = 'invalid_parameter_value', HINT = 'It is rrf, convex, dbsf or relevance.';
+    ELSIF mode IS NULL OR mode NOT IN ('auto', 'exact') THEN
+        RAISE EXCEPTION 'mode is auto or exact, not "%"', mode USING ERRCODE = 'invalid_parameter_value';
+    ELSIF NOT coalesce(rrf_k BETWEEN 1 AND 1000000, false) THEN
+        RAISE EXCEPTION 'rrf_k is a number from 1 to 1000000, not %', rrf_k USING ERRCODE = 'invalid_parameter_value';
+    ELSIF NOT coalesce(min_relevance BETWEEN 0 AND 1, min_relevance IS NULL) THEN
+        RAISE EXCEPTION 'min_relevance is a probability from 0 to 1, not %', min_relevance USING ERRCODE = 'invalid_parameter_value';
+    ELSIF autocut < 1 THEN
+        RAISE EXCEPTION 'autocut is the number of jumps, 1 or more, not %', autocut USING ERRCODE = 'invalid_parameter_value';
+    ELSIF NOT coalesce(min_results BETWEEN 0 AND k, false) THEN
+        RAISE EXCEPTION 'min_results is a number from 0 to k (%), not %', k, min_results USING ERRCODE = 'invalid_parameter_value';
+    ELSIF NOT coalesce(group_size BETWEEN 1 AND 1000, false) THEN
+        RAISE EXCEPTION 'group_size is a number from 1 to 1000, not %', group_size USING ERRCODE = 'invalid_parameter_value';
+    ELSIF NOT coalesce(diversity BETWEEN 0 AND 1, diversity IS NULL) THEN
+        RAISE EXCEPTION 'diversity is a number from 0 to 1, not %', diversity USING ERRCODE = 'invalid_parameter_value';
+    ELSIF model IS NULL AND (fusion = 'relevance' OR min_relevance IS NOT NULL) THEN
+        RAISE EXCEPTION '% needs a relevance model', CASE WHEN fusion = 'relevance' THEN 'fusion "relevance"' ELSE 'min_relevance' END
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Name it: relevance => ''...''; the command sqlvec relevance fit makes one. Without a model, autocut cuts by the shape of the scores.';
+    END IF;
+    PERFORM sqlvec._check_search('', 1, k, candidates, oversample, 'auto');
+    -- Scores of a hundred rows or more say how those of a query are spread.
+    depth := coalesce(candidates, ceil(k * oversample)::int, greatest(100, 10 * k));
+    IF depth > 10000 THEN
+        IF coalesce(candidates, 0) > 10000 OR oversample IS NOT NULL THEN
+            RAISE EXCEPTION 'a leg of a hybrid search gives 10000 candidates at most, not %', depth USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+        depth := 10000;
+    END IF;
+    leg_weights := sqlvec._leg_weights(weights, fusion, asked);
+    fills := fusion IN ('convex', 'relevance') OR model IS NOT NULL;
+    IF group_column IS NOT NULL THEN
+        PERFORM sqlvec._column(rel, group_column);
+    END IF;
+
+    IF asked[1] THEN
+        v_derived := sqlvec._bm25_column(rel, text_column);
+        text_column := v_derived.target_column;
+    END IF;
+    IF asked[2] OR diversity IS NOT NULL THEN
+        vector_column := sqlvec._only_column(rel, ARRAY['vector', 'halfvec'], vector_column, 'vector_column');
+    END IF;
+    IF asked[3] THEN
+        tokens_column := sqlvec._only_column(rel, ARRAY['_halfvec', '_vector'], tokens_column, 'tokens_column');
+        PERFORM sqlvec._check_tokens(query_tokens, tokens_column, rel, (sqlvec._multivector_column(rel, tokens_column)).dimensions);
+    END IF;
+
+    IF model IS NULL THEN
+        RETURN;
+    END IF;
+    m := sqlvec._relevance_model(model, ARRAY['vector', 'text', 'tokens', 'fused']);
+    FOR i IN 1 .. 3 LOOP
+        v_leg := (ARRAY['text', 'vector', 'tokens'])[i];
+        v_leg_model := sqlvec._model_of(m, v_leg);
+        CONTINUE WHEN v_leg_model IS NULL OR NOT asked[i];
+        v_served := true;
+        PERFORM sqlvec._check_relevance(v_leg_model, v_leg, rel, CASE i
+            -- A text model may name the text or the column that add_bm25 made of it.
+            WHEN 1 THEN coalesce((SELECT r.column_name FROM sqlvec.relevance_model AS r
+                                  WHERE r.name = v_leg_model AND r.column_name = ANY (v_derived.source_columns || v_derived.target_columns)), v_derived.source_columns[1])
+            WHEN 2 THEN vector_column ELSE tokens_column END);
+    END LOOP;
+    IF NOT v_served THEN
+        RAISE EXCEPTION 'relevance model "%" is of leg "%", which this search does not ask', model, m.leg
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Give the query of that leg, or a model of a leg that is asked.';
+    END IF;
+END
+$body$;
+
+-- NULL for NaN, the cosine of a zero vector.
+CREATE OR REPLACE FUNCTION sqlvec._number(x float8) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN CASE WHEN x < 'NaN' THEN x END;
+
+-- The statements that follow the legs. In `gather`, $1 is params, $2 the weights of the words, $3 the values of
+-- filter, $4 the tsquery, $5 and $6 words and weights, as in a BM25 search; $7 to $14 the rows that were
+-- found with scores and ranks, $15 the query vector, $16 the query tokens.
+CREATE OR REPLACE FUNCTION sqlvec._hybrid_statements(
+    rel oid, key_column text, key_type regtype, text_score text, vector_column text, metric text, cosine boolean, tokens_column text,
+    group_column text, differ boolean,
+    OUT gather text, -- the rows with what their legs have not given, equal scores in the order of the key
+    OUT answer text  -- rows or keys of places $1, $2 in that order, with what stands in $3 to $10; $11 is complete
+) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_alias text := (SELECT quote_ident(c.relname) FROM pg_class AS c WHERE c.oid = rel);
+    v_hit record := sqlvec._hit_statement(rel, v_alias, key_column, key_type, NULL);
+    v_from text := format('%s AS %s', sqlvec._qualified(rel), v_alias);
+    v_at text := sqlvec._at_place(rel, v_alias, key_column, key_type);
+    v_vector text := v_alias || '.' || quote_ident(vector_column);
+    v_query text := '$15';
+    v_tokens text := v_alias || '.' || quote_ident(tokens_column);
+    v_null CONSTANT text := 'NULL::pg_catalog.float8';
+BEGIN
+    IF vector_column IS NOT NULL AND (sqlvec._column(rel, vector_column)).type_name = 'halfvec' THEN
+        v_query := 'sqlvec._halfvec($15)';
+    END IF;
+    gather := format(
+        E'SELECT pg_catalog.array_agg(g.row_id) AS row_ids, pg_catalog.array_agg(g.row_table) AS row_tables, pg_catalog.array_agg(g.text_score) AS text_scores,\n'
+        '  pg_catalog.array_agg(g.text_rank) AS text_ranks, pg_catalog.array_agg(g.distance) AS distances, pg_catalog.array_agg(g.vector_rank) AS vector_ranks,\n'
+        '  pg_catalog.array_agg(g.tokens_score) AS tokens_scores, pg_catalog.array_agg(g.tokens_rank) AS tokens_ranks,\n'
+        '  pg_catalog.array_agg(g.cosine) AS cosines, pg_catalog.array_agg(g.group_of) AS groups, pg_catalog.array_agg(g.own_vector) AS vectors\n'
+        'FROM (\n  SELECT "sqlvec hit".row_id, "sqlvec hit".row_table, "sqlvec hit".text_rank, "sqlvec hit".vector_rank, "sqlvec hit".tokens_rank,\n'
+        '    coalesce("sqlvec hit".text_score, %1$s) AS text_score,\n'
+        '    coalesce("sqlvec hit".distance, %2$s) AS distance,\n'
+        '    coalesce("sqlvec hit".tokens_score, %3$s) AS tokens_score,\n'
+        '    %4$s AS cosine, %5$s AS group_of, %6$s AS own_vector\n'
+        '  FROM unnest($7, $8, $9, $10, $11, $12, $13, $14)\n'
+        '    AS "sqlvec hit" (row_id, row_table, text_score, text_rank, distance, vector_rank, tokens_score, tokens_rank)\n'
+        '  JOIN %7$s ON %8$s\n  ORDER BY %9$s) AS g',
+        coalesce(text_score, v_null),
+        CASE WHEN metric IS NULL THEN v_null ELSE format('sqlvec._number(%s %s %s)', v_vector, sqlvec._operator(metric), v_query) END,
+        CASE WHEN tokens_column IS NULL THEN v_null
+             ELSE format(CASE (sqlvec._column(rel, tokens_column)).type_name WHEN '_halfvec' THEN 'sqlvec.maxsim(%s, %s)'
+                         ELSE 'sqlvec.maxsim_vector(%s, sqlvec._vectors(%s))' END, v_tokens, '$16') END,
+        CASE WHEN cosine THEN format('sqlvec._number(1::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s %s %s))', v_vector, sqlvec._operator('cosine'), v_query) ELSE v_null END,
+        CASE WHEN group_column IS NULL THEN 'NULL::pg_catalog.text' ELSE format('%s.%I::pg_catalog.text', v_alias, group_column) END,
+        CASE WHEN differ THEN format('%s::%I.vector', v_vector, sqlvec._vector_schema()) ELSE format('NULL::%I.vector', sqlvec._vector_schema()) END,
+        v_from, v_at, v_hit.tie_break);
+    answer := format(
+        E'SELECT %s, "sqlvec hit".score, "sqlvec hit".relevance, "sqlvec hit".text_score, "sqlvec hit".text_rank, "sqlvec hit".distance,\n'
+        '  "sqlvec hit".vector_rank, "sqlvec hit".tokens_score, "sqlvec hit".tokens_rank, $11::pg_catalog.bool\n'
+        'FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) WITH ORDINALITY\n'
+        '  AS "sqlvec hit" (row_id, row_table, score, relevance, text_score, text_rank, distance, vector_rank, tokens_score, tokens_rank, place)%s\n'
+        'ORDER BY "sqlvec hit".place',
+        CASE WHEN key_type IS NULL THEN format('(%s.*)::%s', v_alias, sqlvec._qualified(rel))
+             ELSE (SELECT format('"sqlvec hit".row_id::%s::%s', format_type(c.type_oid, -1), format_type(key_type, -1))
+                   FROM sqlvec._column(rel, sqlvec._key_column(rel, key_column)) AS c) END,
+        CASE WHEN key_type IS NULL THEN format(E'\nJOIN %s ON %s', v_from, v_at) ELSE '' END);
+END
+$body$;
+
+-- Which rows are answered, best first, as positions in the list.
+--   min_results  so many of the best stay whatever their relevance
+--   jumps        autocut
+--   differ       diversity, 0 to 1
+CREATE OR REPLACE FUNCTION sqlvec._hybrid_order(
+    r sqlvec._hybrid_rows, scores float8[], relevances float8[], k int, min_relevance float8, jumps int, min_results int, grouped boolean, group_size int, differ float8,
+    OUT places int[],
+    OUT fit int,       -- rows that no cut took away
+    OUT groups int     -- what they make together, each row without group counting as one
+) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_scores float8[];
+    v_low float8;
+    v_span float8;
+BEGIN
+    SELECT array_agg(o.n ORDER BY o.place), array_agg(o.score ORDER BY o.place) INTO places, v_scores
+    FROM (SELECT u.n, u.score, u.relevance, row_number() OVER (ORDER BY u.score DESC NULLS LAST, u.n) AS place
+          FROM unnest(scores, relevances) WITH ORDINALITY AS u (score, relevance, n)) AS o
+    WHERE min_relevance IS NULL OR o.relevance >= min_relevance OR o.place <= min_results;
+    places := coalesce(places, '{}');
+    IF jumps IS NOT NULL AND places <> '{}' THEN
+        places := places[: greatest(sqlvec.autocut(array_remove(v_scores, NULL), jumps), min_results)];
+    END IF;
+    fit := cardinality(places);
+    IF grouped THEN
+        SELECT coalesce(array_agg(g.n ORDER BY g.place), '{}'), count(*) FILTER (WHERE g.in_group = 1) INTO places, _hybrid_order.groups
+        FROM (SELECT p.n, p.place, row_number() OVER (PARTITION BY coalesce('=' || (r).groups[p.n], p.place::text) ORDER BY p.place) AS in_group
+              FROM unnest(places) WITH ORDINALITY AS p (n, place)) AS g
+        WHERE g.in_group <= group_size;
+    END IF;
+    IF differ > 0 AND places <> '{}' THEN
+        -- Scores of a fusion have no scale of their own.
+        v_low := (SELECT min(scores[p]) FROM unnest(places) AS p);
+        v_span := nullif((SELECT max(scores[p]) FROM unnest(places) AS p) - v_low, 0);
+        places := ARRAY(
+            SELECT places[s.position]
+            FROM sqlvec.mmr(ARRAY(SELECT (r).vectors[p.n] FROM unnest(places) WITH ORDINALITY AS p (n, place) ORDER BY p.place),
+                            ARRAY(SELECT coalesce((scores[p.n] - v_low) / v_span, 1) FROM unnest(places) WITH ORDINALITY AS p (n, place) ORDER BY p.place),
+                            k, 1 - differ) WITH ORDINALITY AS s (position, score, turn)
+            ORDER BY s.turn);
+    END IF;
+    places := places[: k];
+END
+$body$;
+
+-- sqlvec.hybrid_search, sqlvec.hybrid_search_keys: text, vector and multi-vector search as one ranked list.
+--
+-- Each leg gives its best rows with their places and scores; one statement reads the rows at these places
+-- for what is missing; then scores are fused, cut, and the rows that are left answered.
+
+-- What a leg gives, with what other rows are scored by.
+DO $do$
+BEGIN
+    IF pg_catalog.to_regtype('sqlvec._leg') IS NULL THEN
+        CREATE TYPE sqlvec._leg AS (
+            row_ids text[], row_tables oid[], scores float8[], complete boolean,
+            -- of the text leg, see sqlvec._plan_bm25
+            compared text, vector sparsevec, bound text[], condition tsquery, lexemes text[], weights float8[], maximum float8,
+            -- of the vector leg
+            metric text
+        );
+    END IF;
+END
+$do$;
+
+-- What is answered: rows with their scores, best first.
+DO $do$
+BEGIN
+    IF pg_catalog.to_regtype('sqlvec._hybrid_hits') IS NULL THEN
+        CREATE TYPE sqlvec._hybrid_hits AS (
+            row_ids text[], row_tables oid[], scores float8[], relevances float8[], text_scores float8[], text_ranks int[],
+            distances float8[], vector_ranks int[], tokens_scores float8[], tokens_ranks int[]
+        );
+    END IF;
+END
+$do$;
+
+CREATE OR REPLACE FUNCTION sqlvec._hybrid_hits(r sqlvec._hybrid_rows, scores float8[], relevances float8[], places int[]) RETURNS sqlvec._hybrid_hits
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT ROW(array_agg((r).row_ids[o.n] ORDER BY o.place), array_agg((r).row_tables[o.n] ORDER BY o.place), array_agg(scores[o.n] ORDER BY o.place),
+               array_agg(relevances[o.n] ORDER BY o.place), array_agg((r).text_scores[o.n] ORDER BY o.place), array_agg((r).text_ranks[o.n] ORDER BY o.place),
+               array_agg((r).distances[o.n] ORDER BY o.place), array_agg((r).vector_ranks[o.n] ORDER BY o.place),
+               array_agg((r).tokens_scores[o.n] ORDER BY o.place), array_agg((r).tokens_ranks[o.n] ORDER BY o.place))::sqlvec._hybrid_hits
+    FROM unnest(places) WITH ORDINALITY AS o (n, place);
+END;
+
+-- The words of a query.
+CREATE OR REPLACE FUNCTION sqlvec._words(condition tsquery) RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN (numnode(condition) + 1) / 2;
+
+-- A line for sqlvec.explain_hybrid_search about a leg.
+CREATE OR REPLACE FUNCTION sqlvec._about_leg(leg sqlvec._leg, column_name text, depth int, weight float8, more text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN format('%s rows of %s asked of %I', coalesce(cardinality((leg).row_ids), 0), depth, column_name) || coalesce(', weight ' || weight, '')
+       || coalesce('; ' || more, '') || CASE WHEN (leg).complete THEN '' ELSE '; ended before all that was asked was found' END;
+
+-- A line about the fusion, and one about the model.
+CREATE OR REPLACE FUNCTION sqlvec._about_fusion(fusion text, rrf_k int, m sqlvec.relevance_model, min_relevance float8, c sqlvec._hybrid_curves) RETURNS text[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ARRAY['fusion', CASE fusion WHEN 'rrf' THEN format('rrf: weight / (%s + rank), over the legs that gave the row', rrf_k)
+                                   WHEN 'dbsf' THEN 'dbsf: score between mean - 3 and mean + 3 deviations of its leg, over the legs that gave the row'
+                                   WHEN 'convex' THEN 'convex: score between the least possible and the best, computed where a leg has not given the row'
+                                   ELSE 'relevance: the probability itself' END]
+       || CASE WHEN (m).name IS NULL THEN '{}'
+               ELSE ARRAY['model', format('%s of leg %s', (m).name, (m).leg) || coalesce(': ' || array_to_string((m).models, ', '), '')
+                    || CASE WHEN (m).leg IN ('vector', 'text') THEN coalesce(format('; relevance %s is reached at a %s of %s', min_relevance,
+                            CASE (m).leg WHEN 'vector' THEN 'cosine' ELSE 'share of the best possible score' END,
+                            CASE (m).leg WHEN 'vector' THEN sqlvec._relevance_inverse((c).vector_slope, (c).vector_intercept, (c).vector_exponent, min_relevance)
+                                         ELSE sqlvec._relevance_inverse((c).text_slope, (c).text_intercept, (c).text_exponent, min_relevance) END), '') ELSE '' END] END;
+
+-- Every other text with the one after it.
+CREATE OR REPLACE FUNCTION sqlvec._pairs(texts text[]) RETURNS TABLE (topic text, detail text)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT texts[i], texts[i + 1] FROM generate_series(1, cardinality(texts), 2) AS i;
+END;
+
+-- A line about what the cuts left.
+CREATE OR REPLACE FUNCTION sqlvec._about_cut(scores float8[], relevances float8[], fit int, min_relevance float8, jumps int, min_results int) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT format('%s of %s rows are left', fit, coalesce(cardinality(scores), 0))
+           || CASE WHEN min_relevance IS NULL THEN ''
+                   ELSE format(', those with a relevance of %s or more; the best has %s', min_relevance, coalesce(round(max(u.relevance)::numeric, 4)::text, 'none')) END
+           || CASE WHEN jumps IS NULL THEN '' ELSE format(', those before jump %s of the scores', jumps) END
+           || CASE WHEN min_results > 0 AND (min_relevance IS NOT NULL OR jumps IS NOT NULL) THEN format(', %s at the least', min_results) ELSE '' END
+    FROM unnest(relevances) AS u (relevance);
+END;
+
+-- How deep the legs are to be asked next, NULL where that is of no use: groups are wanted, too few were
+-- found, and a leg has more rows.
+CREATE OR REPLACE FUNCTION sqlvec._deeper(depth int, k int, groups int, group_size int, found int, legs int[]) RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN groups * group_size < k AND depth < 10000 AND depth <= ANY (legs) THEN least(4 * depth, 10000) END;
+
+-- The whole search up to the statement that answers its rows or keys, which is NULL when there are none.
+-- STABLE, so that every leg sees the snapshot of the statement that searches. No SET: the caller's where_sql
+-- and policies run inside.
+CREATE OR REPLACE FUNCTION sqlvec._run_hybrid(
+    rel_type regtype, query_text text, query_vector vector, query_tokens halfvec[], k int, filter jsonb, where_sql text, params text[],
+    candidates int, oversample float8, fusion text, weights jsonb, model text, min_relevance float8, autocut int, min_results int,
+    text_column text, vector_column text, tokens_column text, metric text, mode text, tenant text, backend text, rrf_k int,
+    group_column text, group_size int, diversity float8, key_column text, key_type regtype,
+    OUT answer text, OUT hits sqlvec._hybrid_hits, OUT complete boolean, OUT gather text, OUT notes text[]
+) LANGUAGE plpgsql STABLE
+AS $body$
+DECLARE
+    v_rel oid := sqlvec._relation_of(rel_type);
+    v_asked boolean[] := ARRAY[query_text IS NOT NULL, query_vector IS NOT NULL, query_tokens IS NOT NULL];
+    p record;
+    v_depth int;
+    v_text sqlvec._leg;
+    v_vector sqlvec._leg;
+    v_tokens sqlvec._leg;
+    v_rows sqlvec._hybrid_rows;
+    v_curves sqlvec._hybrid_curves;
+    v_statement record;
+    v_order record;
+    v_scores float8[];
+    v_relevances float8[];
+BEGIN
+    p := sqlvec._plan_hybrid(v_rel, v_asked, k, candidates, oversample, fusion, weights, model, min_relevance, autocut, min_results, mode, rrf_k,
+                             group_column, group_size, diversity, query_tokens, key_column, key_type, text_column, vector_column, tokens_column);
+    v_depth := p.depth;
+    LOOP
+        notes := '{}';
+        IF v_asked[1] THEN
+            SELECT r.row_ids, r.row_tables, r.scores, coalesce(r.complete, true), r.compared, r.vector, r.bound, r.condition, r.lexemes, r.weights, r.maximum, NULL
+            INTO v_text
+            FROM sqlvec._run_bm25(rel_type, p.text_column, query_text, v_depth, filter, where_sql, params, NULL, NULL, tenant, backend, key_column, key_type) AS r;
+            notes := pg_catalog.array_cat(notes, ARRAY['text', sqlvec._about_leg(v_text, p.text_column, v_depth, p.leg_weights[1],
+                                                              CASE WHEN v_text.condition IS NULL THEN 'the query asks for nothing' END)]);
+        END IF;
+        IF v_asked[2] THEN
+            SELECT r.row_ids, r.row_tables, r.scores, r.complete, NULL, NULL, NULL, NULL, NULL, NULL, NULL, r.metric_used INTO v_vector
+            FROM sqlvec._run_vector(rel_type, p.vector_column, query_vector, k, v_depth, filter, where_sql, params, metric, mode, key_column, key_type) AS r;
+            notes := pg_catalog.array_cat(notes, ARRAY['vector', sqlvec._about_leg(v_vector, p.vector_column, v_depth, p.leg_weights[2], v_vector.metric)]);
+        END IF;
+        IF v_asked[3] THEN
+            SELECT r.row_ids, r.row_tables, r.scores, r.complete, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL INTO v_tokens
+            FROM sqlvec._run_maxsim(rel_type, p.tokens_column, query_tokens, v_depth, filter, where_sql, params, NULL, NULL, mode, 0.95::float8, 'auto', NULL, true,
+                                    key_column, key_type) AS r;
+            notes := pg_catalog.array_cat(notes, ARRAY['tokens', sqlvec._about_leg(v_tokens, p.tokens_column, v_depth, p.leg_weights[3], NULL)]);
+        END IF;
+        complete := coalesce(v_text.complete, true) AND coalesce(v_vector.complete, true) AND coalesce(v_tokens.complete, true);
+        v_rows := sqlvec._hybrid_union(v_text.row_ids, v_text.row_tables, v_text.scores, v_vector.row_ids, v_vector.row_tables, v_vector.scores,
+                                       v_tokens.row_ids, v_tokens.row_tables, v_tokens.scores);
+        v_statement := sqlvec._hybrid_statements(
+            v_rel, key_column, key_type, CASE WHEN p.fills THEN v_text.compared END, p.vector_column,
+            CASE WHEN p.fills THEN v_vector.metric END, sqlvec._model_of(p.m, 'vector') IS NOT NULL AND v_asked[2], CASE WHEN p.fills AND v_asked[3] THEN p.tokens_column END,
+            group_column, diversity IS NOT NULL);
+        gather := v_statement.gather;
+        EXECUTE gather INTO v_rows
+        USING params, v_text.vector, v_text.bound, v_text.condition, v_text.lexemes, v_text.weights,
+              v_rows.row_ids, v_rows.row_tables, v_rows.text_scores, v_rows.text_ranks, v_rows.distances, v_rows.vector_ranks, v_rows.tokens_scores, v_rows.tokens_ranks,
+              query_vector, query_tokens;
+        IF model IS NOT NULL THEN
+            v_curves := sqlvec._hybrid_curves(p.m, query_vector, v_text.maximum, sqlvec._words(v_text.condition), pg_catalog.cardinality(query_tokens));
+            v_relevances := sqlvec._hybrid_relevance(v_curves, v_rows);
+        END IF;
+        v_scores := CASE fusion WHEN 'relevance' THEN v_relevances
+                                ELSE sqlvec._fuse(fusion, p.leg_weights, rrf_k, v_vector.metric, v_rows) END;
+        v_order := sqlvec._hybrid_order(v_rows, v_scores, v_relevances, k, min_relevance, autocut, min_results, group_column IS NOT NULL, group_size, diversity);
+        v_depth := sqlvec._deeper(v_depth, k, v_order.groups, group_size, v_order.fit,
+                                  ARRAY[pg_catalog.cardinality(v_text.row_ids), pg_catalog.cardinality(v_vector.row_ids), pg_catalog.cardinality(v_tokens.row_ids)]);
+        EXIT WHEN v_depth IS NULL;
+    END LOOP;
+    notes := pg_catalog.array_cat(notes, sqlvec._about_fusion(fusion, rrf_k, p.m, min_relevance, v_curves));
+    notes := pg_catalog.array_cat(notes, ARRAY['cut', sqlvec._about_cut(v_scores, v_relevances, v_order.fit, min_relevance, autocut, min_results)]);
+    answer := v_statement.answer;
+    hits := sqlvec._hybrid_hits(v_rows, v_scores, v_relevances, v_order.places);
+END
+$body$;
+
+-- PL/pgSQL refuses an argument and a column of one name, `relevance`; SQL does not.
+CREATE OR REPLACE FUNCTION sqlvec._hybrid_search(
+    rel anyelement, query_text text = NULL, query_vector vector = NULL, query_tokens halfvec[] = NULL, k int = 10, filter jsonb = NULL, where_sql text = NULL,
+    params text[] = NULL, candidates int = NULL, oversample float8 = NULL, fusion text = 'rrf', weights jsonb = NULL, model text = NULL,
+    min_relevance float8 = NULL, autocut int = NULL, min_results int = 0, text_column text = NULL, vector_column text = NULL, tokens_column text = NULL,
+    metric text = NULL, mode text = 'auto', tenant text = NULL, backend text = 'auto', rrf_k int = 60, group_column text = NULL, group_size int = 1,
+    diversity float8 = NULL
+) RETURNS TABLE (hit anyelement, score float8, relevance float8, text_score float8, text_rank int, vector_distance float8, vector_rank int, tokens_score float8, tokens_rank int,
+    complete boolean)
+LANGUAGE plpgsql STABLE ROWS 10
+AS $body$
+DECLARE
+    v_run record;
+BEGIN
+    v_run := sqlvec._run_hybrid(pg_catalog.pg_typeof(rel), query_text, query_vector, query_tokens, k, filter, where_sql, params, candidates, oversample,
+                                fusion, weights, model, min_relevance, autocut, min_results, text_column, vector_column, tokens_column, metric, mode,
+                                tenant, backend, rrf_k, group_column, group_size, diversity, NULL, NULL);
+    RETURN QUERY EXECUTE v_run.answer
+    USING (v_run.hits).row_ids, (v_run.hits).row_tables, (v_run.hits).scores, (v_run.hits).relevances, (v_run.hits).text_scores, (v_run.hits).text_ranks,
+          (v_run.hits).distances, (v_run.hits).vector_ranks, (v_run.hits).tokens_scores, (v_run.hits).tokens_ranks, v_run.complete;
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION sqlvec.hybrid_search(
+    rel anyelement, query_text text = NULL, query_vector vector = NULL, query_tokens halfvec[] = NULL, k int = 10, filter jsonb = NULL, where_sql text = NULL,
+    params text[] = NULL, candidates int = NULL, oversample float8 = NULL, fusion text = 'rrf', weights jsonb = NULL, relevance text = NULL,
+    min_relevance float8 = NULL, autocut int = NULL, min_results int = 0, text_column text = NULL, vector_column text = NULL, tokens_column text = NULL,
+    metric text = NULL, mode text = 'auto', tenant text = NULL, backend text = 'auto', rrf_k int = 60, group_column text = NULL, group_size int = 1,
+    diversity float8 = NULL
+) RETURNS TABLE (hit anyelement, score float8, relevance float8, text_score float8, text_rank int, vector_distance float8, vector_rank int, tokens_score float8, tokens_rank int,
+    complete boolean)
+LANGUAGE sql STABLE ROWS 10
+AS $body$
+    SELECT * FROM sqlvec._hybrid_search(hybrid_search.rel,
+        hybrid_search.query_text, hybrid_search.query_vector, hybrid_search.query_tokens, hybrid_search.k, hybrid_search.filter,
+        hybrid_search.where_sql, hybrid_search.params, hybrid_search.candidates, hybrid_search.oversample, hybrid_search.fusion,
+        hybrid_search.weights, hybrid_search.relevance, hybrid_search.min_relevance, hybrid_search.autocut, hybrid_search.min_results,
+        hybrid_search.text_column, hybrid_search.vector_column, hybrid_search.tokens_column, hybrid_search.metric, hybrid_search.mode,
+        hybrid_search.tenant, hybrid_search.backend, hybrid_search.rrf_k, hybrid_search.group_column, hybrid_search.group_size,
+        hybrid_search.diversity)
+$body$;
+
+COMMENT ON FUNCTION sqlvec.hybrid_search(anyelement, text, vector, halfvec[], int, jsonb, text, text[], int, float8, text, jsonb, text, float8, int, int, text, text, text, text, text, text, text, int, text, int, float8) IS
+    'Rows of table rel (a typed NULL row, NULL::doc) found by words, by a vector, by a multi-vector, or by several of these, as one list, best first; equal scores by primary key. Each leg gives candidates (or oversample x k; by default the greater of 100 and 10 x k) rows; fusion is rrf (reciprocal ranks, constant rrf_k), convex (scores from the least possible to the best found; what a leg has not given is computed), dbsf (distribution-based) or relevance (the probability that the model named by relevance gives); weights is JSON such as {"text": 1, "vector": 2}. With a model, relevance is a probability and min_relevance cuts; autocut cuts before that many jumps of the score; min_results rows stay in any case. No rows is a legal answer. group_column keeps the group_size best rows of each value; diversity 0 to 1 trades score for rows that differ (maximal marginal relevance). The columns are found where the table has one of a kind, else text_column, vector_column and tokens_column name them. k, filter, where_sql, params, metric, mode (auto or exact), tenant and backend are as in the searches of the legs. complete is false when a leg ended before all that was asked was found.';
+
+-- key stands second: what follows has a default, and Postgres resolves the type of a result column from the
+-- position that its argument has in the call.
+CREATE OR REPLACE FUNCTION sqlvec._hybrid_search_keys(
+    rel anyelement, INOUT key anycompatible, query_text text = NULL, query_vector vector = NULL, query_tokens halfvec[] = NULL, k int = 10, filter jsonb = NULL, where_sql text = NULL,
+    params text[] = NULL, candidates int = NULL, oversample float8 = NULL, fusion text = 'rrf', weights jsonb = NULL, model text = NULL,
+    min_relevance float8 = NULL, autocut int = NULL, min_results int = 0, text_column text = NULL, vector_column text = NULL, tokens_column text = NULL,
+    metric text = NULL, mode text = 'auto', tenant text = NULL, backend text = 'auto', rrf_k int = 60, group_column text = NULL, group_size int = 1,
+    diversity float8 = NULL,
+    key_column text = NULL, OUT score float8, OUT relevance float8, OUT text_score float8, OUT text_rank int, OUT vector_distance float8, OUT vector_rank int, OUT tokens_score float8, OUT tokens_rank int, OUT complete boolean
+) RETURNS SETOF record
+LANGUAGE plpgsql STABLE ROWS 10
+AS $body$
+DECLARE
+    v_run record;
+BEGIN
+    v_run := sqlvec._run_hybrid(pg_catalog.pg_typeof(rel), query_text, query_vector, query_tokens, k, filter, where_sql, params, candidates, oversample,
+                                fusion, weights, model, min_relevance, autocut, min_results, text_column, vector_column, tokens_column, metric, mode,
+                                tenant, backend, rrf_k, group_column, group_size, diversity, key_column, pg_catalog.pg_typeof(key));
+    RETURN QUERY EXECUTE v_run.answer
+    USING (v_run.hits).row_ids, (v_run.hits).row_tables, (v_run.hits).scores, (v_run.hits).relevances, (v_run.hits).text_scores, (v_run.hits).text_ranks,
+          (v_run.hits).distances, (v_run.hits).vector_ranks, (v_run.hits).tokens_scores, (v_run.hits).tokens_ranks, v_run.complete;
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION sqlvec.hybrid_search_keys(
+    rel anyelement, INOUT key anycompatible, query_text text = NULL, query_vector vector = NULL, query_tokens halfvec[] = NULL, k int = 10, filter jsonb = NULL, where_sql text = NULL,
+    params text[] = NULL, candidates int = NULL, oversample float8 = NULL, fusion text = 'rrf', weights jsonb = NULL, relevance text = NULL,
+    min_relevance float8 = NULL, autocut int = NULL, min_results int = 0, text_column text = NULL, vector_column text = NULL, tokens_column text = NULL,
+    metric text = NULL, mode text = 'auto', tenant text = NULL, backend text = 'auto', rrf_k int = 60, group_column text = NULL, group_size int = 1,
+    diversity float8 = NULL,
+    key_column text = NULL, OUT score float8, OUT relevance float8, OUT text_score float8, OUT text_rank int, OUT vector_distance float8, OUT vector_rank int, OUT tokens_score float8, OUT tokens_rank int, OUT complete boolean
+) RETURNS SETOF record
+LANGUAGE sql STABLE ROWS 10
+AS $body$
+    SELECT * FROM sqlvec._hybrid_search_keys(hybrid_search_keys.rel, hybrid_search_keys.key,
+        hybrid_search_keys.query_text, hybrid_search_keys.query_vector, hybrid_search_keys.query_tokens, hybrid_search_keys.k,
+        hybrid_search_keys.filter, hybrid_search_keys.where_sql, hybrid_search_keys.params, hybrid_search_keys.candidates,
+        hybrid_search_keys.oversample, hybrid_search_keys.fusion, hybrid_search_keys.weights, hybrid_search_keys.relevance,
+        hybrid_search_keys.min_relevance, hybrid_search_keys.autocut, hybrid_search_keys.min_results, hybrid_search_keys.text_column,
+        hybrid_search_keys.vector_column, hybrid_search_keys.tokens_column, hybrid_search_keys.metric, hybrid_search_keys.mode,
+        hybrid_search_keys.tenant, hybrid_search_keys.backend, hybrid_search_keys.rrf_k, hybrid_search_keys.group_column,
+        hybrid_search_keys.group_size, hybrid_search_keys.diversity, hybrid_search_keys.key_column)
+$body$;
+
+COMMENT ON FUNCTION sqlvec.hybrid_search_keys(anyelement, anycompatible, text, vector, halfvec[], int, jsonb, text, text[], int, float8, text, jsonb, text, float8, int, int, text, text, text, text, text, text, text, int, text, int, float8, text) IS
+    'The rows of sqlvec.hybrid_search as values of the key column (by default the primary key) cast to the type of key, a typed NULL that stands second (key => NULL::uuid): needs SELECT on the key column and on those that the legs search only.';
+
 -- sqlvec.explain_bm25_search: what bm25_search does with the same arguments, and why.
 
 CREATE OR REPLACE FUNCTION sqlvec.explain_bm25_search(
@@ -7596,6 +8376,36 @@ $body$;
 
 COMMENT ON FUNCTION sqlvec.explain_search(anyelement, text, vector, int, jsonb, text, text[], int, float8, text, text) IS
     'What sqlvec.vector_search would do with the same arguments: plan, reason, metric, filter, state of the codes, settings, statement and its EXPLAIN. Reads; searches nothing.';
+
+-- sqlvec.explain_hybrid_search: what hybrid_search does with the same arguments, and why.
+
+CREATE OR REPLACE FUNCTION sqlvec.explain_hybrid_search(
+    rel anyelement, query_text text = NULL, query_vector vector = NULL, query_tokens halfvec[] = NULL, k int = 10, filter jsonb = NULL, where_sql text = NULL,
+    params text[] = NULL, candidates int = NULL, oversample float8 = NULL, fusion text = 'rrf', weights jsonb = NULL, relevance text = NULL,
+    min_relevance float8 = NULL, autocut int = NULL, min_results int = 0, text_column text = NULL, vector_column text = NULL, tokens_column text = NULL,
+    metric text = NULL, mode text = 'auto', tenant text = NULL, backend text = 'auto', rrf_k int = 60, group_column text = NULL, group_size int = 1,
+    diversity float8 = NULL
+) RETURNS TABLE (topic text, detail text)
+LANGUAGE plpgsql STABLE
+AS $body$
+DECLARE
+    v_run record;
+BEGIN
+    v_run := sqlvec._run_hybrid(pg_catalog.pg_typeof(rel), query_text, query_vector, query_tokens, k, filter, where_sql, params, candidates, oversample,
+                                fusion, weights, relevance, min_relevance, autocut, min_results, text_column, vector_column, tokens_column, metric, mode,
+                                tenant, backend, rrf_k, group_column, group_size, diversity, NULL, NULL);
+    RETURN QUERY SELECT n.topic, n.detail FROM sqlvec._pairs(v_run.notes) AS n;
+    topic := 'gather';
+    detail := v_run.gather || E'\n-- $1 = params, $2 = weights of the words, $3 = values of filter, $4 = tsquery, $5, $6 = words and weights, '
+                              '$7 to $14 = places, scores and ranks of what the legs gave, $15 = query_vector, $16 = query_tokens';
+    RETURN NEXT;
+    topic := 'answer'; detail := v_run.answer || E'\n-- $1 to $10 = places, scores and ranks of the hits, $11 = complete';
+    RETURN NEXT;
+END
+$body$;
+
+COMMENT ON FUNCTION sqlvec.explain_hybrid_search(anyelement, text, vector, halfvec[], int, jsonb, text, text[], int, float8, text, jsonb, text, float8, int, int, text, text, text, text, text, text, text, int, text, int, float8) IS
+    'What sqlvec.hybrid_search does with the same arguments: rows and weight of each leg, the fusion, the model, how many rows the cuts leave and why, and the statements that follow the legs. Runs the search. How a leg finds its rows say sqlvec.explain_bm25_search, explain_search and explain_maxsim_search.';
 
 -- sqlvec.check: is the installation whole?
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sqlvec.search.bm25 import TextSearchOptions, bm25_search, explain_bm25_search
-from sqlvec.search.hits import complete
+from sqlvec.search.hits import complete, hits
+from sqlvec.search.hybrid import HybridSearchOptions, explain_hybrid_search, hybrid_search
 from sqlvec.search.maxsim import (
     ClientRescore,
     TokenSearchOptions,
@@ -20,6 +21,7 @@ from sqlvec.search.nearest import (
 
 __all__ = [
     "ClientRescore",
+    "HybridSearchOptions",
     "SearchOptions",
     "TextSearchOptions",
     "TokenSearchOptions",
@@ -27,8 +29,11 @@ __all__ = [
     "bm25_search",
     "complete",
     "explain_bm25_search",
+    "explain_hybrid_search",
     "explain_maxsim_search",
     "explain_search",
+    "hits",
+    "hybrid_search",
     "maxsim_search",
     "sparse_search",
     "vector_search",

@@ -100,7 +100,7 @@ def bm25_search(
     _require_query(query)
     target = Target.of(entity)
     return _BM25_SEARCH.select(
-        target, _column_name(target, column), query, _arguments(target, **options)
+        target, bm25_column_name(target, column), query, **_arguments(target, **options)
     )
 
 
@@ -124,7 +124,7 @@ def explain_bm25_search(
     arguments = _arguments(target, **options)
     return steps(
         functions.explain_bm25_search(
-            target.table, _column_name(target, column), query, **arguments
+            target.table, bm25_column_name(target, column), query, **arguments
         )
     )
 
@@ -147,7 +147,7 @@ def _arguments(
     """Return the arguments of a search function that options stand for."""
     return {
         "k": k,
-        "tenant": _as_text(tenant),
+        "tenant": tenant_value(tenant),
         "backend": backend,
         "candidates": candidates,
         "oversample": oversample,
@@ -155,7 +155,8 @@ def _arguments(
     }
 
 
-def _column_name(target: Target, column: Any) -> str | ColumnElement[str]:
+def bm25_column_name(target: Target, column: Any) -> str | ColumnElement[str]:
+    """Return the column to search, as name; a NULL where the server is to find it."""
     if column is not None:
         return target.column(column, ("text", "tsvector", "sparsevec")).name
     declared = [each.target for each in declarations(target.table) if isinstance(each, BM25)]
@@ -168,7 +169,8 @@ def _column_name(target: Target, column: Any) -> str | ColumnElement[str]:
     return declared[0] if declared else cast(null(), Text())
 
 
-def _as_text(tenant: Tenant | None) -> Any:
+def tenant_value(tenant: Tenant | None) -> Any:
+    """Return the value of a tenant column as text."""
     if tenant is None:
         return None
     return cast(tenant, Text()) if isinstance(tenant, ColumnElement) else str(tenant)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypedDict
 
-from sqlalchemy import Boolean, Column, Double, Select, Text, and_, select
+from sqlalchemy import Boolean, Column, Double, Integer, Select, Text, and_, select
 from sqlalchemy import column as sql_column
 from sqlalchemy.orm import QueryableAttribute
 from sqlalchemy.sql import coercions, roles
 from sqlalchemy.sql.elements import ColumnElement, TextClause
 from sqlalchemy.sql.expression import TableValuedAlias
-from sqlalchemy.types import NullType
+from sqlalchemy.types import NullType, TypeEngine
 
 from sqlvec import functions
 from sqlvec.elements import Field
@@ -41,43 +41,70 @@ class CommonOptions(TypedDict, total=False):
     """The same as a multiple of k, 1 to 1,000."""
 
 
+_MEASURES: dict[str, TypeEngine[Any]] = {
+    "score": Double(),
+    "relevance": Double(),
+    "text_score": Double(),
+    "text_rank": Integer(),
+    "vector_distance": Double(),
+    "vector_rank": Integer(),
+    "tokens_score": Double(),
+    "tokens_rank": Integer(),
+}
+
+
 @dataclass(frozen=True)
 class Search:
-    """The functions of one search, and what they order their hits by."""
+    """The functions of one search, and what they say of their hits."""
 
-    by_row: type[functions.RowSearch]
-    by_key: type[functions.KeySearch]
+    by_row: Callable[..., functions.SearchFunction]
+    by_key: Callable[..., functions.SearchFunction]
     measure: Literal["distance", "score"]
+    """What is selected beside the entity."""
 
-    def select(
-        self, target: Target, column_name: Any, query: Any, arguments: Mapping[str, Any]
-    ) -> Any:
+    measures: tuple[str, ...] = ()
+    """What else there is."""
+
+    def select(self, target: Target, *asked: Any, **arguments: Any) -> Any:
         """Join what was asked for to its hits, the best first."""
-        call = (target.table, column_name, query)
         if len(target.key) == 1:
             (key,) = target.key
-            function = self.by_key(*call, key.type, key_column=key.name, **arguments)
+            function = self.by_key(target.table, *asked, key.type, key_column=key.name, **arguments)
             hits = self._rows(function, sql_column("key", key.type))
             keys: list[ColumnElement[Any]] = [hits.c.key]
         else:
-            hits = self._rows(self.by_row(*call, **arguments), sql_column("hit", NullType()))
+            function = self.by_row(target.table, *asked, **arguments)
+            hits = self._rows(function, sql_column("hit", NullType()))
             keys = [Field(hits.c.hit, key.name, key.type) for key in target.key]
         same_row = and_(*(own == hit for own, hit in zip(target.key, keys, strict=True)))
         measure = hits.c[self.measure]
+        order: list[ColumnElement[Any]] = [
+            measure.desc() if self.measure == "score" else measure,
+            *keys,
+        ]
+        if self.measures:
+            # Hits that are to differ stand in another order than that of their scores.
+            order = [hits.c.ordinality]
         return (
             select(*target.selected, measure)
             .select_from(target.selectable if target.mapper is None else target.entity)
             .join(hits, same_row)
-            .order_by(measure.desc() if self.measure == "score" else measure, *keys)
+            .order_by(*order)
         )
 
-    def _rows(self, function: functions.RowSearch, first: Column[Any] | Any) -> TableValuedAlias:
+    def _rows(
+        self, function: functions.SearchFunction, first: Column[Any] | Any
+    ) -> TableValuedAlias:
+        measures = [sql_column(name, _MEASURES[name]) for name in self.measures]
         return function.table_valued(
-            first, sql_column(self.measure, Double()), sql_column("complete", Boolean())
+            first,
+            *(measures or [sql_column(self.measure, Double())]),
+            sql_column("complete", Boolean()),
+            with_ordinality="ordinality" if measures else None,
         )
 
 
-def steps(function: functions.RowSearch) -> Select[str, str]:
+def steps(function: functions.SearchFunction) -> Select[str, str]:
     """Select what an ``explain_*`` function answers."""
     rows = function.table_valued(sql_column("topic", Text()), sql_column("detail", Text()))
     return select(rows.c.topic, rows.c.detail)
@@ -91,6 +118,32 @@ def criteria_arguments(target: Target, where: Criteria) -> dict[str, Any]:
         return {}
     text, params = split(criteria, target.selectable, target.row)
     return {"where_sql": text, "params": params}
+
+
+def hits(search: Select[*tuple[Any, ...]]) -> TableValuedAlias:
+    """Return what a search is joined to, whose columns say more of its hits.
+
+    E.g.::
+
+        stmt = hybrid_search(Doc, text="apple tree", vector=query)
+        found = hits(stmt).c
+        for doc, score, rank in session.execute(stmt.add_columns(found.text_rank)):
+            ...
+
+    The columns are those of the SQL function: ``distance`` or ``score`` and ``complete``; of
+    :func:`sqlvec.search.hybrid_search` also ``relevance``, ``text_score``, ``text_rank``,
+    ``vector_distance``, ``vector_rank``, ``tokens_score`` and ``tokens_rank``.
+
+    :raises DeclarationError: the statement is not a search.
+
+    .. versionadded:: 0.1
+    """
+    for clause in search.columns_clause_froms:
+        if isinstance(clause, TableValuedAlias) and isinstance(
+            clause.element, functions.SearchFunction
+        ):
+            return clause
+    raise DeclarationError("the statement was not made by a search, or selects nothing of it")
 
 
 def complete(search: Select[*tuple[Any, ...]]) -> ColumnElement[bool]:
@@ -110,10 +163,7 @@ def complete(search: Select[*tuple[Any, ...]]) -> ColumnElement[bool]:
 
     .. versionadded:: 0.1
     """
-    for clause in search.columns_clause_froms:
-        if isinstance(clause, TableValuedAlias) and isinstance(clause.element, functions.RowSearch):
-            return clause.c.complete
-    raise DeclarationError("the statement was not made by a search, or selects nothing of it")
+    return hits(search).c.complete
 
 
 def _several(where: Criteria) -> Iterable[Any]:

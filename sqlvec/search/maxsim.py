@@ -164,13 +164,13 @@ def maxsim_search(
     searched = target.column(column, _TYPES)
     if rescore == "server":
         arguments = _arguments(target, **options)
-        return _MAXSIM_SEARCH.select(target, searched.name, _tokens_value(query), arguments)
+        return _MAXSIM_SEARCH.select(target, searched.name, tokens_value(query), **arguments)
     if rescore != "client":
         raise DeclarationError(f"rescore is 'server' or 'client', not {rescore!r}")
     if isinstance(query, ClauseElement):
         raise DeclarationError("to compare tokens here, the query must be an array")
     arguments = _arguments(target, **options) | {"rescore": False}
-    found = _MAXSIM_SEARCH.select(target, searched.name, _tokens_value(query), arguments)
+    found = _MAXSIM_SEARCH.select(target, searched.name, tokens_value(query), **arguments)
     tokens = target.selectable.corresponding_column(searched)
     candidates = (
         found.with_only_columns(*target.selected, tokens, maintain_column_froms=True)
@@ -197,7 +197,7 @@ def explain_maxsim_search(
     arguments = _arguments(target, **options)
     return steps(
         functions.explain_maxsim_search(
-            target.table, searched.name, _tokens_value(query), **arguments
+            target.table, searched.name, tokens_value(query), **arguments
         )
     )
 
@@ -227,5 +227,6 @@ def _arguments(
     }
 
 
-def _tokens_value(query: TokensQuery) -> Any:
+def tokens_value(query: TokensQuery) -> Any:
+    """Return a multi-vector to be bound, checked; an expression stays what it is."""
     return query if isinstance(query, ClauseElement) else checked_tokens(query)

@@ -93,7 +93,7 @@ def vector_search(
 
     .. versionadded:: 0.1
     """
-    return _nearest(_VECTOR_SEARCH, _VECTORS, entity, _vector_value(query), column, options)
+    return _nearest(_VECTOR_SEARCH, _VECTORS, entity, vector_value(query), column, options)
 
 
 @overload
@@ -160,7 +160,7 @@ def explain_search(
     searched = target.column(column, _VECTORS)
     arguments = _arguments(target, searched, **options)
     return steps(
-        functions.explain_search(target.table, searched.name, _vector_value(query), **arguments)
+        functions.explain_search(target.table, searched.name, vector_value(query), **arguments)
     )
 
 
@@ -174,7 +174,7 @@ def _nearest(
 ) -> Any:
     target = Target.of(entity)
     searched = target.column(column, types)
-    return search.select(target, searched.name, query, _arguments(target, searched, **options))
+    return search.select(target, searched.name, query, **_arguments(target, searched, **options))
 
 
 def _arguments(
@@ -201,7 +201,8 @@ def _arguments(
     }
 
 
-def _vector_value(query: VectorQuery) -> Any:
+def vector_value(query: VectorQuery) -> Any:
+    """Return a vector to be bound, checked; an expression stays what it is."""
     if isinstance(query, ClauseElement):
         return query
     values = query.to_list() if isinstance(query, Vector | HalfVector) else query

@@ -86,17 +86,25 @@ class Target:
         """
         if column is None:
             return self._only_column(types)
+        found = self.any_column(column)
+        if type_name(found.type) not in types:
+            raise DeclarationError(
+                f"column {found.name!r} of table {self.table.fullname!r} is of type "
+                f"{found.type!r}, not {' or '.join(types)}"
+            )
+        return found
+
+    def any_column(self, column: Any) -> Column[Any]:
+        """Return a column given as attribute, column or name.
+
+        :raises DeclarationError: it is not there.
+        """
         name = column if isinstance(column, str) else self._own_name(column)
         found = [c for c in self.table.columns if name in (c.key, c.name)]
         if not found:
             known = ", ".join(repr(c.name) for c in self.table.columns)
             raise DeclarationError(
                 f"table {self.table.fullname!r} has no column {name!r}; its columns are: {known}"
-            )
-        if type_name(found[0].type) not in types:
-            raise DeclarationError(
-                f"column {found[0].name!r} of table {self.table.fullname!r} is of type "
-                f"{found[0].type!r}, not {' or '.join(types)}"
             )
         return found[0]
 
