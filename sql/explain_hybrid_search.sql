@@ -17,10 +17,10 @@ BEGIN
                                 tenant, backend, rrf_k, group_column, group_size, diversity, NULL, NULL);
     RETURN QUERY SELECT n.topic, n.detail FROM sqlvec._pairs(v_run.notes) AS n;
     topic := 'gather';
-    detail := v_run.gather || E'\n-- $1 = params, $2 = weights of the words, $3 = values of filter, $4 = tsquery, $5, $6 = words and weights, '
-                              '$7 to $14 = places, scores and ranks of what the legs gave, $15 = query_vector, $16 = query_tokens';
+    detail := pg_catalog.concat(v_run.gather, E'\n-- $1 = params, $2 = weights of the words, $3 = values of filter, $4 = tsquery, $5, $6 = words and weights, '
+                              '$7 to $14 = places, scores and ranks of what the legs gave, $15 = query_vector, $16 = query_tokens');
     RETURN NEXT;
-    topic := 'answer'; detail := v_run.answer || E'\n-- $1 to $10 = places, scores and ranks of the hits, $11 = complete';
+    topic := 'answer'; detail := pg_catalog.concat(v_run.answer, E'\n-- $1 to $10 = places, scores and ranks of the hits, $11 = complete');
     RETURN NEXT;
 END
 $body$;

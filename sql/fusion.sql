@@ -65,7 +65,8 @@ RETURN CASE WHEN top > bottom THEN coalesce((score - bottom) / (top - bottom), 0
 --   convex  scores between the least that is possible (BM25 0, cosine -1) and the best of this query, added
 --           by weight (TM2C2 of Bruch, Gai and Ingber, TOIS 2023, arXiv:2210.11934). MaxSim starts from 0,
 --           what it has where no token is like another; distances without a bound from the worst of this query
-CREATE OR REPLACE FUNCTION sqlvec._fuse(fusion text, weights float8[], rrf_k int, metric text, r sqlvec._hybrid_rows) RETURNS float8[]
+--   relevance  the probabilities `relevances` themselves
+CREATE OR REPLACE FUNCTION sqlvec._fuse(fusion text, weights float8[], rrf_k int, metric text, r sqlvec._hybrid_rows, relevances float8[]) RETURNS float8[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     WITH scored AS (
@@ -80,13 +81,13 @@ BEGIN ATOMIC
                CASE metric WHEN 'cosine' THEN -1 ELSE min(s.vector_score) END AS vector_bottom
         FROM scored AS s
     )
-    SELECT array_agg(CASE fusion
+    SELECT CASE fusion WHEN 'relevance' THEN relevances ELSE array_agg(CASE fusion
         WHEN 'rrf' THEN coalesce(weights[1] * sqlvec.rrf(s.text_rank, rrf_k), 0) + coalesce(weights[2] * sqlvec.rrf(s.vector_rank, rrf_k), 0)
                         + coalesce(weights[3] * sqlvec.rrf(s.tokens_rank, rrf_k), 0)
         WHEN 'dbsf' THEN coalesce(weights[1] * sqlvec._distribution(CASE WHEN s.text_rank IS NOT NULL THEN s.text_score END, l.text_mean, l.text_deviation), 0)
                          + coalesce(weights[2] * sqlvec._distribution(CASE WHEN s.vector_rank IS NOT NULL THEN s.vector_score END, l.vector_mean, l.vector_deviation), 0)
                          + coalesce(weights[3] * sqlvec._distribution(CASE WHEN s.tokens_rank IS NOT NULL THEN s.tokens_score END, l.tokens_mean, l.tokens_deviation), 0)
         ELSE (weights[1] * sqlvec._between(s.text_score, 0, l.text_top) + weights[2] * sqlvec._between(s.vector_score, l.vector_bottom, l.vector_top)
-              + weights[3] * sqlvec._between(s.tokens_score, 0, l.tokens_top)) / (weights[1] + weights[2] + weights[3]) END ORDER BY s.n)
+              + weights[3] * sqlvec._between(s.tokens_score, 0, l.tokens_top)) / (weights[1] + weights[2] + weights[3]) END ORDER BY s.n) END
     FROM scored AS s, of_list AS l;
 END;

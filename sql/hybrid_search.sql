@@ -154,8 +154,7 @@ BEGIN
             v_curves := sqlvec._hybrid_curves(p.m, query_vector, v_text.maximum, sqlvec._words(v_text.condition), pg_catalog.cardinality(query_tokens));
             v_relevances := sqlvec._hybrid_relevance(v_curves, v_rows);
         END IF;
-        v_scores := CASE fusion WHEN 'relevance' THEN v_relevances
-                                ELSE sqlvec._fuse(fusion, p.leg_weights, rrf_k, v_vector.metric, v_rows) END;
+        v_scores := sqlvec._fuse(fusion, p.leg_weights, rrf_k, v_vector.metric, v_rows, v_relevances);
         v_order := sqlvec._hybrid_order(v_rows, v_scores, v_relevances, k, min_relevance, autocut, min_results, group_column IS NOT NULL, group_size, diversity);
         v_depth := sqlvec._deeper(v_depth, k, v_order.groups, group_size, v_order.fit,
                                   ARRAY[pg_catalog.cardinality(v_text.row_ids), pg_catalog.cardinality(v_vector.row_ids), pg_catalog.cardinality(v_tokens.row_ids)]);

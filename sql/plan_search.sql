@@ -154,7 +154,7 @@ BEGIN
     END IF;
     IF v_type IN ('vector', 'halfvec') AND v_dimensions IS NULL THEN
         -- A column without dimensions may hold vectors that the query cannot be compared with.
-        condition := format('sqlvec._dims(%s.%I) = %s AND %s', v_alias, column_name, query_dimensions, condition);
+        condition := format('sqlvec._dims(%s.%I) OPERATOR(pg_catalog.=) %s AND %s', v_alias, column_name, query_dimensions, condition);
     END IF;
     v_conditional := condition <> 'true' OR row_security_active(rel);
 
@@ -225,7 +225,7 @@ BEGIN
                       WHEN places THEN 'h.row_id::pg_catalog.text, h.row_table'
                       WHEN v_key IS NOT NULL THEN 'h.key'
                       WHEN v_class.relkind IN ('r', 'p', 'm')
-                      THEN format('(SELECT (d.*)::%1$s FROM %1$s AS d WHERE d.ctid = h.row_id AND d.tableoid = h.row_table)', v_table)
+                      THEN format('(SELECT (d.*)::%1$s FROM %1$s AS d WHERE d.ctid OPERATOR(pg_catalog.=) h.row_id AND d.tableoid OPERATOR(pg_catalog.=) h.row_table)', v_table)
                       ELSE 'h.row_value' END,
         tie_break => CASE WHEN v_key IS NOT NULL THEN 'key' WHEN v_class.relkind IN ('r', 'p', 'm') THEN 'row_table, row_id' END,
         code => coalesce(v_way.expression, v_alias || '.' || quote_ident(v_way.column_used)),

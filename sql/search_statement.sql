@@ -25,11 +25,11 @@ CREATE OR REPLACE FUNCTION sqlvec._search_statement(
 AS $body$
 DECLARE
     -- Adding zero keeps an approximate index out of an exact comparison.
-    v_exact text := format('SELECT %s, (%s) + 0::float8 AS distance FROM %s WHERE %s AND %s IS NOT NULL',
+    v_exact text := format('SELECT %s, (%s) OPERATOR(pg_catalog.+) 0::pg_catalog.float8 AS distance FROM %s WHERE %s AND %s IS NOT NULL',
                            carry, distance, source, condition, searched);
     v_order text := concat_ws(', ', 'distance', tie_break);
     v_read_all text := format(E'SELECT %1$s, h.distance, true FROM (\n  SELECT * FROM (%2$s) AS s\n  ORDER BY %3$s LIMIT %4$s) AS h\n'
-                              'WHERE h.distance <> ''NaN'' ORDER BY %3$s', answer, v_exact, v_order, k);
+                              'WHERE h.distance OPERATOR(pg_catalog.<>) ''NaN''::pg_catalog.float8 ORDER BY %3$s', answer, v_exact, v_order, k);
     -- Distances are exact whatever finds the rows.
     v_scan text := format('SELECT %s, %s AS distance FROM %s WHERE %s AND %s IS NOT NULL', carry, distance, source, condition, code);
     v_nearest text := format('ORDER BY %s %s %s LIMIT %s', code, code_operator, code_query, candidate_count);
@@ -38,13 +38,13 @@ BEGIN
         statement := v_read_all;
         RETURN;
     END IF;
-    statement := format(E'SELECT %1$s, h.distance, %2$s FROM (\n  SELECT *, count(*) OVER () AS found FROM (\n    %3$s\n    %4$s) AS f\n'
-                        '  WHERE distance <> ''NaN'' ORDER BY %5$s LIMIT %6$s) AS h\nWHERE true%7$s%8$s ORDER BY %5$s',
+    statement := format(E'SELECT %1$s, h.distance, %2$s FROM (\n  SELECT *, pg_catalog.count(*) OVER () AS found FROM (\n    %3$s\n    %4$s) AS f\n'
+                        '  WHERE distance OPERATOR(pg_catalog.<>) ''NaN''::pg_catalog.float8 ORDER BY %5$s LIMIT %6$s) AS h\nWHERE true%7$s%8$s ORDER BY %5$s',
                         answer,
                         -- An index that was asked for is a budget: say so when it ran out.
-                        CASE WHEN whole THEN 'true' ELSE 'h.found >= ' || k END,
+                        CASE WHEN whole THEN 'true' ELSE 'h.found OPERATOR(pg_catalog.>=) ' || k END,
                         v_scan, v_nearest, v_order, k,
-                        CASE WHEN whole THEN ' AND h.found >= ' || candidate_count END,
+                        CASE WHEN whole THEN ' AND h.found OPERATOR(pg_catalog.>=) ' || candidate_count END,
                         ' AND ' || encoded);
     IF encoded IS NULL THEN
         fallback := CASE WHEN whole THEN v_read_all END;
@@ -54,19 +54,19 @@ BEGIN
     -- What has no code is compared one by one. Where every row has its code it was the scan that
     -- ended early: no use in running it again.
     fallback := format(E'WITH "sqlvec found" AS MATERIALIZED (\n  (%s%s\n   %s)\n  UNION ALL\n  (%s AND %s IS NULL\n   ORDER BY distance LIMIT %s)\n'
-                       '), "sqlvec counted" AS (SELECT count(*) AS n FROM "sqlvec found" WHERE distance <> ''NaN'')',
+                       '), "sqlvec counted" AS (SELECT pg_catalog.count(*) AS n FROM "sqlvec found" WHERE distance OPERATOR(pg_catalog.<>) ''NaN''::pg_catalog.float8)',
                        v_scan, CASE WHEN whole THEN ' AND NOT ' || encoded END, v_nearest, v_exact, code, k);
     IF NOT whole THEN
-        fallback := format(E'%s\nSELECT %s, h.distance, (SELECT n FROM "sqlvec counted") >= %s FROM (\n  SELECT * FROM "sqlvec found" ORDER BY %s LIMIT %3$s) AS h\n'
-                           'WHERE h.distance <> ''NaN'' ORDER BY %4$s', fallback, answer, k, v_order);
+        fallback := format(E'%s\nSELECT %s, h.distance, (SELECT n FROM "sqlvec counted") OPERATOR(pg_catalog.>=) %s FROM (\n  SELECT * FROM "sqlvec found" ORDER BY %s LIMIT %3$s) AS h\n'
+                           'WHERE h.distance OPERATOR(pg_catalog.<>) ''NaN''::pg_catalog.float8 ORDER BY %4$s', fallback, answer, k, v_order);
         RETURN;
     END IF;
     -- Then, and only then, all matches are read, so that a short answer means few matches and a cut
     -- scan is no answer.
-    fallback := format(E'%s,\n"sqlvec exact" AS (%s AND (SELECT n FROM "sqlvec counted") < %s)\nSELECT %s, h.distance, true FROM (\n'
-                       '  SELECT %s, distance FROM "sqlvec found" WHERE (SELECT n FROM "sqlvec counted") >= %3$s\n'
+    fallback := format(E'%s,\n"sqlvec exact" AS (%s AND (SELECT n FROM "sqlvec counted") OPERATOR(pg_catalog.<) %s)\nSELECT %s, h.distance, true FROM (\n'
+                       '  SELECT %s, distance FROM "sqlvec found" WHERE (SELECT n FROM "sqlvec counted") OPERATOR(pg_catalog.>=) %3$s\n'
                        '  UNION ALL SELECT %5$s, distance FROM "sqlvec exact"\n'
-                       '  ORDER BY %6$s LIMIT %7$s) AS h\nWHERE h.distance <> ''NaN'' ORDER BY %6$s',
+                       '  ORDER BY %6$s LIMIT %7$s) AS h\nWHERE h.distance OPERATOR(pg_catalog.<>) ''NaN''::pg_catalog.float8 ORDER BY %6$s',
                        fallback, v_exact, candidate_count, answer, carried, v_order, k);
 END
 $body$;

@@ -4552,11 +4552,11 @@ CREATE OR REPLACE FUNCTION sqlvec._search_statement(
 AS $body$
 DECLARE
     -- Adding zero keeps an approximate index out of an exact comparison.
-    v_exact text := format('SELECT %s, (%s) + 0::float8 AS distance FROM %s WHERE %s AND %s IS NOT NULL',
+    v_exact text := format('SELECT %s, (%s) OPERATOR(pg_catalog.+) 0::pg_catalog.float8 AS distance FROM %s WHERE %s AND %s IS NOT NULL',
                            carry, distance, source, condition, searched);
     v_order text := concat_ws(', ', 'distance', tie_break);
     v_read_all text := format(E'SELECT %1$s, h.distance, true FROM (\n  SELECT * FROM (%2$s) AS s\n  ORDER BY %3$s LIMIT %4$s) AS h\n'
-                              'WHERE h.distance <> ''NaN'' ORDER BY %3$s', answer, v_exact, v_order, k);
+                              'WHERE h.distance OPERATOR(pg_catalog.<>) ''NaN''::pg_catalog.float8 ORDER BY %3$s', answer, v_exact, v_order, k);
     -- Distances are exact whatever finds the rows.
     v_scan text := format('SELECT %s, %s AS distance FROM %s WHERE %s AND %s IS NOT NULL', carry, distance, source, condition, code);
     v_nearest text := format('ORDER BY %s %s %s LIMIT %s', code, code_operator, code_query, candidate_count);
@@ -4565,13 +4565,13 @@ BEGIN
         statement := v_read_all;
         RETURN;
     END IF;
-    statement := format(E'SELECT %1$s, h.distance, %2$s FROM (\n  SELECT *, count(*) OVER () AS found FROM (\n    %3$s\n    %4$s) AS f\n'
-                        '  WHERE distance <> ''NaN'' ORDER BY %5$s LIMIT %6$s) AS h\nWHERE true%7$s%8$s ORDER BY %5$s',
+    statement := format(E'SELECT %1$s, h.distance, %2$s FROM (\n  SELECT *, pg_catalog.count(*) OVER () AS found FROM (\n    %3$s\n    %4$s) AS f\n'
+                        '  WHERE distance OPERATOR(pg_catalog.<>) ''NaN''::pg_catalog.float8 ORDER BY %5$s LIMIT %6$s) AS h\nWHERE true%7$s%8$s ORDER BY %5$s',
                         answer,
                         -- An index that was asked for is a budget: say so when it ran out.
-                        CASE WHEN whole THEN 'true' ELSE 'h.found >= ' || k END,
+                        CASE WHEN whole THEN 'true' ELSE 'h.found OPERATOR(pg_catalog.>=) ' || k END,
                         v_scan, v_nearest, v_order, k,
-                        CASE WHEN whole THEN ' AND h.found >= ' || candidate_count END,
+                        CASE WHEN whole THEN ' AND h.found OPERATOR(pg_catalog.>=) ' || candidate_count END,
                         ' AND ' || encoded);
     IF encoded IS NULL THEN
         fallback := CASE WHEN whole THEN v_read_all END;
@@ -4581,19 +4581,19 @@ BEGIN
     -- What has no code is compared one by one. Where every row has its code it was the scan that
     -- ended early: no use in running it again.
     fallback := format(E'WITH "sqlvec found" AS MATERIALIZED (\n  (%s%s\n   %s)\n  UNION ALL\n  (%s AND %s IS NULL\n   ORDER BY distance LIMIT %s)\n'
-                       '), "sqlvec counted" AS (SELECT count(*) AS n FROM "sqlvec found" WHERE distance <> ''NaN'')',
+                       '), "sqlvec counted" AS (SELECT pg_catalog.count(*) AS n FROM "sqlvec found" WHERE distance OPERATOR(pg_catalog.<>) ''NaN''::pg_catalog.float8)',
                        v_scan, CASE WHEN whole THEN ' AND NOT ' || encoded END, v_nearest, v_exact, code, k);
     IF NOT whole THEN
-        fallback := format(E'%s\nSELECT %s, h.distance, (SELECT n FROM "sqlvec counted") >= %s FROM (\n  SELECT * FROM "sqlvec found" ORDER BY %s LIMIT %3$s) AS h\n'
-                           'WHERE h.distance <> ''NaN'' ORDER BY %4$s', fallback, answer, k, v_order);
+        fallback := format(E'%s\nSELECT %s, h.distance, (SELECT n FROM "sqlvec counted") OPERATOR(pg_catalog.>=) %s FROM (\n  SELECT * FROM "sqlvec found" ORDER BY %s LIMIT %3$s) AS h\n'
+                           'WHERE h.distance OPERATOR(pg_catalog.<>) ''NaN''::pg_catalog.float8 ORDER BY %4$s', fallback, answer, k, v_order);
         RETURN;
     END IF;
     -- Then, and only then, all matches are read, so that a short answer means few matches and a cut
     -- scan is no answer.
-    fallback := format(E'%s,\n"sqlvec exact" AS (%s AND (SELECT n FROM "sqlvec counted") < %s)\nSELECT %s, h.distance, true FROM (\n'
-                       '  SELECT %s, distance FROM "sqlvec found" WHERE (SELECT n FROM "sqlvec counted") >= %3$s\n'
+    fallback := format(E'%s,\n"sqlvec exact" AS (%s AND (SELECT n FROM "sqlvec counted") OPERATOR(pg_catalog.<) %s)\nSELECT %s, h.distance, true FROM (\n'
+                       '  SELECT %s, distance FROM "sqlvec found" WHERE (SELECT n FROM "sqlvec counted") OPERATOR(pg_catalog.>=) %3$s\n'
                        '  UNION ALL SELECT %5$s, distance FROM "sqlvec exact"\n'
-                       '  ORDER BY %6$s LIMIT %7$s) AS h\nWHERE h.distance <> ''NaN'' ORDER BY %6$s',
+                       '  ORDER BY %6$s LIMIT %7$s) AS h\nWHERE h.distance OPERATOR(pg_catalog.<>) ''NaN''::pg_catalog.float8 ORDER BY %6$s',
                        fallback, v_exact, candidate_count, answer, carried, v_order, k);
 END
 $body$;
@@ -4804,7 +4804,7 @@ BEGIN
     END IF;
     IF v_type IN ('vector', 'halfvec') AND v_dimensions IS NULL THEN
         -- A column without dimensions may hold vectors that the query cannot be compared with.
-        condition := format('sqlvec._dims(%s.%I) = %s AND %s', v_alias, column_name, query_dimensions, condition);
+        condition := format('sqlvec._dims(%s.%I) OPERATOR(pg_catalog.=) %s AND %s', v_alias, column_name, query_dimensions, condition);
     END IF;
     v_conditional := condition <> 'true' OR row_security_active(rel);
 
@@ -4875,7 +4875,7 @@ BEGIN
                       WHEN places THEN 'h.row_id::pg_catalog.text, h.row_table'
                       WHEN v_key IS NOT NULL THEN 'h.key'
                       WHEN v_class.relkind IN ('r', 'p', 'm')
-                      THEN format('(SELECT (d.*)::%1$s FROM %1$s AS d WHERE d.ctid = h.row_id AND d.tableoid = h.row_table)', v_table)
+                      THEN format('(SELECT (d.*)::%1$s FROM %1$s AS d WHERE d.ctid OPERATOR(pg_catalog.=) h.row_id AND d.tableoid OPERATOR(pg_catalog.=) h.row_table)', v_table)
                       ELSE 'h.row_value' END,
         tie_break => CASE WHEN v_key IS NOT NULL THEN 'key' WHEN v_class.relkind IN ('r', 'p', 'm') THEN 'row_table, row_id' END,
         code => coalesce(v_way.expression, v_alias || '.' || quote_ident(v_way.column_used)),
@@ -7543,7 +7543,8 @@ RETURN CASE WHEN top > bottom THEN coalesce((score - bottom) / (top - bottom), 0
 --   convex  scores between the least that is possible (BM25 0, cosine -1) and the best of this query, added
 --           by weight (TM2C2 of Bruch, Gai and Ingber, TOIS 2023, arXiv:2210.11934). MaxSim starts from 0,
 --           what it has where no token is like another; distances without a bound from the worst of this query
-CREATE OR REPLACE FUNCTION sqlvec._fuse(fusion text, weights float8[], rrf_k int, metric text, r sqlvec._hybrid_rows) RETURNS float8[]
+--   relevance  the probabilities `relevances` themselves
+CREATE OR REPLACE FUNCTION sqlvec._fuse(fusion text, weights float8[], rrf_k int, metric text, r sqlvec._hybrid_rows, relevances float8[]) RETURNS float8[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     WITH scored AS (
@@ -7558,14 +7559,14 @@ BEGIN ATOMIC
                CASE metric WHEN 'cosine' THEN -1 ELSE min(s.vector_score) END AS vector_bottom
         FROM scored AS s
     )
-    SELECT array_agg(CASE fusion
+    SELECT CASE fusion WHEN 'relevance' THEN relevances ELSE array_agg(CASE fusion
         WHEN 'rrf' THEN coalesce(weights[1] * sqlvec.rrf(s.text_rank, rrf_k), 0) + coalesce(weights[2] * sqlvec.rrf(s.vector_rank, rrf_k), 0)
                         + coalesce(weights[3] * sqlvec.rrf(s.tokens_rank, rrf_k), 0)
         WHEN 'dbsf' THEN coalesce(weights[1] * sqlvec._distribution(CASE WHEN s.text_rank IS NOT NULL THEN s.text_score END, l.text_mean, l.text_deviation), 0)
                          + coalesce(weights[2] * sqlvec._distribution(CASE WHEN s.vector_rank IS NOT NULL THEN s.vector_score END, l.vector_mean, l.vector_deviation), 0)
                          + coalesce(weights[3] * sqlvec._distribution(CASE WHEN s.tokens_rank IS NOT NULL THEN s.tokens_score END, l.tokens_mean, l.tokens_deviation), 0)
         ELSE (weights[1] * sqlvec._between(s.text_score, 0, l.text_top) + weights[2] * sqlvec._between(s.vector_score, l.vector_bottom, l.vector_top)
-              + weights[3] * sqlvec._between(s.tokens_score, 0, l.tokens_top)) / (weights[1] + weights[2] + weights[3]) END ORDER BY s.n)
+              + weights[3] * sqlvec._between(s.tokens_score, 0, l.tokens_top)) / (weights[1] + weights[2] + weights[3]) END ORDER BY s.n) END
     FROM scored AS s, of_list AS l;
 END;
 
@@ -8092,8 +8093,7 @@ BEGIN
             v_curves := sqlvec._hybrid_curves(p.m, query_vector, v_text.maximum, sqlvec._words(v_text.condition), pg_catalog.cardinality(query_tokens));
             v_relevances := sqlvec._hybrid_relevance(v_curves, v_rows);
         END IF;
-        v_scores := CASE fusion WHEN 'relevance' THEN v_relevances
-                                ELSE sqlvec._fuse(fusion, p.leg_weights, rrf_k, v_vector.metric, v_rows) END;
+        v_scores := sqlvec._fuse(fusion, p.leg_weights, rrf_k, v_vector.metric, v_rows, v_relevances);
         v_order := sqlvec._hybrid_order(v_rows, v_scores, v_relevances, k, min_relevance, autocut, min_results, group_column IS NOT NULL, group_size, diversity);
         v_depth := sqlvec._deeper(v_depth, k, v_order.groups, group_size, v_order.fit,
                                   ARRAY[pg_catalog.cardinality(v_text.row_ids), pg_catalog.cardinality(v_vector.row_ids), pg_catalog.cardinality(v_tokens.row_ids)]);
@@ -8396,10 +8396,10 @@ BEGIN
                                 tenant, backend, rrf_k, group_column, group_size, diversity, NULL, NULL);
     RETURN QUERY SELECT n.topic, n.detail FROM sqlvec._pairs(v_run.notes) AS n;
     topic := 'gather';
-    detail := v_run.gather || E'\n-- $1 = params, $2 = weights of the words, $3 = values of filter, $4 = tsquery, $5, $6 = words and weights, '
-                              '$7 to $14 = places, scores and ranks of what the legs gave, $15 = query_vector, $16 = query_tokens';
+    detail := pg_catalog.concat(v_run.gather, E'\n-- $1 = params, $2 = weights of the words, $3 = values of filter, $4 = tsquery, $5, $6 = words and weights, '
+                              '$7 to $14 = places, scores and ranks of what the legs gave, $15 = query_vector, $16 = query_tokens');
     RETURN NEXT;
-    topic := 'answer'; detail := v_run.answer || E'\n-- $1 to $10 = places, scores and ranks of the hits, $11 = complete';
+    topic := 'answer'; detail := pg_catalog.concat(v_run.answer, E'\n-- $1 to $10 = places, scores and ranks of the hits, $11 = complete');
     RETURN NEXT;
 END
 $body$;
