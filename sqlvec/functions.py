@@ -919,3 +919,21 @@ class autocut(SqlvecFunction):
 
     def __init__(self, scores: Any, jumps: Any = None) -> None:
         super().__init__(scores=_value(scores, ARRAY(Double())), jumps=_value(jumps, Integer()))
+
+
+class mmr(SqlvecFunction):
+    """Hits that are relevant and differ from each other, as rows (position, score).
+
+    :param vectors: of the hits, mostly an ``array_agg``.
+    :param relevance: one number for each, on the scale of a cosine.
+    :param k: hits to choose, 1 to 10,000.
+    :param diversity: weight of the difference from what was chosen before, 0 to 1.
+    """
+
+    def __init__(self, vectors: Any, relevance: Any, k: Any = None, diversity: Any = None) -> None:
+        super().__init__(
+            vectors=_value(vectors, MULTIVECTOR(None, "vector")),
+            relevance=_value(relevance, ARRAY(Double())),
+            k=_value(k, Integer()),
+            diversity=_value(diversity, Double()),
+        )
