@@ -937,3 +937,31 @@ class mmr(SqlvecFunction):
             k=_value(k, Integer()),
             diversity=_value(diversity, Double()),
         )
+
+
+class compress(SqlvecFunction):
+    """Hits that stand for all of them, as rows (position, score).
+
+    :param vectors: of the hits, at most 1,000, mostly an ``array_agg``.
+    :param k: hits to choose.
+    :param relevance: one number for each, 0 to 1; None when all count the same.
+    :param coverage: weight of how near every hit is to one chosen, 0 to 1.
+    :param diversity: weight of the difference between those chosen; what the two leave of 1 is
+        the weight of relevance.
+    """
+
+    def __init__(
+        self,
+        vectors: Any,
+        k: Any = None,
+        relevance: Any = None,
+        coverage: Any = None,
+        diversity: Any = None,
+    ) -> None:
+        super().__init__(
+            vectors=_value(vectors, MULTIVECTOR(None, "vector")),
+            k=_value(k, Integer()),
+            relevance=_value(relevance, ARRAY(Double())),
+            coverage=_value(coverage, Double()),
+            diversity=_value(diversity, Double()),
+        )
