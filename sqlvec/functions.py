@@ -965,3 +965,66 @@ class compress(SqlvecFunction):
             coverage=_value(coverage, Double()),
             diversity=_value(diversity, Double()),
         )
+
+
+class refine(SqlvecFunction):
+    """Order of hits by what they and their neighbours among the hits are like.
+
+    Its rows are (position, score), one for each hit.
+
+    :param query: the query vector.
+    :param vectors: of the hits, at most 1,000, mostly an ``array_agg``.
+    :param neighbours: how many of the nearest hits a hit is averaged with.
+    :param beta: weight of a neighbour with cosine 1, 0 to 1; the hit itself has weight 1.
+    :param expand: rank half by an expanded query as well.
+    """
+
+    def __init__(
+        self,
+        query: Any,
+        vectors: Any,
+        neighbours: Any = None,
+        beta: Any = None,
+        expand: Any = None,
+    ) -> None:
+        super().__init__(
+            query=_value(query, VECTOR()),
+            vectors=_value(vectors, MULTIVECTOR(None, "vector")),
+            neighbours=_value(neighbours, Integer()),
+            beta=_value(beta, Double()),
+            expand=_value(expand, Boolean()),
+        )
+
+
+class average(SqlvecFunction):
+    """The mean of vectors, for a query made of several.
+
+    :param vectors: shape (n, d).
+    :param unit: whether it is the mean of their directions, at length 1.
+    """
+
+    type = VECTOR()
+
+    def __init__(self, vectors: Any, unit: Any = None) -> None:
+        super().__init__(
+            vectors=_value(vectors, MULTIVECTOR(None, "vector")),
+            unit=_value(unit, Boolean()),
+        )
+
+
+class best_per_group(SqlvecFunction):
+    """The best hits of each group, as rows (position, score).
+
+    :param groups: the group of each hit, as text.
+    :param scores: one number for each hit, the larger the better.
+    :param k: hits to return, 1 to 10,000.
+    :param per_group: how many of one group at most.
+    """
+
+    def __init__(self, groups: Any, scores: Any, k: Any = None, per_group: Any = None) -> None:
+        super().__init__(
+            groups=_value(groups, ARRAY(Text())),
+            scores=_value(scores, ARRAY(Double())),
+            k=_value(k, Integer()),
+            per_group=_value(per_group, Integer()),
+        )
