@@ -26,6 +26,9 @@ Name = Annotated[str, typer.Argument(help="Of the model.")]
 Queries = Annotated[str, typer.Option(help="Table with the queries, as in SQL.")]
 QueryKey = Annotated[str, typer.Option(help="Its column that judgements name queries by.")]
 QueryColumn = Annotated[str, typer.Option(help="Its column with the vector, text or tokens.")]
+VectorColumn = Annotated[str, typer.Option(help="Column of the queries for the vector leg.")]
+TextColumn = Annotated[str, typer.Option(help="Column of the queries for the text leg.")]
+TokensColumn = Annotated[str, typer.Option(help="Column of the queries for the multi-vector leg.")]
 Key = Annotated[str, typer.Option(help="Column that judgements name rows by.")]
 File = Annotated[
     Path | None,
@@ -106,7 +109,7 @@ def fit(
         typer.echo(_held_out(fitted, recall))
         typer.echo(f"{found.found:.0%} of the relevant rows are among the candidates")
     if report is not None:
-        judged = Judged.of_fit(f"{name}, leg {leg}, family {family}", fitted, recall)
+        judged = Judged.of_fit(f"{name}, leg {leg}, family {family}", fitted, recall, found, given)
         report.write_text(page([judged]), encoding="utf-8")
 
 
@@ -117,11 +120,11 @@ def fuse(
     dsn: Dsn,
     queries: Queries,
     vector: Annotated[str | None, typer.Option(help="Model of the vector leg.")] = None,
-    vector_column: Annotated[str, typer.Option(help="Its queries.")] = "embedding",
+    vector_column: VectorColumn = "embedding",
     text_: Annotated[str | None, typer.Option("--text", help="Model of the text leg.")] = None,
-    text_column: Annotated[str, typer.Option(help="Its queries.")] = "text",
+    text_column: TextColumn = "text",
     tokens: Annotated[str | None, typer.Option(help="Model of the multi-vector leg.")] = None,
-    tokens_column: Annotated[str, typer.Option(help="Its queries.")] = "tokens",
+    tokens_column: TokensColumn = "tokens",
     key: Key = "id",
     query_key: QueryKey = "id",
     judgements: File = None,
@@ -166,9 +169,17 @@ def fuse(
                 seed=seed,
             )
             found[leg] = (some, fitted.relevance)
-            parts.append(Judged.of_fit(f"{model}, leg {leg}", fitted, recall))
-        models = {leg: model for leg, (model, _) in given.items()}
-        fused = fit_fused(*align(found), models=models, recalls=recalls, seed=seed)
+            title = f"{model}, leg {leg}, family {family}"
+            parts.append(Judged.of_fit(title, fitted, recall, some, judged))
+        aligned = align(found)
+        fused = fit_fused(
+            aligned.relevance,
+            aligned.query,
+            aligned.label,
+            models={leg: model for leg, (model, _) in given.items()},
+            recalls=recalls,
+            seed=seed,
+        )
         relevance.save(
             connection,
             name,
@@ -182,7 +193,7 @@ def fuse(
     typer.echo(f"{name}: fitted to {fused.examples:,} candidates of {fused.queries:,} queries")
     typer.echo(_held_out(fused, recall))
     if report is not None:
-        parts.insert(0, Judged.of_fit(f"{name}, fused", fused, recall))
+        parts.insert(0, Judged.of_fit(f"{name}, fused", fused, recall, aligned, judged))
         report.write_text(page(parts), encoding="utf-8")
 
 
@@ -236,7 +247,12 @@ def report(
     *,
     dsn: Dsn,
     queries: Queries,
-    query_column: QueryColumn,
+    query_column: Annotated[
+        str | None, typer.Option(help="Its column with the query; of a model of one leg.")
+    ] = None,
+    vector_column: VectorColumn = "embedding",
+    text_column: TextColumn = "text",
+    tokens_column: TokensColumn = "tokens",
     key: Key = "id",
     query_key: QueryKey = "id",
     judgements: File = None,
@@ -244,24 +260,62 @@ def report(
     candidates: Candidates = 100,
     recall: Recall = 0.95,
 ) -> None:
-    """Write a page about a stored model on judged queries, best those that it has not seen."""
+    """Write a page about a stored model on judged queries, best those that it has not seen.
+
+    Of a fused model, it shows the models of the legs as well.
+    """
     _require_fit()
-    from sqlvec.fit.judgements import collect
+    from sqlvec.fit.judgements import align, collect
     from sqlvec.fit.relevance import apply, threshold
     from sqlvec.fit.relevance_report import Judged, page
 
+    columns = {"vector": vector_column, "text": text_column, "tokens": tokens_column}
+    parts = []
+    found = {}
     with engine(dsn).connect() as connection:
         model = relevance.load(connection, name)
+        judged = _required(_judgements(connection, judgements, judgements_table))
         if isinstance(model, relevance.FusedModel):
-            raise DeclarationError(f"relevance model {name!r} combines others; report on those")
-        given = _required(_judgements(connection, judgements, judgements_table))
-        source, _ = _source(connection, name, key, queries, query_key, query_column)
-        examples = collect(connection, source, given, candidates=candidates, model=model).examples
-    found = apply(model, examples)
-    title = f"{name}, leg {model.leg}, family {model.family}"
-    chosen = threshold(found, examples.label, recall)
-    note = "The stored model on these queries; flattering where it was fitted on them."
-    html.write_text(page([Judged(title, found, examples.label, chosen, note)]), encoding="utf-8")
+            if query_column is not None:
+                raise DeclarationError(
+                    f"relevance model {name!r} combines legs; name the columns of their queries by"
+                    " --vector-column, --text-column and --tokens-column"
+                )
+            legs = dict(zip(relevance.LEGS, model.models, strict=True))
+        else:
+            legs = {model.leg: name}
+        for leg, leg_name in legs.items():
+            if leg_name is None:
+                continue
+            column = query_column or columns[leg]
+            source, family = _source(connection, leg_name, key, queries, query_key, column)
+            leg_model = relevance.load(connection, leg_name)
+            assert isinstance(leg_model, relevance.LegModel)
+            some = collect(connection, source, judged, candidates=candidates, model=leg_model)
+            own = apply(leg_model, some.examples)
+            found[leg] = (some, own)
+            cut = _threshold(connection, leg_name, recall)
+            cut = threshold(own, some.label, recall) if cut is None else cut
+            title = f"{leg_name}, leg {leg}, family {family}"
+            parts.append(Judged.of_model(title, own, cut, some, judged))
+        if isinstance(model, relevance.FusedModel):
+            aligned = align(found)
+            own = model.relevance(**aligned.relevance)
+            cut = _threshold(connection, name, recall)
+            cut = threshold(own, aligned.label, recall) if cut is None else cut
+            parts.insert(0, Judged.of_model(f"{name}, fused", own, cut, aligned, judged))
+    html.write_text(page(parts), encoding="utf-8")
+
+
+def _threshold(connection: Connection, name: str, recall: float) -> float | None:
+    """Return the stored threshold of a model for a recall, if it has one."""
+    statement = """
+        SELECT t.threshold
+        FROM sqlvec.relevance_model AS m, unnest(m.recalls, m.thresholds) AS t (recall, threshold)
+        WHERE m.name = :name AND t.recall = :recall
+    """
+    found: float | None = connection.scalar(text(statement), {"name": name, "recall": recall})
+    return found
 
 
 def _judgements(connection: Connection, file: Path | None, table: str | None) -> Judgements | None:

@@ -65,8 +65,38 @@ class Candidates:
     unanswerable: Examples | None
     """Queries that ask for nothing, for a vector leg to learn from."""
 
+    asked: list[str]
+    """Key of each query that was searched, also where nothing was found."""
+
     found: float
     """Share of the relevant rows among the candidates; NaN without judgements."""
+
+    @property
+    def label(self) -> Floats:
+        """Label of each candidate."""
+        return self.examples.label
+
+    @property
+    def query_keys(self) -> list[str]:
+        """Key of the query of each candidate."""
+        return [self.queries[number] for number in self.examples.query]
+
+
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """Candidates that at least one of several legs found."""
+
+    relevance: dict[str, Floats]
+    """Of each candidate by leg (m,), NaN where the leg did not find it."""
+
+    query: NDArray[np.intp]
+    """Number of the query of each candidate, from 0."""
+
+    label: Floats
+    query_keys: list[str]
+    rows: list[str]
+    asked: list[str]
+    """Key of each query that one of the legs searched."""
 
 
 def read_judgements(path: Path) -> Judgements:
@@ -163,7 +193,7 @@ def collect(
         chance = unit @ (sample / np.linalg.norm(sample, axis=1, keepdims=True)).T
         labels = background_labels(scores, list(chance), _count(connection, names, source))
         examples = Examples.of_lists(features, scores, labels)
-        return Candidates(examples, asked, rows, background, nothing, float("nan"))
+        return Candidates(examples, asked, rows, background, nothing, ids, float("nan"))
     labels = [
         np.array([judgements[ids[i]].get(key, 0) > 0 for key in lists[i].keys], dtype=np.float64)
         for i in used
@@ -171,23 +201,19 @@ def collect(
     relevant = sum(grade > 0 for query in ids for grade in judgements[query].values())
     found = sum(float(part.sum()) for part in labels)
     examples = Examples.of_lists(features, scores, labels)
-    return Candidates(examples, asked, rows, background, nothing, found / max(relevant, 1))
+    return Candidates(examples, asked, rows, background, nothing, ids, found / max(relevant, 1))
 
 
-def align(
-    legs: Mapping[str, tuple[Candidates, Floats]],
-) -> tuple[dict[str, Floats], NDArray[np.intp], Floats]:
+def align(legs: Mapping[str, tuple[Candidates, Floats]]) -> Aligned:
     """Bring the candidates of several legs together, for :func:`~sqlvec.fit.relevance.fit_fused`.
 
     :param legs: the candidates of each leg with their relevance.
-    :return: relevance by leg, NaN where it did not find the row; number of the query; label.
     """
     place: dict[tuple[str, str], int] = {}
     labels: list[float] = []
     for found, _ in legs.values():
-        asked = [found.queries[number] for number in found.examples.query]
         for pair, label in zip(
-            zip(asked, found.rows, strict=True), found.examples.label, strict=True
+            zip(found.query_keys, found.rows, strict=True), found.examples.label, strict=True
         ):
             if pair not in place:
                 place[pair] = len(labels)
@@ -195,11 +221,18 @@ def align(
     aligned = {}
     for leg, (found, relevance) in legs.items():
         values = np.full(len(labels), np.nan)
-        asked = [found.queries[number] for number in found.examples.query]
-        values[[place[pair] for pair in zip(asked, found.rows, strict=True)]] = relevance
+        pairs = zip(found.query_keys, found.rows, strict=True)
+        values[[place[pair] for pair in pairs]] = relevance
         aligned[leg] = values
-    number = np.unique([query for query, _ in place], return_inverse=True)[1]
-    return aligned, number, np.array(labels)
+    queries = [query for query, _ in place]
+    return Aligned(
+        aligned,
+        np.unique(queries, return_inverse=True)[1],
+        np.array(labels),
+        queries,
+        [row for _, row in place],
+        list(dict.fromkeys(query for found, _ in legs.values() for query in found.asked)),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,14 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from sqlvec.fit.relevance import Fit, reliability
+from sqlvec.fit.judgements import Aligned, Candidates, Judgements
+from sqlvec.fit.ranking import Quality
+from sqlvec.fit.relevance import Fit, reliability, threshold
 from sqlvec.relevance import Floats
 
 _WIDTH, _HEIGHT, _MARGIN = 460, 260, 42
 _BLUE, _ORANGE, _GREY = "#1f6feb", "#d1572b", "#8a8f98"
+_RECALLS = (0.5, 0.8, 0.9, 0.95, 0.99)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,8 @@ class Judged:
     :param label: 1 for relevant, 0 for not (m,).
     :param chosen: the relevance that candidates need.
     :param note: one sentence on where the figures come from.
+    :param found: the candidates, for what is shown by query; None shows nothing of this.
+    :param quality: of their ranking.
     """
 
     title: str
@@ -32,60 +37,154 @@ class Judged:
     label: Floats
     chosen: float
     note: str = ""
+    found: Candidates | Aligned | None = None
+    quality: Quality | None = None
 
     @classmethod
-    def of_fit(cls, title: str, fit: Fit, recall: float) -> Judged:
+    def of_fit(
+        cls,
+        title: str,
+        fit: Fit,
+        recall: float,
+        found: Candidates | Aligned | None = None,
+        judgements: Judgements | None = None,
+    ) -> Judged:
         """Return what a fit says of queries held out of it, cut for a recall."""
         note = "Every query was judged by a model that was fitted on other queries."
-        return cls(title, fit.relevance, fit.label, fit.thresholds[recall], note)
+        quality = _quality(fit.relevance, found, judgements)
+        return cls(title, fit.relevance, fit.label, fit.thresholds[recall], note, found, quality)
+
+    @classmethod
+    def of_model(
+        cls,
+        title: str,
+        relevance: Floats,
+        chosen: float,
+        found: Candidates | Aligned,
+        judgements: Judgements,
+    ) -> Judged:
+        """Return what a stored model says of candidates."""
+        note = "The stored model on these queries; flattering where it was fitted on them."
+        quality = _quality(relevance, found, judgements)
+        return cls(title, relevance, found.label, chosen, note, found, quality)
 
 
 def page(parts: Sequence[Judged]) -> str:
-    """Return the page: distributions, precision and recall by threshold, reliability."""
-    body = "\n".join(_section(part) for part in parts)
+    """Return the page: quality side by side, then distributions, thresholds and reliability."""
+    body = "\n".join((_comparison(parts), *(_section(part) for part in parts)))
     return _PAGE.format(title=escape(", ".join(part.title for part in parts)), body=body)
+
+
+def _quality(
+    relevance: Floats, found: Candidates | Aligned | None, judgements: Judgements | None
+) -> Quality | None:
+    if found is None or judgements is None:
+        return None
+    return Quality.of_candidates(relevance, found.query_keys, found.rows, judgements, found.asked)
+
+
+def _comparison(parts: Sequence[Judged]) -> str:
+    """Tabulate the parts side by side, each cut for what was chosen."""
+    rows = []
+    for part in parts:
+        cells = ["", "", ""]
+        if part.quality is not None:
+            q = part.quality
+            cells = [f"{q.ndcg:.3f}", f"{q.average_precision:.3f}", f"{q.found:.1%}"]
+        cut = _cut(part, part.chosen)
+        brier = np.mean((part.relevance - part.label) ** 2)
+        rows.append([part.title, *cells, f"{brier:.4f}", *cut])
+    titles = ("", "nDCG@10", "average precision", "relevant rows found", "Brier score", *_CUT)
+    return (
+        "<section><h2>Quality</h2><p>Means over the judged queries; a query for which a leg found"
+        " nothing counts as 0. Of legs that are combined, each is shown alone.</p>"
+        f"{_table(titles, rows)}</section>"
+    )
+
+
+_CUT = (
+    "min_relevance",
+    "relevant ones kept",
+    "candidates removed",
+    "precision of what is kept",
+    "queries left with nothing",
+)
+
+
+def _cut(part: Judged, chosen: float) -> list[str]:
+    positive = part.label >= 0.5
+    kept = part.relevance >= chosen
+    precision = f"{positive[kept].mean():.1%}" if kept.any() else ""
+    empty = ""
+    if part.found is not None:
+        left = {key for key, is_kept in zip(part.found.query_keys, kept, strict=True) if is_kept}
+        empty = f"{1 - len(left) / max(len(part.found.asked), 1):.1%}"
+    recall = f"{kept[positive].mean():.1%}" if positive.any() else ""
+    return [f"{chosen:.4f}", recall, f"{1 - kept.mean():.1%}", precision, empty]
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(title)}</th>" for title in titles)
+    body = []
+    for name, *cells in rows:
+        values = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        body.append(f"<tr><th>{escape(name)}</th>{values}</tr>")
+    return f"<table><tr>{head}</tr>{''.join(body)}</table>"
 
 
 def _section(part: Judged) -> str:
     positive = part.label >= 0.5
-    kept = part.relevance >= part.chosen
-    precision = float(positive[kept].mean()) if kept.any() else float("nan")
     figures = [
         ("candidates", f"{len(part.label):,}"),
         ("relevant among them", f"{int(positive.sum()):,} ({positive.mean():.1%})"),
-        ("min_relevance", f"{part.chosen:.4f}"),
-        ("relevant ones kept", f"{kept[positive].mean():.1%}"),
-        ("candidates removed", f"{1 - kept.mean():.1%}"),
-        ("precision of what is kept", f"{precision:.1%}"),
         ("Brier score", f"{np.mean((part.relevance - part.label) ** 2):.4f}"),
         ("Brier score of always saying the mean", f"{positive.mean() * (1 - positive.mean()):.4f}"),
     ]
     cells = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in figures)
-    charts = "".join((_distributions(part), _precision_recall(part), _reliability(part)))
+    choices = [["in use", *_cut(part, part.chosen)]]
+    if positive.any():
+        choices += [
+            [f"keeps {recall:.0%}", *_cut(part, threshold(part.relevance, part.label, recall))]
+            for recall in _RECALLS
+        ]
+    charts = [_relevances(part), _precision_recall(part), _reliability(part)]
+    if isinstance(part.found, Candidates):
+        charts.insert(0, _scores(part.found, positive))
     return (
-        f"<section><h2>{escape(part.title)}</h2><p>{escape(part.note)}</p>"
-        f"<table>{cells}</table><div class='charts'>{charts}</div></section>"
+        f"<section><h2>{escape(part.title)}</h2><p>{escape(part.note)}</p><table>{cells}</table>"
+        f"{_table(('', *_CUT), choices)}<div class='charts'>{''.join(charts)}</div></section>"
     )
 
 
-def _distributions(part: Judged) -> str:
+def _scores(found: Candidates, positive: NDArray[np.bool_]) -> str:
+    title = "Scores of relevant and other candidates: cosines, or shares of the maximum"
+    x = found.examples.x
+    return _distributions(title, x, positive, (float(x.min()), float(x.max() + 1e-9)), None)
+
+
+def _relevances(part: Judged) -> str:
+    title = "Relevance of relevant and other candidates"
+    x, positive = _log_odds(part.relevance), part.label >= 0.5
+    return _distributions(title, x, positive, _span(part.relevance), part.chosen)
+
+
+def _distributions(
+    title: str,
+    x: Floats,
+    positive: NDArray[np.bool_],
+    span: tuple[float, float],
+    chosen: float | None,
+) -> str:
     """Draw where relevant and other candidates lie, each as a share of its own class."""
-    edges = np.linspace(*_span(part.relevance), 41)
-    positive = part.label >= 0.5
+    edges = np.linspace(*span, 41)
     lines = []
-    for chosen, colour in ((positive, _BLUE), (~positive, _ORANGE)):
-        counts = np.histogram(_log_odds(part.relevance[chosen]), edges)[0]
+    for some, colour in ((positive, _BLUE), (~positive, _ORANGE)):
+        counts = np.histogram(x[some], edges)[0]
         share = counts / max(counts.sum(), 1)
         lines.append((np.repeat(edges, 2)[1:-1], np.repeat(share, 2), colour))
     top = max(float(line[1].max()) for line in lines)
-    return _chart(
-        "Relevance of relevant and other candidates",
-        lines,
-        (edges[0], edges[-1]),
-        (0, top or 1),
-        [("relevant", _BLUE), ("other", _ORANGE)],
-        part.chosen,
-    )
+    legend = [("relevant", _BLUE), ("other", _ORANGE)]
+    return _chart(title, lines, span, (0, top or 1), legend, chosen)
 
 
 def _precision_recall(part: Judged) -> str:
@@ -199,7 +298,7 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Relevance: {title}</title>
 <style>
 body {{ font: 15px/1.5 system-ui, sans-serif; color: #1c2128 }}
-body {{ margin: 2rem auto; max-width: 1000px }}
+body {{ margin: 2rem auto; max-width: 1100px }}
 table {{ border-collapse: collapse; margin: 1rem 0 }}
 th, td {{ text-align: left; padding: .2rem 1.5rem .2rem 0; font-weight: normal }}
 td {{ font-variant-numeric: tabular-nums; font-weight: 600 }}
@@ -212,7 +311,7 @@ svg .middle {{ text-anchor: middle }} svg .end {{ text-anchor: end }}
 </style></head><body>
 <h1>Relevance</h1>
 <p>The dashed line is the min_relevance in use. Move it in thought: to its right stands what a
-search returns, under it what it costs in recall.</p>
+search returns, under it what it costs in recall. The tables say the same for some values.</p>
 {body}
 </body></html>
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,8 @@ def test_fit_list_report_drop(collection: str, leg: str, tmp_path: Path) -> None
     said = sqlvec(collection, "fit", name, *options(leg, *judged, "--report", str(page)))
     assert said.startswith(f"{name}: fitted to ")
     assert "of 40 queries" in said and "95% of the relevant candidates" in said
-    assert page.read_text().count("<svg") == 3
+    assert page.read_text().count("<svg") == 4
+    assert "nDCG@10" in page.read_text()
     assert name in sqlvec(collection, "list")
 
     with psycopg.connect(collection) as connection:
@@ -105,7 +107,8 @@ def test_fit_list_report_drop(collection: str, leg: str, tmp_path: Path) -> None
 
     arguments = options(leg)[options(leg).index("--key") :]
     sqlvec(collection, "report", name, str(later), *arguments, *judged)
-    assert later.read_text().count("<svg") == 3
+    assert later.read_text().count("<svg") == 4
+    assert f"{cut[0]:.4f}" in later.read_text()  # the stored threshold is the one in use
     sqlvec(collection, "drop", name)
     assert name not in sqlvec(collection, "list")
 
@@ -119,14 +122,25 @@ def test_fuse(collection: str, tmp_path: Path) -> None:
     models = ("--vector", "vector leg", "--text", "text leg", "--text-column", "words")
     said = sqlvec(collection, "fuse", "both", *models, *common, "--report", str(page))
     assert said.startswith("both: fitted to ") and "held out: Brier" in said
-    assert page.read_text().count("<svg") == 9
+    assert page.read_text().count("<svg") == 11
     with psycopg.connect(collection) as connection:
         row = connection.execute(
-            "SELECT slope, thresholds <> '{}', models = ARRAY['vector leg', 'text leg', NULL], sqlvec.relevance_fused('both', 0.9, 0.9) > sqlvec.relevance_fused('both', 0.1)"
+            "SELECT slope, sqlvec.relevance_threshold('both'), models = ARRAY['vector leg', 'text leg', NULL], sqlvec.relevance_fused('both', 0.9, 0.9) > sqlvec.relevance_fused('both', 0.1)"
             " FROM sqlvec.relevance_model WHERE name = 'both'"
         ).fetchone()
-    assert row is not None and row[0][2] == 0 and row[1:] == (True, True, True)
+    assert row is not None and row[0][2] == 0 and row[2:] == (True, True)
     assert "vector leg, text leg" in sqlvec(collection, "list")
+    later = tmp_path / "later.html"
+    more = ("--text-column", "words")
+    sqlvec(collection, "report", "both", str(later), *common, *more)
+    shown = later.read_text()
+    assert shown.count("<svg") == 11 and shown.count("vector leg, leg vector, family linear") == 3
+    assert f"{row[1]:.4f}" in shown
+    rows = [re.findall("<td>(.*?)</td>", line) for line in re.findall("<tr>.*?</tr>", shown)[1:4]]
+    fused, vector, words = (float(cells[0]) for cells in rows)
+    assert fused >= max(vector, words) > 0.5
+    with pytest.raises(DeclarationError, match="'both' combines legs; name the columns"):
+        sqlvec(collection, "report", "both", str(later), *common, "--query-column", "words")
     with pytest.raises(DeclarationError, match="two legs or more"):
         sqlvec(collection, "fuse", "one", "--text", "text leg", *common)
     with pytest.raises(DeclarationError, match="'text leg' is of leg text"):

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import check_grad
+from sklearn.metrics import average_precision_score, ndcg_score
 
 from sqlvec.errors import DeclarationError, EncodingError, FittingError
 from sqlvec.fit.background import background_labels, fit_background, unanswerable
 from sqlvec.fit.judgements import read_judgements
+from sqlvec.fit.ranking import Quality
 from sqlvec.fit.relevance import Examples, _Loss, apply, fit_fused, fit_leg, reliability, threshold
 from sqlvec.fit.relevance_report import Judged, page
 from sqlvec.relevance import EXPONENTS, Background, Curve, FusedModel, LegModel, logistic, logit
@@ -298,6 +300,44 @@ def test_bad_judgements(tmp_path: Path, line: str) -> None:
     (tmp_path / "judgements").write_text("\n")
     with pytest.raises(FittingError, match="there are no judgements"):
         read_judgements(tmp_path / "judgements")
+
+
+def test_quality_is_that_of_the_definition() -> None:
+    judgements = {"a": {"1": 2.0, "2": 1.0, "9": 1.0, "3": 0.0}, "b": {"1": 1.0}, "c": {"1": 0.0}}
+    # a: rows 3, 1, 2 in this order; b found nothing; c has no answer and does not count.
+    quality = Quality.of_candidates(
+        [0.5, 0.9, 0.4, 0.2],
+        ["a", "a", "a", "c"],
+        ["1", "3", "2", "1"],
+        judgements,
+        ["a", "b", "c"],
+    )
+    ideal = 2 + 1 / np.log2(3) + 1 / 2
+    assert quality.ndcg == pytest.approx((2 / np.log2(3) + 1 / 2) / ideal / 2)
+    assert quality.average_precision == pytest.approx((1 / 2 + 2 / 3) / 3 / 2)
+    assert quality.found == pytest.approx(2 / 3 / 2)
+    perfect = Quality.of_candidates([1, 1], ["b", "b"], ["1", "2"], judgements, ["b"])
+    assert perfect == Quality(1, 1, 1)  # on a tie as they come
+    assert np.isnan(Quality.of_candidates([], [], [], judgements, []).ndcg)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 3)), min_size=1, max_size=40))
+def test_quality_equals_scikit_learn(candidates):
+    scores, grades = (
+        np.array(column, dtype=np.float64) for column in zip(*candidates, strict=True)
+    )
+    # Ties of scikit-learn are averaged: rank without any.
+    ranks = np.argsort(np.argsort(scores, kind="stable"), kind="stable")
+    rows = [str(number) for number in range(len(candidates))]
+    judgements = {"q": dict(zip(rows, map(float, grades), strict=True))}
+    quality = Quality.of_candidates(ranks, ["q"] * len(rows), rows, judgements, ["q"])
+    if not grades.any():
+        assert np.isnan(quality.ndcg)
+        return
+    if len(rows) > 1:
+        assert quality.ndcg == pytest.approx(ndcg_score([grades], [ranks], k=10))
+    assert quality.average_precision == pytest.approx(average_precision_score(grades > 0, ranks))
+    assert quality.found == 1
 
 
 def test_page() -> None:
