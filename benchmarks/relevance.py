@@ -40,6 +40,9 @@ RECALL = 0.95
 RECALLS = (0.5, 0.8, 0.9, RECALL)
 FOLDS = 5
 TOGETHER = "together"
+AUTO = "auto"
+"""The family that removes most at :data:`RECALL` on the queries that are not held out."""
+
 SAMPLE = 1000
 
 Floats = NDArray[np.float64]
@@ -153,7 +156,7 @@ def _cases(collection: Collection, only: Sequence[str] = ()) -> Iterator[dict[st
             continue
         methods: dict[str, Callable[[Collection, Leg], dict[float, Outcome]]] = {
             family: lambda c, at, family=family: _fitted(c, at, family)
-            for family in (EXPONENTS if leg.name == "vector" else ("raw", "linear"))
+            for family in ((*EXPONENTS, AUTO) if leg.name == "vector" else ("raw", "linear"))
         }
         methods["autocut"] = _autocut
         if leg.name == "vector":
@@ -218,13 +221,14 @@ def _fit(
     x = [leg.x[q, candidates[q]] for q in queries]
     labels = [collection.relevant[q, candidates[q]] for q in queries]
     examples = Examples.of_lists(known, x, labels)
+    options: dict[str, Any] = {"recalls": RECALLS}
     if leg.name == "vector":
         nothing = _nothing(collection, background, len(queries))
-        fit = fit_leg(
-            "vector", examples, family, background=background, unanswerable=nothing, recalls=RECALLS
-        )
-    else:
-        fit = fit_leg(leg.name, examples, family, recalls=RECALLS)
+        options |= {"background": background, "unanswerable": nothing}
+    # The queries that judge the choice are held out here already.
+    families = EXPONENTS if family == AUTO else (family,)
+    fits = [fit_leg(leg.name, examples, family, **options) for family in families]
+    fit = max(fits, key=lambda fit: fit.removed(RECALL))
     assert isinstance(fit.model, LegModel)
     return fit.model, dict(fit.thresholds), fit.relevance
 

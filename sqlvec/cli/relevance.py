@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -64,7 +64,13 @@ def fit(
     query_key: QueryKey = "id",
     judgements: File = None,
     judgements_table: JudgementTable = None,
-    family: Annotated[str, typer.Option(help="raw, linear, sqrt, quadratic or power.")] = "linear",
+    family: Annotated[
+        str,
+        typer.Option(
+            help="raw, linear, sqrt, quadratic or power; auto fits all and takes the one that"
+            " removes most at the wanted recall (without judgements: linear)."
+        ),
+    ] = "auto",
     candidates: Candidates = 100,
     recall: Recall = 0.95,
     seed: Annotated[int, typer.Option(help="Of the folds and the sample of rows.")] = 0,
@@ -73,23 +79,26 @@ def fit(
     """Fit a model to judged queries, or to the background when there are no judgements."""
     _require_fit()
     from sqlvec.fit.judgements import Source, collect
-    from sqlvec.fit.relevance import RECALLS, fit_leg
+    from sqlvec.fit.relevance import RECALLS, fit_best, fit_leg
     from sqlvec.fit.relevance_report import Judged, page
 
     source = Source(leg, table, column, key, queries, query_key, query_column)
     with engine(dsn).begin() as connection:
         given = _judgements(connection, judgements, judgements_table)
         found = collect(connection, source, given, candidates=candidates, seed=seed)
-        recalls = sorted({*RECALLS, recall})
-        fitted = fit_leg(
-            leg,
-            found.examples,
-            family,
-            background=found.background,
-            unanswerable=found.unanswerable,
-            recalls=recalls,
-            seed=seed,
-        )
+        options: dict[str, Any] = {
+            "background": found.background,
+            "unanswerable": found.unanswerable,
+            "recalls": sorted({*RECALLS, recall}),
+            "seed": seed,
+        }
+        if family != "auto":
+            fitted = fit_leg(leg, found.examples, family, **options)
+        elif given is None:
+            fitted = fit_leg(leg, found.examples, **options)
+        else:
+            fitted = fit_best(leg, found.examples, recall=recall, **options)
+        assert isinstance(fitted.model, relevance.LegModel)
         relevance.save(
             connection,
             name,
@@ -102,14 +111,18 @@ def fit(
             positives=fitted.positives if given is not None else None,
             brier=fitted.brier if given is not None else None,
         )
-    typer.echo(f"{name}: fitted to {fitted.examples:,} candidates of {fitted.queries:,} queries")
+    typer.echo(
+        f"{name}: family {fitted.model.family},"
+        f" fitted to {fitted.examples:,} candidates of {fitted.queries:,} queries"
+    )
     if given is None:
         typer.echo("without judgements: relevance is the chance of not being background")
     else:
         typer.echo(_held_out(fitted, recall))
         typer.echo(f"{found.found:.0%} of the relevant rows are among the candidates")
     if report is not None:
-        judged = Judged.of_fit(f"{name}, leg {leg}, family {family}", fitted, recall, found, given)
+        title = f"{name}, leg {leg}, family {fitted.model.family}"
+        judged = Judged.of_fit(title, fitted, recall, found, given)
         report.write_text(page([judged]), encoding="utf-8")
 
 
@@ -352,11 +365,11 @@ def _source(
 
 
 def _held_out(fitted: Fit, recall: float) -> str:
-    cut = fitted.thresholds[recall]
-    removed = 1 - (fitted.relevance >= cut).mean()
     return (
-        f"held out: Brier {fitted.brier:.4f}; {recall:.0%} of the relevant candidates have a"
-        f" relevance of {cut:.4f} or more, which removes {removed:.0%} of all"
+        f"min_relevance for a recall of {recall:.0%}: {fitted.thresholds[recall]:.4f}\n"
+        f"on queries held out of fit and threshold it keeps {fitted.recall(recall):.0%} of the"
+        f" relevant candidates and removes {fitted.removed(recall):.0%} of all;"
+        f" Brier score {fitted.brier:.4f}"
     )
 
 

@@ -136,6 +136,9 @@ class Fit:
     thresholds: Mapping[float, float]
     """For each wanted recall the largest relevance that keeps it, over all candidates pooled."""
 
+    kept: Mapping[float, NDArray[np.bool_]]
+    """Which candidates pass (m,) when their fifth is cut at a threshold chosen on the others."""
+
     brier: float
     """Mean squared error of ``relevance``."""
 
@@ -150,6 +153,14 @@ class Fit:
     def positives(self) -> int:
         """Relevant ones among them."""
         return int((self.label >= 0.5).sum())
+
+    def removed(self, recall: float) -> float:
+        """Return the share of the candidates that the cut for a recall removes."""
+        return float(1 - self.kept[recall].mean())
+
+    def recall(self, recall: float) -> float:
+        """Return the share of the relevant candidates that the cut for a recall keeps."""
+        return float(self.kept[recall][self.label >= 0.5].mean())
 
 
 def fit_leg(
@@ -178,33 +189,54 @@ def fit_leg(
     :param seed: of the folds.
     :raises FittingError: too few labels, or of one class only.
     """
-    if family not in EXPONENTS:
-        raise FittingError(f"no family {family!r}; there are {', '.join(EXPONENTS)}")
-    if family == "raw":
-        examples = replace(examples, features=np.zeros((len(examples.features), 0)))
-        # Its one curve would only be spoilt by them.
-        background = unanswerable = None
-    elif (leg == "vector") == (background is None):
-        raise FittingError("the vector leg, and no other, takes a background")
     _check(examples)
+    options = _Options(leg, background, unanswerable, tuple(recalls), l2, seed)
+    return _fit_family(examples, family, options)
 
-    def fitted(some: Examples, held_out: Examples | None, steps: int) -> tuple[LegModel, int]:
-        weights, taken = _fit_weights(some.joined_with(unanswerable), held_out, family, l2, steps)
-        return LegModel(leg, family, *weights, background), taken
 
-    held_out = np.zeros(len(examples.x))
-    taken = []
-    folds = list(_folds(len(examples.features), seed))
-    for fold in folds:
-        rest = examples.of_queries(~fold)
-        stop = next(_folds(len(rest.features), seed + 1))
-        _, steps = fitted(rest.of_queries(~stop), rest.of_queries(stop), _MAX_STEPS)
-        model, _ = fitted(rest, None, steps)
-        part = examples.of_queries(fold)
-        held_out[fold[examples.query]] = apply(model, part)
-        taken.append(steps)
-    model, _ = fitted(examples, None, int(np.median(taken)))
-    return _judged(model, held_out, examples.label, recalls, len(examples.features))
+def fit_best(
+    leg: str,
+    examples: Examples,
+    families: Sequence[str] = tuple(EXPONENTS),
+    *,
+    recall: float = 0.95,
+    background: Background | None = None,
+    unanswerable: Examples | None = None,
+    recalls: Sequence[float] = RECALLS,
+    l2: float = 5.0,
+    seed: int = 0,
+) -> Fit:
+    """Fit several families, and take the one that removes most candidates at a recall.
+
+    The choice looks at labels as a fit does. What is reported of held-out queries is therefore
+    nested: for each fifth of the queries, the other four choose the family, fit it and choose the
+    threshold, each by a cross-validation of their own. The fifths may choose different families;
+    the model and its thresholds are of the one that all queries choose together.
+
+    :param families: the first of those that remove equally much is taken.
+    :param recall: by which they are compared, one of ``recalls``.
+    :raises FittingError: as of :func:`fit_leg`, which explains the other parameters.
+    """
+    if recall not in recalls:
+        raise FittingError(f"families are compared at a recall that is asked for, not {recall}")
+    _check(examples)
+    options = _Options(leg, background, unanswerable, tuple(recalls), l2, seed)
+
+    def best(some: Examples) -> Fit:
+        fits = [_fit_family(some, family, options) for family in families]
+        return max(fits, key=lambda fit: fit.removed(recall))
+
+    relevance = np.zeros(len(examples.x))
+    kept = {wanted: np.zeros(len(examples.x), dtype=bool) for wanted in recalls}
+    for fold in _folds(len(examples.features), seed):
+        chosen = best(examples.of_queries(~fold))
+        assert isinstance(chosen.model, LegModel)
+        own = fold[examples.query]
+        relevance[own] = apply(chosen.model, examples.of_queries(fold))
+        for wanted in recalls:
+            kept[wanted][own] = relevance[own] >= chosen.thresholds[wanted]
+    brier = float(np.mean((relevance - examples.label) ** 2))
+    return replace(best(examples), relevance=relevance, kept=kept, brier=brier)
 
 
 def fit_fused(
@@ -239,13 +271,14 @@ def fit_fused(
     count = int(number.max(initial=-1)) + 1
     _check(Examples(np.zeros((count, 0)), number, np.zeros(len(number)), labels))
     held_out = np.zeros(len(number))
-    for fold in _folds(count, seed):
+    folds = list(_folds(count, seed))
+    for fold in folds:
         chosen = fold[number]
         model = _fit_fused(values[~chosen], labels[~chosen], l2)
         held_out[chosen] = model.relevance(*values[chosen].T)
     vector, text, tokens = ((models or {}).get(leg) for leg in LEGS)
     model = replace(_fit_fused(values, labels, l2), models=(vector, text, tokens))
-    return _judged(model, held_out, labels, recalls, count)
+    return _judged(model, held_out, labels, recalls, [fold[number] for fold in folds], count)
 
 
 def apply(model: LegModel, examples: Examples) -> Floats:
@@ -299,15 +332,64 @@ def _folds(count: int, seed: int) -> Iterator[NDArray[np.bool_]]:
         yield number == fold
 
 
+@dataclass(frozen=True, slots=True)
+class _Options:
+    leg: str
+    background: Background | None
+    unanswerable: Examples | None
+    recalls: tuple[float, ...]
+    l2: float
+    seed: int
+
+
+def _fit_family(examples: Examples, family: str, options: _Options) -> Fit:
+    background, nothing = options.background, options.unanswerable
+    if family not in EXPONENTS:
+        raise FittingError(f"no family {family!r}; there are {', '.join(EXPONENTS)}")
+    if family == "raw":
+        examples = replace(examples, features=np.zeros((len(examples.features), 0)))
+        # Its one curve would only be spoilt by them.
+        background = nothing = None
+    elif (options.leg == "vector") == (background is None):
+        raise FittingError("the vector leg, and no other, takes a background")
+
+    def fitted(some: Examples, held_out: Examples | None, steps: int) -> tuple[LegModel, int]:
+        given = some.joined_with(nothing)
+        weights, taken = _fit_weights(given, held_out, family, options.l2, steps)
+        return LegModel(options.leg, family, *weights, background), taken
+
+    held_out = np.zeros(len(examples.x))
+    taken = []
+    folds = list(_folds(len(examples.features), options.seed))
+    for fold in folds:
+        rest = examples.of_queries(~fold)
+        stop = next(_folds(len(rest.features), options.seed + 1))
+        _, steps = fitted(rest.of_queries(~stop), rest.of_queries(stop), _MAX_STEPS)
+        model, _ = fitted(rest, None, steps)
+        part = examples.of_queries(fold)
+        held_out[fold[examples.query]] = apply(model, part)
+        taken.append(steps)
+    model, _ = fitted(examples, None, int(np.median(taken)))
+    own = [fold[examples.query] for fold in folds]
+    return _judged(model, held_out, examples.label, options.recalls, own, len(examples.features))
+
+
 def _judged(
     model: LegModel | FusedModel,
     held_out: Floats,
     label: Floats,
     recalls: Sequence[float],
+    folds: Sequence[NDArray[np.bool_]],
     queries: int,
 ) -> Fit:
     thresholds = {recall: threshold(held_out, label, recall) for recall in recalls}
-    return Fit(model, held_out, label, thresholds, float(np.mean((held_out - label) ** 2)), queries)
+    kept = {recall: np.zeros(len(label), dtype=bool) for recall in recalls}
+    for recall in recalls:
+        for own in folds:
+            others = threshold(held_out[~own], label[~own], recall)
+            kept[recall][own] = held_out[own] >= others
+    brier = float(np.mean((held_out - label) ** 2))
+    return Fit(model, held_out, label, thresholds, kept, brier, queries)
 
 
 class _Loss:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from sqlvec.cli.app import app
 from sqlvec.errors import DeclarationError, FittingError
+from sqlvec.relevance import EXPONENTS
 
 TOPICS, ROWS, QUERIES, DIMENSIONS = 40, 8, 40, 32
 FRUIT = ("apple", "pear", "fig", "plum", "quince")
@@ -64,6 +65,7 @@ def sqlvec(dsn: str, *arguments: str) -> str:
     return result.output
 
 
+LINEAR = ("--family", "linear")
 TABLE = '"my %shop"."Doc %1"'
 LEGS = {
     "vector": ("em bedding", "embedding"),
@@ -85,9 +87,9 @@ def test_fit_list_report_drop(collection: str, leg: str, tmp_path: Path) -> None
     name = f"a {leg} model"
     page, later = tmp_path / "fit.html", tmp_path / "later.html"
     judged = ("--judgements-table", '"my %shop".judgement')
-    said = sqlvec(collection, "fit", name, *options(leg, *judged, "--report", str(page)))
-    assert said.startswith(f"{name}: fitted to ")
-    assert "of 40 queries" in said and "95% of the relevant candidates" in said
+    said = sqlvec(collection, "fit", name, *options(leg, *judged, *LINEAR, "--report", str(page)))
+    assert said.startswith(f"{name}: family linear, fitted to ")
+    assert "of 40 queries" in said and "min_relevance for a recall of 95%: " in said
     assert page.read_text().count("<svg") == 4
     assert "nDCG@10" in page.read_text()
     assert name in sqlvec(collection, "list")
@@ -116,12 +118,12 @@ def test_fit_list_report_drop(collection: str, leg: str, tmp_path: Path) -> None
 def test_fuse(collection: str, tmp_path: Path) -> None:
     judged = ("--judgements-table", '"my %shop".judgement')
     for leg in ("vector", "text"):
-        sqlvec(collection, "fit", f"{leg} leg", *options(leg, *judged))
+        sqlvec(collection, "fit", f"{leg} leg", *options(leg, *judged, *LINEAR))
     page = tmp_path / "fused.html"
     common = ("--key", "the id", "--queries", '"my %shop".query', "--candidates", "30", *judged)
     models = ("--vector", "vector leg", "--text", "text leg", "--text-column", "words")
     said = sqlvec(collection, "fuse", "both", *models, *common, "--report", str(page))
-    assert said.startswith("both: fitted to ") and "held out: Brier" in said
+    assert said.startswith("both: fitted to ") and "held out of fit and threshold" in said
     assert page.read_text().count("<svg") == 11
     with psycopg.connect(collection) as connection:
         row = connection.execute(
@@ -153,6 +155,14 @@ def test_fuse(collection: str, tmp_path: Path) -> None:
         sqlvec(collection, "drop", name)
 
 
+def test_family_is_chosen(collection: str) -> None:
+    judged = ("--judgements-table", '"my %shop".judgement')
+    said = sqlvec(collection, "fit", "chosen", *options("text", *judged))
+    family = said.split(",")[0].removeprefix("chosen: family ")
+    assert family in EXPONENTS and family in sqlvec(collection, "list")
+    sqlvec(collection, "drop", "chosen")
+
+
 def test_judgements_from_a_file(collection: str, tmp_path: Path) -> None:
     file = tmp_path / "qrels.tsv"
     lines = [f"q{row // ROWS}\t{row}\t1" for row in range(TOPICS * ROWS)]
@@ -170,6 +180,7 @@ def test_judgements_from_a_file(collection: str, tmp_path: Path) -> None:
 
 def test_without_judgements(collection: str) -> None:
     said = sqlvec(collection, "fit", "unlabelled", *options("vector"))
+    assert said.startswith("unlabelled: family linear, fitted to")
     assert "without judgements: relevance is the chance of not being background" in said
     with psycopg.connect(collection) as connection:
         statement = """
@@ -211,10 +222,10 @@ def test_too_few_labels(collection: str, tmp_path: Path) -> None:
 
 def test_nothing_is_left_of_a_failed_fit(collection: str) -> None:
     judged = ("--judgements-table", '"my %shop".judgement')
-    sqlvec(collection, "fit", "once", *options("text", *judged))
+    sqlvec(collection, "fit", "once", *options("text", *judged, *LINEAR))
     with pytest.raises(psycopg.Error, match="already exists"):
         try:
-            sqlvec(collection, "fit", "once", *options("vector", *judged))
+            sqlvec(collection, "fit", "once", *options("vector", *judged, *LINEAR))
         except Exception as caught:
             raise getattr(caught, "orig", caught) from None
     assert sqlvec(collection, "list").count("once") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,7 +17,17 @@ from sqlvec.errors import DeclarationError, EncodingError, FittingError
 from sqlvec.fit.background import background_labels, fit_background, unanswerable
 from sqlvec.fit.judgements import read_judgements
 from sqlvec.fit.ranking import Quality
-from sqlvec.fit.relevance import Examples, _Loss, apply, fit_fused, fit_leg, reliability, threshold
+from sqlvec.fit.relevance import (
+    Examples,
+    _folds,
+    _Loss,
+    apply,
+    fit_best,
+    fit_fused,
+    fit_leg,
+    reliability,
+    threshold,
+)
 from sqlvec.fit.relevance_report import Judged, page
 from sqlvec.relevance import EXPONENTS, Background, Curve, FusedModel, LegModel, logistic, logit
 
@@ -137,6 +148,41 @@ def test_fit_tells_queries_apart() -> None:
     assert max(removed.values()) > removed["raw"] + 0.1
 
 
+def test_family_is_chosen_without_the_queries_it_is_reported_on() -> None:
+    examples, background = synthetic(60, 30)
+    families = ("raw", "linear", "quadratic")
+    fits = {f: fit_leg("vector", examples, f, background=background) for f in families}
+    best = fit_best("vector", examples, families, background=background)
+    assert isinstance(best.model, LegModel)
+    removed = {family: fit.removed(0.95) for family, fit in fits.items()}
+    assert best.model.family == max(removed, key=removed.__getitem__)
+    own = fits[best.model.family]
+    assert best.thresholds == own.thresholds
+    assert isinstance(own.model, LegModel)
+    np.testing.assert_array_equal(apply(best.model, examples), apply(own.model, examples))
+    assert best.brier == pytest.approx(np.mean((best.relevance - best.label) ** 2))
+    assert best.removed(0.95) > fits["raw"].removed(0.95) and best.recall(0.95) > 0.85
+    # Other labels of one fifth change what is chosen and fitted for the others, never for itself.
+    fold = next(_folds(60, 0))
+    turned = replace(examples, label=np.where(fold[examples.query], 0, examples.label))
+    again = fit_best("vector", turned, families, background=background)
+    np.testing.assert_array_equal(
+        again.relevance[fold[examples.query]], best.relevance[fold[examples.query]]
+    )
+    with pytest.raises(FittingError, match="compared at a recall that is asked for, not 0.7"):
+        fit_best("vector", examples, recall=0.7, background=background)
+
+
+def test_thresholds_of_kept_candidates_come_from_other_queries() -> None:
+    examples, background = synthetic(60, 30)
+    fit = fit_leg("vector", examples, background=background)
+    for recall, kept in fit.kept.items():
+        assert fit.recall(recall) == pytest.approx(recall, abs=0.1)
+        own = next(_folds(60, 0))[examples.query]
+        cut = threshold(fit.relevance[~own], fit.label[~own], recall)
+        np.testing.assert_array_equal(kept[own], fit.relevance[own] >= cut)
+
+
 def test_questions_about_other_matters_find_nothing() -> None:
     examples, background = synthetic()
     rows = np.random.default_rng(0).normal(size=(400, 16)) + 6 * np.eye(16)[0]
@@ -212,6 +258,7 @@ def test_numbers_that_are_none_are_refused() -> None:
     examples.x[3] = np.nan
     with pytest.raises(FittingError, match="not finite"):
         fit_leg("vector", examples, background=background)
+    examples, background = synthetic(60)
     with pytest.raises(FittingError, match="no family 'cubic'"):
         fit_leg("vector", examples, "cubic", background=background)
 
