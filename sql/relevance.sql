@@ -166,7 +166,8 @@ BEGIN
     ELSIF v_u = 0 THEN
         RETURN 0;
     END IF;
-    RETURN sign(v_u) * exp(greatest(ln(abs(v_u) / slope) / exponent, -700));
+    -- Scores below 1e-100 are as good as 0, and neither division nor product may underflow.
+    RETURN sign(v_u) * exp(greatest((ln(abs(v_u)) - ln(slope)) / exponent, -230));
 END
 $body$;
 

@@ -96,6 +96,19 @@ BEGIN
 END
 $body$;
 
+-- A list of numbers for a model, counted from 1. Sums and products of such numbers cannot overflow.
+CREATE OR REPLACE FUNCTION sqlvec._model_numbers(what text, numbers float8[]) RETURNS float8[]
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    IF array_ndims(numbers) > 1 OR EXISTS (SELECT FROM unnest(numbers) AS n WHERE n IS NULL OR n NOT BETWEEN -1e12 AND 1e12) THEN
+        RAISE EXCEPTION '% of a relevance model is a list of numbers from -1e12 to 1e12, not %', what, left(numbers::text, 200)
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    RETURN ARRAY(SELECT n FROM unnest(numbers) WITH ORDINALITY AS t (n, i) ORDER BY i);
+END
+$body$;
+
 CREATE OR REPLACE FUNCTION sqlvec._check_relevance_numbers(
     leg text, family text, features int, slope float8[], intercept float8[], exponent float8[], recalls float8[], thresholds float8[]
 ) RETURNS void
@@ -114,9 +127,6 @@ BEGIN
         RAISE EXCEPTION 'slope, intercept and exponent have %, % and % numbers, not %, % and %',
             v_lengths[1], v_lengths[2], v_lengths[3], v_found[1], v_found[2], v_found[3]
             USING ERRCODE = 'array_subscript_error', HINT = 'Each is a bias, followed by one weight for every feature of the query.';
-    ELSIF EXISTS (SELECT FROM unnest(slope || intercept || exponent || recalls || thresholds) AS n
-                  WHERE n IS NULL OR n IN ('NaN', 'Infinity', '-Infinity')) THEN
-        RAISE EXCEPTION 'a relevance model holds NULL, NaN or infinity' USING ERRCODE = 'invalid_parameter_value';
     ELSIF leg = 'fused' AND 0 > ANY (slope) THEN
         RAISE EXCEPTION 'a leg has a negative weight' USING ERRCODE = 'invalid_parameter_value';
     ELSIF leg <> 'fused' AND family <> 'power' AND NOT exponent[1] BETWEEN 0.1 AND 2 THEN
@@ -162,13 +172,25 @@ DECLARE
     v_attnum smallint;
     v_dimensions int;
     v_count int;
-    v_features int := CASE leg WHEN 'vector' THEN cardinality(directions) + CASE WHEN centroids <> '{}' THEN 2 + cardinality(sharpness) ELSE 0 END
-                               ELSE 2 END;
+    v_features int;
 BEGIN
     -- One at a time, so that no name is taken twice and no leg of a fused model dropped meanwhile.
     PERFORM pg_advisory_xact_lock(hashtext('sqlvec.relevance_model'));
-    IF name IS NULL OR name = '' THEN
-        RAISE EXCEPTION 'a relevance model needs a name' USING ERRCODE = 'invalid_parameter_value';
+    slope := sqlvec._model_numbers('slope', slope);
+    intercept := sqlvec._model_numbers('intercept', intercept);
+    exponent := sqlvec._model_numbers('exponent', exponent);
+    sharpness := sqlvec._model_numbers('sharpness', sharpness);
+    centroid_scale := sqlvec._model_numbers('centroid_scale', centroid_scale);
+    centroid_weight := sqlvec._model_numbers('centroid_weight', centroid_weight);
+    recalls := sqlvec._model_numbers('recalls', recalls);
+    thresholds := sqlvec._model_numbers('thresholds', thresholds);
+    centroids := coalesce(centroids, '{}');
+    directions := coalesce(directions, '{}');
+    v_features := CASE WHEN leg <> 'vector' THEN 2
+                       ELSE cardinality(directions) + CASE WHEN centroids <> '{}' THEN 2 + cardinality(sharpness) ELSE 0 END END;
+    IF coalesce(octet_length(name), 0) NOT BETWEEN 1 AND 255 THEN
+        RAISE EXCEPTION 'the name of a relevance model has 1 to 255 bytes, not %', coalesce(octet_length(name), 0)
+            USING ERRCODE = 'invalid_parameter_value';
     ELSIF EXISTS (SELECT FROM sqlvec.relevance_model AS m WHERE m.name = create_relevance_model.name) THEN
         RAISE EXCEPTION 'relevance model "%" already exists', name
             USING ERRCODE = 'duplicate_object', HINT = 'CALL sqlvec.drop_relevance_model(...); or choose another name.';
@@ -198,16 +220,24 @@ BEGIN
     IF leg = 'vector' THEN
         SELECT count(DISTINCT sqlvec._dims(v)), min(sqlvec._dims(v)) INTO v_count, v_dimensions FROM unnest(centroids || directions) AS v;
         v_dimensions := coalesce(v_dimensions, v_column.dimensions, sqlvec._dimensions(v_root, column_name));
-        IF v_count > 1 OR v_dimensions <> v_column.dimensions THEN
+        IF v_dimensions > 4096 THEN
+            RAISE EXCEPTION 'column "%" of table % has % dimensions; a relevance model takes at most 4096', column_name, rel, v_dimensions
+                USING ERRCODE = 'program_limit_exceeded';
+        ELSIF v_count > 1 OR v_dimensions <> v_column.dimensions THEN
             RAISE EXCEPTION 'column "%" of table % has % dimensions, the vectors of the model have %', column_name, rel, v_column.dimensions,
                 (SELECT string_agg(DISTINCT sqlvec._dims(v)::text, ', ') FROM unnest(centroids || directions) AS v)
                 USING ERRCODE = 'data_exception';
         END IF;
     END IF;
     IF cardinality(centroid_scale) <> cardinality(centroids) OR cardinality(centroid_weight) <> cardinality(centroids)
-       OR EXISTS (SELECT FROM unnest(centroid_scale || centroid_weight || sharpness) AS n WHERE n IS NULL OR n NOT BETWEEN 1e-9 AND 100) THEN
+       OR EXISTS (SELECT FROM unnest(centroid_scale || centroid_weight || sharpness) AS n WHERE n NOT BETWEEN 1e-9 AND 100) THEN
         RAISE EXCEPTION 'every centroid has a scale and a weight, these and sharpness being from 1e-9 to 100'
             USING ERRCODE = 'invalid_parameter_value';
+    ELSIF EXISTS (SELECT FROM unnest(centroids || directions) AS v WHERE v IS NULL OR NOT sqlvec._dot(v, v) BETWEEN 3900 * 3900 AND 4100 * 4100) THEN
+        RAISE EXCEPTION 'centroids and directions are vectors of integers, 4000 long' USING ERRCODE = 'invalid_parameter_value';
+    ELSIF 500 < (SELECT 4000 * max(s.scale) * max(b.sharpness) FROM unnest(centroid_scale) AS s (scale), unnest(sharpness) AS b (sharpness)) THEN
+        RAISE EXCEPTION 'a sharpness times the length of a centroid is above 500' -- its exponential has to stay a number
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Centroids are means of vectors of length 1.';
     END IF;
     INSERT INTO sqlvec.relevance_model (
         name, leg, family, relation, attnum, schema_name, table_name, column_name, models, dimensions, slope, intercept, exponent,

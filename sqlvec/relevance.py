@@ -98,8 +98,8 @@ class Curve:
             return np.full(self.slope.shape, np.inf)
         u = np.log(min_relevance / (1 - min_relevance)) - self.intercept
         with np.errstate(divide="ignore"):
-            logarithm = np.log(np.abs(u) / self.slope) / self.exponent
-        size = np.exp(np.clip(logarithm, -700, 700))
+            logarithm = (np.log(np.abs(u)) - np.log(self.slope)) / self.exponent
+        size = np.exp(np.clip(logarithm, -230, 230))
         size = np.where(np.abs(u) > self.slope * 10**self.exponent, np.inf, size)
         result: Floats = np.sign(u) * np.where(u == 0, 0, size)
         return result
@@ -199,9 +199,10 @@ class LegModel:
         """Return the curves of query vectors (n, d)."""
         vectors = np.atleast_2d(checked_vectors(queries))
         if self.background is None:
-            none = np.zeros((len(vectors), 0))
-            none_known = np.where((vectors != 0).any(axis=1), 0.0, np.nan)
-            return self.curve(none, none_known)
+            # Of family raw, or restored without its vectors: then it says nothing.
+            complete = max(map(len, (self.slope, self.intercept, self.exponent))) == 1
+            known = (vectors != 0).any(axis=1) & complete
+            return self.curve(np.zeros((len(vectors), 0)), np.where(known, 0.0, np.nan))
         return self.curve(self.background.features(vectors))
 
     def score_curve(self, maximum: ArrayLike, terms: ArrayLike = 1) -> Curve:

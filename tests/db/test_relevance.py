@@ -412,7 +412,13 @@ GOOD = {
         ({"leg": "'audio'"}, 'serves leg "vector", "text", "tokens" or "fused", not "audio"'),
         ({"family": "'cubic'"}, 'leg "vector" has no family "cubic"'),
         ({"slope": "'{1,2}'"}, "have 1, 1 and 1 numbers, not 2, 1 and 1"),
-        ({"intercept": "'{NaN}'"}, "holds NULL, NaN or infinity"),
+        ({"intercept": "'{NaN}'"}, "intercept of a relevance model is a list of numbers from -1e12 to 1e12, not {NaN}"),
+        ({"slope": "'{NULL}'"}, "slope of a relevance model is a list"),
+        ({"slope": "'{1e308}'"}, "slope of a relevance model is a list"),
+        ({"slope": "'{{1}}'"}, "slope of a relevance model is a list"),
+        ({"slope": "NULL"}, "have 1, 1 and 1 numbers, not 0, 1 and 1"),
+        ({"recalls": "'{Infinity}'"}, "recalls of a relevance model is a list"),
+        ({"column_name": "'large'"}, "has 5000 dimensions; a relevance model takes at most 4096"),
         ({"exponent": "'{3}'"}, "from 0.1 to 2, not 3"),
         ({"rel": "NULL"}, "names the table and the column"),
         ({"leg": "'fused'"}, "combines others and names no column"),
@@ -423,9 +429,17 @@ GOOD = {
         ({"centroids": "ARRAY['[1,2]']::vector[]"}, "has 3 dimensions, the vectors of the model have 2"),
         ({"centroids": "ARRAY['[1,2,3]']::vector[]"}, "every centroid has a scale and a weight"),
         ({"directions": "ARRAY['[1,2]', '[1,2,3]']::vector[]"}, "the vectors of the model have 2, 3"),
+        ({"directions": "ARRAY['[1,2,3]']::vector[]"}, "are vectors of integers, 4000 long"),
+        ({"directions": "ARRAY['[3e38,3e38,3e38]']::vector[]"}, "are vectors of integers, 4000 long"),
+        ({"directions": "ARRAY[NULL]::vector[]"}, "are vectors of integers, 4000 long"),
+        (
+            {"centroids": "ARRAY['[4000,0,0]']::vector[]", "centroid_scale": "'{1}'", "centroid_weight": "'{1}'", "sharpness": "'{1}'"},
+            "times the length of a centroid is above 500",
+        ),
     ],
 )  # fmt: skip
 def test_bad_models(doc: Connection, changes: dict[str, str], message: str) -> None:
+    doc.exec_driver_sql("ALTER TABLE doc ADD large vector(5000)")
     arguments = ", ".join(f"{key} => {value}" for key, value in (GOOD | changes).items())
     with pytest.raises(DBAPIError, match=message):
         doc.execute(text(CALL.format(arguments)))
@@ -483,14 +497,55 @@ def test_a_model_follows_its_column(doc: Connection) -> None:
         check("renamed", "moved")
 
 
+@pytest.mark.parametrize("name", ["", None, "x" * 256, "ä" * 128])
+def test_bad_names(doc: Connection, name: str | None) -> None:
+    call = "CALL sqlvec.create_relevance_model(:n, 'vector', 'raw', '{1}', '{1}', '{1}', 'doc', 'embedding')"
+    with pytest.raises(DBAPIError, match="a relevance model has 1 to 255 bytes, not"):
+        doc.execute(text(call), {"n": name})
+
+
+def test_lists_are_counted_from_one(doc: Connection) -> None:
+    call = "CALL sqlvec.create_relevance_model('m', 'vector', 'raw', '[0:0]={3}', '[5:5]={-1}', '[-1:-1]={1}', 'doc', 'embedding', recalls => '[0:0]={0.9}', thresholds => '[7:7]={0.4}', directions => NULL, centroids => NULL)"
+    doc.exec_driver_sql(call)
+    assert doc.scalar(select(functions.relevance_threshold("m", 0.9))) == 0.4
+    found = doc.scalar(select(functions.relevance("m", [1, 0, 0], 0.5)))
+    assert found == pytest.approx(RAW.vector_curve([1, 0, 0]).relevance([0.5])[0])
+
+
+@pytest.mark.parametrize("size", [1e12, -1e12, 5e-324])
+@pytest.mark.parametrize("family", ["sqrt", "power"])
+def test_extreme_numbers_are_no_error(doc: Connection, family: str, size: float) -> None:
+    """Neither overflow nor underflow, which Postgres reports as errors."""
+    weights = np.full(3, size)
+    exponent = weights if family == "power" else np.array([0.5])
+    for sign in (1, -1):
+        model = LegModel("text", family, weights, sign * weights, exponent)
+        name = stored(doc, model, column="body")
+        for maximum, terms in ((1e-200, 1), (1, 2**31 - 1), (1e200, 1)):
+            curve = model.score_curve([maximum], [terms])
+            for share, wanted in itertools.product((0, 1e-60, 1, 1e9), (1e-16, 0.5, 1 - 1e-16)):
+                found = doc.execute(
+                    select(
+                        functions.relevance_score(name, share * maximum, maximum, terms),
+                        functions.relevance_score_bound(name, maximum, wanted, terms),
+                    )
+                ).one()
+                expected = [curve.relevance([share])[0], maximum * curve.inverse(wanted)[0]]
+                np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
 def test_without_its_vectors_a_model_says_nothing(doc: Connection) -> None:
     """As after a restore of parts."""
     name = stored(doc, some_model("linear", 3))
-    doc.execute(
-        text("DELETE FROM sqlvec.relevance_vector WHERE model = :m AND part = 'direction'"),
-        {"m": name},
-    )
-    assert doc.scalar(select(functions.relevance(name, [1, 0, 0], 0.5))) is None
+    for part in ("direction", "centroid"):
+        doc.execute(
+            text("DELETE FROM sqlvec.relevance_vector WHERE model = :m AND part = :p"),
+            {"m": name, "p": part},
+        )
+        assert doc.scalar(select(functions.relevance(name, [1, 0, 0], 0.5))) is None
+    model = relevance.load(doc, name)
+    assert isinstance(model, LegModel)
+    assert np.isnan(model.vector_curve([1, 0, 0]).relevance([0.5])).all()
 
 
 @pytest.mark.parametrize(
