@@ -52,10 +52,7 @@ BEGIN
         SELECT 'note', format('relevance model "%s" was fitted for column "%s" of table %I.%I, which is gone', m.name, m.column_name, m.schema_name, m.table_name),
                format('CALL sqlvec.drop_relevance_model(%L);', m.name)
         FROM sqlvec.relevance_model AS m
-        WHERE m.relation IS NOT NULL AND NOT EXISTS (
-            SELECT FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
-            WHERE NOT a.attisdropped AND (a.attrelid = m.relation AND a.attnum = m.attnum
-                                          OR n.nspname = m.schema_name AND c.relname = m.table_name AND a.attname = m.column_name));
+        WHERE m.leg <> 'fused' AND (sqlvec._relevance_column(m)).relation IS NULL;
     RETURN QUERY
         SELECT 'error', format('fused relevance model "%s" needs model "%s" of leg "%s", which is gone', m.name, leg.model, leg.name),
                format('CALL sqlvec.drop_relevance_model(%L);', m.name)

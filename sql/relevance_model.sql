@@ -68,6 +68,27 @@ BEGIN
 END
 $body$;
 
+-- The column that a model is for today: the one with its names, else, after a rename, the one with its
+-- numbers. A restore gives new numbers, so they prove less. NULL where it is gone.
+CREATE OR REPLACE FUNCTION sqlvec._relevance_column(m sqlvec.relevance_model, OUT relation oid, OUT column_name name)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    SELECT a.attrelid, a.attname INTO relation, column_name
+    FROM (SELECT c.oid, t.attname, 1 AS rank
+          FROM pg_class AS c
+          JOIN pg_namespace AS n ON n.oid = c.relnamespace
+          JOIN pg_attribute AS t ON t.attrelid = c.oid AND t.attname = m.column_name
+          WHERE c.relname = m.table_name AND n.nspname = m.schema_name
+          UNION ALL
+          SELECT t.attrelid, t.attname, 2 FROM pg_attribute AS t WHERE t.attrelid = m.relation AND t.attnum = m.attnum) AS found
+    JOIN pg_attribute AS a ON a.attrelid = found.oid AND a.attname = found.attname
+    WHERE a.attnum > 0 AND NOT a.attisdropped
+    ORDER BY found.rank
+    LIMIT 1;
+END
+$body$;
+
 -- An error when a model was fitted for another column than the one to be searched. Names decide where
 -- the numbers do not: a restore gives new ones, a rename keeps them.
 CREATE OR REPLACE FUNCTION sqlvec._check_relevance(model text, leg text, rel oid, column_name text) RETURNS void

@@ -7007,6 +7007,27 @@ BEGIN
 END
 $body$;
 
+-- The column that a model is for today: the one with its names, else, after a rename, the one with its
+-- numbers. A restore gives new numbers, so they prove less. NULL where it is gone.
+CREATE OR REPLACE FUNCTION sqlvec._relevance_column(m sqlvec.relevance_model, OUT relation oid, OUT column_name name)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    SELECT a.attrelid, a.attname INTO relation, column_name
+    FROM (SELECT c.oid, t.attname, 1 AS rank
+          FROM pg_class AS c
+          JOIN pg_namespace AS n ON n.oid = c.relnamespace
+          JOIN pg_attribute AS t ON t.attrelid = c.oid AND t.attname = m.column_name
+          WHERE c.relname = m.table_name AND n.nspname = m.schema_name
+          UNION ALL
+          SELECT t.attrelid, t.attname, 2 FROM pg_attribute AS t WHERE t.attrelid = m.relation AND t.attnum = m.attnum) AS found
+    JOIN pg_attribute AS a ON a.attrelid = found.oid AND a.attname = found.attname
+    WHERE a.attnum > 0 AND NOT a.attisdropped
+    ORDER BY found.rank
+    LIMIT 1;
+END
+$body$;
+
 -- An error when a model was fitted for another column than the one to be searched. Names decide where
 -- the numbers do not: a restore gives new ones, a rename keeps them.
 CREATE OR REPLACE FUNCTION sqlvec._check_relevance(model text, leg text, rel oid, column_name text) RETURNS void
@@ -8853,10 +8874,7 @@ BEGIN
         SELECT 'note', format('relevance model "%s" was fitted for column "%s" of table %I.%I, which is gone', m.name, m.column_name, m.schema_name, m.table_name),
                format('CALL sqlvec.drop_relevance_model(%L);', m.name)
         FROM sqlvec.relevance_model AS m
-        WHERE m.relation IS NOT NULL AND NOT EXISTS (
-            SELECT FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
-            WHERE NOT a.attisdropped AND (a.attrelid = m.relation AND a.attnum = m.attnum
-                                          OR n.nspname = m.schema_name AND c.relname = m.table_name AND a.attname = m.column_name));
+        WHERE m.leg <> 'fused' AND (sqlvec._relevance_column(m)).relation IS NULL;
     RETURN QUERY
         SELECT 'error', format('fused relevance model "%s" needs model "%s" of leg "%s", which is gone', m.name, leg.model, leg.name),
                format('CALL sqlvec.drop_relevance_model(%L);', m.name)

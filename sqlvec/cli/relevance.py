@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 
 from sqlvec import relevance
 from sqlvec.cli.database import Dsn, engine
-from sqlvec.errors import DeclarationError, MissingRequirement
+from sqlvec.errors import DeclarationError
 
 if TYPE_CHECKING:
     from sqlvec.fit.judgements import Judgements, Source
@@ -77,13 +77,13 @@ def fit(
     report: Html = None,
 ) -> None:
     """Fit a model to judged queries, or to the background when there are no judgements."""
-    _require_fit()
     from sqlvec.fit.judgements import Source, collect
     from sqlvec.fit.relevance import RECALLS, fit_best, fit_leg
     from sqlvec.fit.relevance_report import Judged, page
 
     source = Source(leg, table, column, key, queries, query_key, query_column)
     with engine(dsn).begin() as connection:
+        _require_free(connection, name)
         given = _judgements(connection, judgements, judgements_table)
         found = collect(connection, source, given, candidates=candidates, seed=seed)
         options: dict[str, Any] = {
@@ -152,7 +152,6 @@ def fuse(
     Models of the same families are fitted to other queries again and again meanwhile: in the
     stored ones, which know all these queries, the combination would trust too much.
     """
-    _require_fit()
     from sqlvec.fit.judgements import align, collect
     from sqlvec.fit.relevance import RECALLS, fit_fused, fit_leg
     from sqlvec.fit.relevance_report import Judged, page
@@ -164,6 +163,7 @@ def fuse(
         raise DeclarationError("a combination takes models of two legs or more")
     recalls = sorted({*RECALLS, recall})
     with engine(dsn).begin() as connection:
+        _require_free(connection, name)
         judged = _required(_judgements(connection, judgements, judgements_table))
         found = {}
         parts = []
@@ -214,13 +214,11 @@ def fuse(
 def list_models(*, dsn: Dsn) -> None:
     """List the models of a database."""
     statement = """
-        SELECT name, leg, family,
-               CASE WHEN table_name IS NOT NULL
-                    THEN pg_catalog.format('%I.%I', schema_name, table_name) END,
-               coalesce(column_name, pg_catalog.array_to_string(models, ', ')),
-               queries, positives, brier
-        FROM sqlvec.relevance_model
-        ORDER BY name
+        SELECT m.name, m.leg, m.family, sqlvec._qualified(c.relation),
+               coalesce(c.column_name::text, pg_catalog.array_to_string(m.models, ', '), '(gone)'),
+               m.queries, m.positives, m.brier
+        FROM sqlvec.relevance_model AS m, sqlvec._relevance_column(m) AS c
+        ORDER BY m.name
     """
     with engine(dsn).connect() as connection:
         rows = connection.execute(text(statement)).all()
@@ -277,7 +275,6 @@ def report(
 
     Of a fused model, it shows the models of the legs as well.
     """
-    _require_fit()
     from sqlvec.fit.judgements import align, collect
     from sqlvec.fit.relevance import apply, threshold
     from sqlvec.fit.relevance_report import Judged, page
@@ -341,6 +338,15 @@ def _judgements(connection: Connection, file: Path | None, table: str | None) ->
     return None if file is None else read_judgements(file)
 
 
+def _require_free(connection: Connection, name: str) -> None:
+    """Fail before the work, not after it."""
+    statement = "SELECT EXISTS (SELECT FROM sqlvec.relevance_model WHERE name = :name)"
+    if connection.scalar(text(statement), {"name": name}):
+        raise DeclarationError(
+            f"relevance model {name!r} already exists: sqlvec relevance drop, or another name"
+        )
+
+
 def _required(judgements: Judgements | None) -> Judgements:
     if judgements is None:
         raise DeclarationError("this needs --judgements or --judgements-table")
@@ -354,13 +360,16 @@ def _source(
     from sqlvec.fit.judgements import Source
 
     statement = """
-        SELECT leg, family, pg_catalog.format('%I.%I', schema_name, table_name), column_name
-        FROM sqlvec.relevance_model WHERE name = :name AND leg <> 'fused'
+        SELECT m.leg, m.family, sqlvec._qualified(c.relation), c.column_name
+        FROM sqlvec.relevance_model AS m, sqlvec._relevance_column(m) AS c
+        WHERE m.name = :name AND m.leg <> 'fused'
     """
     row = connection.execute(text(statement), {"name": model}).one_or_none()
     if row is None:
         raise DeclarationError(f"there is no relevance model {model!r} of one leg in the catalog")
     leg, family, table, column = row
+    if table is None:
+        raise DeclarationError(f"the column that relevance model {model!r} was fitted for is gone")
     return Source(leg, table, column, key, queries, query_key, query_column), family
 
 
@@ -371,11 +380,3 @@ def _held_out(fitted: Fit, recall: float) -> str:
         f" relevant candidates and removes {fitted.removed(recall):.0%} of all;"
         f" Brier score {fitted.brier:.4f}"
     )
-
-
-def _require_fit() -> None:
-    try:
-        import scipy  # noqa: F401
-        import sklearn  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingRequirement(f"fitting needs {error.name}: pip install 'sqlvec[fit]'") from None

@@ -38,8 +38,8 @@ def fit_background(
     asked = _unit(queries)
     if len(sample) < 20 or len(asked) < 4:
         raise FittingError(
-            f"a background takes 20 rows and 4 queries that are not zero, found {len(sample)}"
-            f" and {len(asked)}"
+            "a model of the vector leg needs 20 rows and 4 queries that are not the zero vector;"
+            f" found {len(sample)} rows and {len(asked)} queries"
         )
     count = max(1, min(centroids, len(sample) // 20))
     with one_thread():

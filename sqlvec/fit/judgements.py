@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +15,7 @@ from sqlalchemy import Connection, text
 
 from sqlvec.errors import DeclarationError, FittingError
 from sqlvec.fit.background import background_labels, fit_background, unanswerable
-from sqlvec.fit.relevance import Examples
+from sqlvec.fit.relevance import MIN_POSITIVES, MIN_QUERIES, Examples
 from sqlvec.relevance import Background, Floats, LegModel, score_features
 
 Judgements: TypeAlias = Mapping[str, Mapping[str, float]]
@@ -107,7 +108,10 @@ def read_judgements(path: Path) -> Judgements:
 
     :raises DeclarationError: a line that is none of these.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DeclarationError(f"{path} is not in UTF-8: {error}") from None
     rows: list[tuple[str, str, float]] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -115,13 +119,13 @@ def read_judgements(path: Path) -> Judgements:
         try:
             if line.startswith("{"):
                 record = json.loads(line)
-                rows.append(tuple(record[name] for name in _COLUMNS))
+                rows.append(_row(*(record[name] for name in _COLUMNS)))
                 continue
             fields = line.split("\t") if "\t" in line else line.split()
             if number == 1 and fields[0] == _COLUMNS[0]:
                 continue
             query, document, grade = fields if len(fields) == 3 else (fields[0], *fields[2:])
-            rows.append((query, document, float(grade)))
+            rows.append(_row(query, document, grade))
         except (KeyError, TypeError, ValueError):
             raise DeclarationError(
                 f"{path}, line {number} is no judgement: expected {', '.join(_COLUMNS)}"
@@ -142,7 +146,11 @@ def load_judgements(
     names = _Names(connection)
     query, document, grade = map(names.column, columns)
     statement = f"SELECT {query}::text, {document}::text, {grade}::float8 FROM {names.table(table)}"
-    return _judgements(_execute(connection, statement, ()))
+    statement += f" WHERE num_nulls({query}, {document}, {grade}) = 0"
+    try:
+        return _judgements(_row(*row) for row in _execute(connection, statement, ()))
+    except ValueError as error:
+        raise DeclarationError(f"table {table} holds a judgement that is none: {error}") from None
 
 
 def collect(
@@ -161,16 +169,27 @@ def collect(
     :param candidates: rows to find for each query.
     :param model: one to measure features against; None makes a background from a sample of rows.
     :raises DeclarationError: a table or column is not there, or the leg is unknown.
-    :raises FittingError: there is no query to search, or too little to make a background.
+    :raises FittingError: there is nothing to search or to find; or, without ``model``, too little
+        to fit one to.
     """
     names = _Names(connection)
     queries = _queries(connection, names, source, judgements)
-    if not queries:
-        raise FittingError(f"table {source.queries} has none of the judged queries")
     if judgements is None and source.leg != "vector":
         raise FittingError("without judgements only a vector leg can be fitted")
+    if not queries:
+        raise FittingError(
+            f"table {source.queries} has no query to search; judgements name queries by its column"
+            f" {source.query_key}, and {source.query_column} has to hold them"
+        )
     lists = [_search(connection, names, source, query, candidates) for query in queries.values()]
     used = [i for i, found in enumerate(lists) if found.keys]
+    if not used:
+        raise FittingError(
+            f"none of {len(queries)} queries found anything in column {source.column} of table"
+            f" {source.table}"
+        )
+    if judgements is not None and model is None:
+        _require_answers(source, judgements, queries, lists, candidates)
     ids = list(queries)
     asked = [ids[i] for i in used]
     rows = [key for i in used for key in lists[i].keys]
@@ -233,6 +252,35 @@ def align(legs: Mapping[str, tuple[Candidates, Floats]]) -> Aligned:
         [row for _, row in place],
         list(dict.fromkeys(query for found, _ in legs.values() for query in found.asked)),
     )
+
+
+def _require_answers(
+    source: Source,
+    judgements: Judgements,
+    queries: Mapping[str, str],
+    lists: Sequence[_Found],
+    candidates: int,
+) -> None:
+    """Say what a fit needs before it is begun, in terms of what it was given."""
+    answers = [
+        sum(judgements[query].get(key, 0) > 0 for key in found.keys)
+        for query, found in zip(queries, lists, strict=True)
+    ]
+    answered = sum(count > 0 for count in answers)
+    others = sum(len(found.keys) for found in lists) - sum(answers)
+    if min(sum(answers), others) >= MIN_POSITIVES and answered >= MIN_QUERIES:
+        return
+    wanted = sum(max(grades.values()) > 0 for grades in judgements.values())
+    message = (
+        f"a relevance model needs {MIN_QUERIES} judged queries with an answer among their"
+        f" candidates, {MIN_POSITIVES} answers and {MIN_POSITIVES} other candidates; of {wanted}"
+        f" queries with an answer, {len(queries)} are in table {source.queries}, and {answered}"
+        f" have an answer among the {candidates} best rows of column {source.column} of table"
+        f" {source.table} ({sum(answers)} answers, {others} others)"
+    )
+    if not answered:
+        message += f"; do the judgements name rows by column {source.key}?"
+    raise FittingError(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,8 +365,9 @@ def _sample(
     found = _execute(
         connection,
         f"SELECT {column}::text FROM {table} TABLESAMPLE SYSTEM (%s) REPEATABLE (%s)"
-        f" WHERE {column} IS NOT NULL LIMIT %s",
-        (share, seed, _BACKGROUND_ROWS),
+        # Not those that come first in the table.
+        f" WHERE {column} IS NOT NULL ORDER BY hashtextextended(ctid::text, %s) LIMIT %s",
+        (share, seed, seed, _BACKGROUND_ROWS),
     )
     vectors = [_vector(row[0]) for row in found]
     return np.array([vector for vector in vectors if vector.any()])
@@ -333,10 +382,16 @@ def _vector(literal: str) -> NDArray[np.float64]:
     return np.array(literal.strip("[]").split(","), dtype=np.float64)
 
 
-def _judgements(rows: Iterable[tuple[Any, Any, Any]]) -> Judgements:
+def _row(query: Any, document: Any, grade: Any) -> tuple[str, str, float]:
+    if not isfinite(float(grade)):
+        raise ValueError(f"grade {grade}")
+    return str(query), str(document), float(grade)
+
+
+def _judgements(rows: Iterable[tuple[str, str, float]]) -> Judgements:
     grades: dict[str, dict[str, float]] = {}
     for query, document, grade in rows:
-        grades.setdefault(str(query), {})[str(document)] = float(grade)
+        grades.setdefault(query, {})[document] = grade
     if not grades:
         raise FittingError("there are no judgements")
     return grades

@@ -320,9 +320,9 @@ def _check(examples: Examples) -> None:
     answered = len(np.unique(examples.query[positive]))
     if min(positives, negatives) < MIN_POSITIVES or answered < MIN_QUERIES:
         raise FittingError(
-            f"a relevance model needs {MIN_QUERIES} queries with a relevant candidate and"
-            f" {MIN_POSITIVES} candidates of each class; found {answered} queries, {positives}"
-            f" relevant and {negatives} other candidates"
+            f"a relevance model needs {MIN_QUERIES} queries with a relevant candidate,"
+            f" {MIN_POSITIVES} relevant candidates and as many others; found {answered} queries,"
+            f" {positives} relevant and {negatives} other candidates"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -490,6 +491,13 @@ def test_a_model_follows_its_column(doc: Connection) -> None:
     check("renamed", "moved")
     doc.exec_driver_sql("CREATE TABLE doc (n int, embedding vector(3))")
     check("doc", "embedding")  # as after a restore, names are believed
+    today = text(
+        "SELECT sqlvec._qualified(c.relation), c.column_name FROM sqlvec.relevance_model AS m, sqlvec._relevance_column(m) AS c WHERE m.name = :m"
+    )
+    assert doc.execute(today, {"m": name}).one() == ("public.doc", "embedding")
+    doc.exec_driver_sql("DROP TABLE doc")
+    assert doc.execute(today, {"m": name}).one() == ("public.renamed", "moved")
+    assert not [f for f in catalog.check(doc) if f'"{name}"' in f.problem]
     doc.exec_driver_sql("ALTER TABLE renamed ALTER moved TYPE vector(4)")
     with pytest.raises(
         DBAPIError, match='fitted for 3 dimensions; column "moved" of table public.renamed has 4'
@@ -640,6 +648,35 @@ def test_models_belong_to_roles(doc: Connection) -> None:
         )
     relevance.save(doc, "own", FusedModel(np.ones(3), 0.0, models=MODELS))
     doc.execute(text("CALL sqlvec.drop_relevance_model('own')"))
+
+
+def test_sessions_wait_for_each_other(dsn: str) -> None:
+    call = "CALL sqlvec.create_relevance_model(%s, 'text', 'raw', '{1}', '{1}', '{1}', 'waiting', 'body')"
+    fused = "CALL sqlvec.create_relevance_model('both', 'fused', 'logistic', '{1,1,1}', '{0,0,0,0}', '{}', models => ARRAY[NULL, 'b', 'c'])"
+    with psycopg.connect(dsn) as one, psycopg.connect(dsn, autocommit=True) as two:
+        one.execute("CREATE TABLE waiting (body text, tokens halfvec(3)[])")
+        one.commit()
+        two.execute(call, ["b"])
+        two.execute(
+            "CALL sqlvec.create_relevance_model('c', 'tokens', 'raw', '{1}', '{1}', '{1}', 'waiting', 'tokens')"
+        )
+
+        def meanwhile(statement: str, *values: str) -> Future[Any]:
+            waiting = pool.submit(two.execute, statement, values)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.3)
+            one.commit()
+            return waiting
+
+        with ThreadPoolExecutor(1) as pool:
+            one.execute(call, ["a"])
+            with pytest.raises(psycopg.errors.DuplicateObject, match="already exists"):
+                meanwhile(call, "a").result(timeout=10)
+            one.execute(fused)
+            with pytest.raises(psycopg.Error, match='"b" is in use by fused model "both"'):
+                meanwhile("CALL sqlvec.drop_relevance_model('b')").result(timeout=10)
+            one.execute("CALL sqlvec.drop_relevance_model('both')")
+            meanwhile("CALL sqlvec.drop_relevance_model('b')").result(timeout=10)
 
 
 def test_pgvector_elsewhere_and_a_hostile_search_path(tmp_database: Callable[..., str]) -> None:

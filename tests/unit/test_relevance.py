@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -13,7 +15,8 @@ from hypothesis import strategies as st
 from scipy.optimize import check_grad
 from sklearn.metrics import average_precision_score, ndcg_score
 
-from sqlvec.errors import DeclarationError, EncodingError, FittingError
+import sqlvec.fit
+from sqlvec.errors import DeclarationError, EncodingError, FittingError, MissingRequirement
 from sqlvec.fit.background import background_labels, fit_background, unanswerable
 from sqlvec.fit.judgements import read_judgements
 from sqlvec.fit.ranking import Quality
@@ -332,6 +335,7 @@ JUDGED = {"q1": {"d1": 2.0, "d2": 0.0}, "q2": {"d 3": 1.0}}
         '{"query-id": "q1", "corpus-id": "d2", "score": 0}\n'
         '{"query-id": "q2", "corpus-id": "d 3", "score": 1}\n',
         "q1\t0\td1\t2\nq1\t0\td2\t0\nq2\t0\td 3\t1\n",
+        "\ufeffquery-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\nq2\td 3\t1\n",
     ],
 )
 def test_judgements(tmp_path: Path, content: str) -> None:
@@ -339,10 +343,25 @@ def test_judgements(tmp_path: Path, content: str) -> None:
     assert read_judgements(tmp_path / "judgements") == JUDGED
 
 
-@pytest.mark.parametrize("line", ["q1\td1", "q1\td1\tgood", '{"query-id": 1}', "{", "q1 d1 1 2 3"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "q1\td1",
+        "q1\td1\tgood",
+        "q1\td1\tnan",
+        '{"query-id": 1}',
+        '{"query-id": 1, "corpus-id": 2, "score": "good"}',
+        '{"query-id": 1, "corpus-id": 2, "score": null}',
+        "{",
+        "q1 d1 1 2 3",
+    ],
+)
 def test_bad_judgements(tmp_path: Path, line: str) -> None:
     (tmp_path / "judgements").write_text(f"q1\td1\t2\n{line}\n")
     with pytest.raises(DeclarationError, match="line 2 is no judgement"):
+        read_judgements(tmp_path / "judgements")
+    (tmp_path / "judgements").write_bytes(b"q1\td\xe9\t1\n")
+    with pytest.raises(DeclarationError, match="is not in UTF-8"):
         read_judgements(tmp_path / "judgements")
     (tmp_path / "judgements").write_text("\n")
     with pytest.raises(FittingError, match="there are no judgements"):
@@ -385,6 +404,13 @@ def test_quality_equals_scikit_learn(candidates):
         assert quality.ndcg == pytest.approx(ndcg_score([grades], [ranks], k=10))
     assert quality.average_precision == pytest.approx(average_precision_score(grades > 0, ranks))
     assert quality.found == 1
+
+
+@pytest.mark.parametrize("module", ["scipy", "sklearn", "threadpoolctl"])
+def test_the_extra_is_asked_for(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingRequirement, match=rf"needs {module}: pip install 'sqlvec\[fit\]'"):
+        importlib.reload(sqlvec.fit)
 
 
 def test_page() -> None:
