@@ -189,6 +189,11 @@ BEGIN
     WHEN 'centroid' THEN
         RETURN format('sqlvec._centroid_codes(%L, sqlvec._halfvecs(%s), %s, %s)', encoder, arguments[1],
                       v_encoder.dimensions, (v_encoder.options ->> 'clusters')::int);
+    WHEN 'hubness' THEN
+        RETURN format('sqlvec._hubness(%L, %s, %s, %s, %s, %s, %s)', encoder, v_vector,
+                      (v_encoder.options ->> 'queries')::int, (v_encoder.options ->> 'gallery')::int,
+                      (v_encoder.options ->> 'beta_queries')::float8, (v_encoder.options ->> 'beta_gallery')::float8,
+                      (v_encoder.options ->> 'strength')::float8);
     WHEN 'bm25' THEN
         RETURN sqlvec._bm25_expression(v_encoder.options, arguments);
     END CASE;

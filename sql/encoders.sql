@@ -2,7 +2,7 @@
 
 CREATE OR REPLACE FUNCTION sqlvec._kinds() RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN ARRAY['halfvec', 'binary', 'truncate', 'linear', 'fde', 'pool', 'centroid', 'bm25'];
+RETURN ARRAY['halfvec', 'binary', 'truncate', 'linear', 'fde', 'pool', 'centroid', 'hubness', 'bm25'];
 
 -- Options of a kind with defaults filled in; an error for an option that the kind does not have.
 CREATE OR REPLACE FUNCTION sqlvec._encoder_options(kind text, dimensions int, options jsonb) RETURNS jsonb
@@ -17,6 +17,7 @@ DECLARE
         WHEN 'fde' THEN '{"repetitions": 20, "simhash_bits": 4, "projection": 8, "final_dimensions": null, "seed": 0, "bits": false}'
         WHEN 'pool' THEN '{}'
         WHEN 'centroid' THEN '{"clusters": null}'
+        WHEN 'hubness' THEN '{"queries": null, "gallery": 0, "beta_queries": 20, "beta_gallery": 20, "strength": 0.25}'
     END::jsonb;
     v_options jsonb := v_defaults || coalesce(options, '{}');
     v_key text;
@@ -26,7 +27,7 @@ BEGIN
         RAISE EXCEPTION 'unknown encoder or encoder kind "%"', kind
             USING ERRCODE = 'undefined_object',
                   HINT = CASE WHEN kind = 'bm25' THEN 'It encodes text: CALL sqlvec.add_bm25(...).'
-                              ELSE format('Kinds are: %s. Encoders are listed in table sqlvec.encoder.', array_to_string(array_remove(array_remove(sqlvec._kinds(), 'bm25'), 'centroid'), ', ')) END;
+                              ELSE format('Kinds are: %s. Encoders are listed in table sqlvec.encoder.', array_to_string(ARRAY(SELECT k FROM unnest(sqlvec._kinds()) AS k WHERE k NOT IN ('bm25', 'centroid', 'hubness')), ', ')) END;
     END IF;
     IF jsonb_typeof(coalesce(options, '{}')) <> 'object' THEN
         RAISE EXCEPTION 'options of an encoder are a JSON object, not %', jsonb_typeof(options)
@@ -80,6 +81,7 @@ RETURN CASE WHEN kind = 'fde'
                  * coalesce((options ->> 'final_dimensions')::int,
                           (options ->> 'repetitions')::int * (1 << (options ->> 'simhash_bits')::int) * (options ->> 'projection')::int)
             WHEN kind = 'centroid' THEN 1 -- byte per token
+            WHEN kind = 'hubness' THEN dimensions + 1
             ELSE coalesce((options ->> 'dimensions')::int, dimensions) END;
 
 -- Rows of a random orthogonal matrix: the orthonormal cosine transform of the vector after random
@@ -129,10 +131,10 @@ DECLARE
     v_options jsonb := sqlvec._encoder_options(kind, dimensions, options);
     v_code_type text := CASE WHEN kind = 'binary' OR (v_options ->> 'bits')::boolean THEN 'bit'
                              WHEN kind = 'truncate' THEN v_options ->> 'type' WHEN kind = 'pool' THEN 'halfvec[]'
-                             WHEN kind = 'centroid' THEN 'bytea' ELSE 'halfvec' END;
+                             WHEN kind = 'centroid' THEN 'bytea' WHEN kind = 'hubness' THEN 'vector' ELSE 'halfvec' END;
     v_code_dimensions int := sqlvec._code_dimensions(kind, dimensions, v_options);
     v_center boolean := coalesce((v_options ->> 'center')::boolean, false);
-    v_matrix boolean := kind IN ('linear', 'fde', 'centroid') OR coalesce((v_options ->> 'rotate')::boolean, false);
+    v_matrix boolean := kind IN ('linear', 'fde', 'centroid', 'hubness') OR coalesce((v_options ->> 'rotate')::boolean, false);
     v_mean_dimensions int := cardinality(sqlvec._real_array(mean));
 BEGIN
     IF name IS NULL OR name = '' THEN
@@ -170,7 +172,7 @@ BEGIN
     END IF;
     IF kind = 'fde' THEN
         PERFORM sqlvec._write_fde(name, dimensions, v_options);
-    ELSIF v_matrix AND kind <> 'centroid' THEN
+    ELSIF v_matrix AND kind NOT IN ('centroid', 'hubness') THEN
         PERFORM sqlvec._write_random_rows(name, dimensions, v_code_dimensions, (v_options ->> 'seed')::bigint);
     END IF;
 END
@@ -184,6 +186,9 @@ BEGIN
     IF kind = 'centroid' THEN
         RAISE EXCEPTION 'an encoder of kind "centroid" is made from its centroids'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'CALL sqlvec.create_centroid_encoder(...) or sqlvec.fit_centroids(...).';
+    ELSIF kind = 'hubness' THEN
+        RAISE EXCEPTION 'an encoder of kind "hubness" is made from a bank of queries'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'CALL sqlvec.create_hubness_encoder(...).';
     END IF;
     PERFORM sqlvec._write_encoder(name, kind, dimensions, options, current_user, mean);
 END

@@ -122,7 +122,8 @@ BEGIN
     FOR v_row IN
         SELECT i.index_oid, i.index_name, i.partial, i.opclass, i.column_name AS indexed_column,
                d.target_column, d.encoder, d.kind, d.code_type, d.metric
-        FROM sqlvec._maintained_of(rel, column_name) AS d
+        FROM (SELECT m.* FROM sqlvec._maintained_of(rel, column_name) AS m
+              WHERE m.kind <> 'hubness') AS d -- which is searched for itself, with queries of its own
         FULL JOIN sqlvec._ann_indexes(rel) AS i ON i.column_name = d.target_column
         ORDER BY d.target_column IS NULL, i.column_name IS NOT NULL, i.index_name
     LOOP
@@ -169,10 +170,10 @@ BEGIN
             USING ERRCODE = 'ambiguous_parameter', HINT = 'Name one: metric => ''cosine''.';
     END IF;
     RETURN coalesce(v_metrics[1],
-                    -- The norm of a fixed dimensional encoding says something.
-                    CASE WHEN type_name = 'halfvec'
+                    -- The norm of these codes says something.
+                    CASE WHEN type_name IN ('vector', 'halfvec') AND sqlvec._relation_id(rel) IS NOT NULL
                          THEN (SELECT d.metric FROM sqlvec._derived_of(rel) AS d
-                               WHERE d.kind = 'fde' AND d.target_column = column_name LIMIT 1) END,
+                               WHERE d.kind IN ('fde', 'hubness') AND d.target_column = column_name LIMIT 1) END,
                     CASE type_name WHEN 'bit' THEN 'hamming' ELSE 'cosine' END);
 END
 $body$;
@@ -220,7 +221,7 @@ BEGIN
         UNION ALL
         SELECT d.target_column, quote_ident(d.target_column), d.target_column, d.code_type, d.code_dimensions
         FROM sqlvec._derived_of(rel) AS d
-        WHERE d.source_column = plan_index.column_name AND d.kind NOT IN ('pool', 'centroid') AND d.metric = v_metric AND d.maintained
+        WHERE d.source_column = plan_index.column_name AND d.kind NOT IN ('pool', 'centroid', 'hubness') AND d.metric = v_metric AND d.maintained
         UNION ALL
         SELECT x.way, x.expression, column_name || '_' || x.kind || '_expression', x.code_type, x.dimensions
         FROM sqlvec._expression_ways(rel, column_name) AS x

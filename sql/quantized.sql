@@ -72,6 +72,9 @@ BEGIN
             USING ERRCODE = 'datatype_mismatch',
                   HINT = format('Declare it on a column of type halfvec[]: CALL sqlvec.%s(...).',
                                 CASE coalesce(v_kind, encoder) WHEN 'pool' THEN 'add_pooled' ELSE 'add_' || coalesce(v_kind, encoder) END);
+    ELSIF coalesce(v_kind, encoder) = 'hubness' THEN
+        RAISE EXCEPTION 'encoder "%" makes no code of column "%" that its own queries could search', encoder, column_name
+            USING ERRCODE = 'datatype_mismatch', HINT = 'Declare it with CALL sqlvec.add_hubness(...), and search that column.';
     ELSIF v_kind IS NOT NULL AND options IS NOT NULL AND options <> '{}' THEN
         RAISE EXCEPTION 'encoder "%" has its options already', encoder
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Options go with a kind, such as ''binary'', not with a named encoder.';

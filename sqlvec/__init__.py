@@ -3,7 +3,7 @@
 from importlib.metadata import version as _version
 
 from sqlvec.encoders import Binary, Halfvec, Linear, Truncate
-from sqlvec.schema import BM25, FDE, Centroid, Pooled, Quantized, attach
+from sqlvec.schema import BM25, FDE, Centroid, Hubness, Pooled, Quantized, attach
 from sqlvec.search import (
     bit_search,
     bm25_search,
@@ -24,6 +24,7 @@ __all__ = [
     "Binary",
     "Centroid",
     "Halfvec",
+    "Hubness",
     "Linear",
     "MULTIVECTOR",
     "MultiVector",

@@ -194,6 +194,33 @@ class AddCentroid(ExecutableDDLElement):
         self.encoder = encoder
 
 
+class AddHubness(ExecutableDDLElement):
+    """``CALL sqlvec.add_hubness``: keep vectors with a correction of hubs up to date.
+
+    E.g.::
+
+        connection.execute(AddHubness("embedding", "embedding_hubness", "hubs").against(table))
+
+    which renders ::
+
+        CALL sqlvec.add_hubness('doc'::regclass, 'embedding', 'hubs',
+            target => 'embedding_hubness')
+
+    :param source: the vector column.
+    :param code: the column that holds the codes; made where it is not there.
+    :param encoder: name of an encoder of kind ``hubness`` in the catalog.
+
+    .. versionadded:: 0.1
+    """
+
+    target: Table
+
+    def __init__(self, source: str, code: str, encoder: str) -> None:
+        self.source = source
+        self.code = code
+        self.encoder = encoder
+
+
 class StoreExternal(ExecutableDDLElement):
     """Store the values of a column as they are, without trying to compress them.
 
@@ -261,6 +288,7 @@ def _install_where_missing(
 @compiles(AddFDE)
 @compiles(AddPooled)
 @compiles(AddCentroid)
+@compiles(AddHubness)
 @compiles(DropDerived)
 @compiles(StoreExternal)
 def _compile_elsewhere(element: object, compiler: DDLCompiler, **kw: Any) -> str:
@@ -333,13 +361,24 @@ def _compile_add_pooled(element: AddPooled, compiler: DDLCompiler, **kw: Any) ->
 
 @compiles(AddCentroid, "postgresql")
 def _compile_add_centroid(element: AddCentroid, compiler: DDLCompiler, **kw: Any) -> str:
+    return _add_by_encoder("add_centroid", element, compiler)
+
+
+@compiles(AddHubness, "postgresql")
+def _compile_add_hubness(element: AddHubness, compiler: DDLCompiler, **kw: Any) -> str:
+    return _add_by_encoder("add_hubness", element, compiler)
+
+
+def _add_by_encoder(
+    procedure: str, element: AddCentroid | AddHubness, compiler: DDLCompiler
+) -> str:
     arguments = [
         regclass(compiler.preparer, element.target),
         _literal(compiler, element.source),
         _literal(compiler, element.encoder),
         f"target => {_literal(compiler, element.code)}",
     ]
-    return f"CALL sqlvec.add_centroid({', '.join(arguments)})"
+    return f"CALL sqlvec.{procedure}({', '.join(arguments)})"
 
 
 @compiles(StoreExternal, "postgresql")

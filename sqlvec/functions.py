@@ -300,6 +300,18 @@ class maxsim_centroid(SqlvecFunction):
         super().__init__(codes=_value(codes, LargeBinary()), query=once)
 
 
+class hubness_query(SqlvecFunction):
+    """The query for a search on a column that corrects hubs: at unit length, and 1.
+
+    :param query: a vector.
+    """
+
+    type = VECTOR()
+
+    def __init__(self, query: Any) -> None:
+        super().__init__(query=_value(query, VECTOR()))
+
+
 class plan_index(SqlvecFunction):
     """Indexes that would serve searches on a column, as rows with their CREATE INDEX."""
 

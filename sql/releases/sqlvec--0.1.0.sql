@@ -597,6 +597,11 @@ BEGIN
     WHEN 'centroid' THEN
         RETURN format('sqlvec._centroid_codes(%L, sqlvec._halfvecs(%s), %s, %s)', encoder, arguments[1],
                       v_encoder.dimensions, (v_encoder.options ->> 'clusters')::int);
+    WHEN 'hubness' THEN
+        RETURN format('sqlvec._hubness(%L, %s, %s, %s, %s, %s, %s)', encoder, v_vector,
+                      (v_encoder.options ->> 'queries')::int, (v_encoder.options ->> 'gallery')::int,
+                      (v_encoder.options ->> 'beta_queries')::float8, (v_encoder.options ->> 'beta_gallery')::float8,
+                      (v_encoder.options ->> 'strength')::float8);
     WHEN 'bm25' THEN
         RETURN sqlvec._bm25_expression(v_encoder.options, arguments);
     END CASE;
@@ -637,7 +642,7 @@ COMMENT ON FUNCTION sqlvec.encode(text, vector, anyelement) IS
 
 CREATE OR REPLACE FUNCTION sqlvec._kinds() RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN ARRAY['halfvec', 'binary', 'truncate', 'linear', 'fde', 'pool', 'centroid', 'bm25'];
+RETURN ARRAY['halfvec', 'binary', 'truncate', 'linear', 'fde', 'pool', 'centroid', 'hubness', 'bm25'];
 
 -- Options of a kind with defaults filled in; an error for an option that the kind does not have.
 CREATE OR REPLACE FUNCTION sqlvec._encoder_options(kind text, dimensions int, options jsonb) RETURNS jsonb
@@ -652,6 +657,7 @@ DECLARE
         WHEN 'fde' THEN '{"repetitions": 20, "simhash_bits": 4, "projection": 8, "final_dimensions": null, "seed": 0, "bits": false}'
         WHEN 'pool' THEN '{}'
         WHEN 'centroid' THEN '{"clusters": null}'
+        WHEN 'hubness' THEN '{"queries": null, "gallery": 0, "beta_queries": 20, "beta_gallery": 20, "strength": 0.25}'
     END::jsonb;
     v_options jsonb := v_defaults || coalesce(options, '{}');
     v_key text;
@@ -661,7 +667,7 @@ BEGIN
         RAISE EXCEPTION 'unknown encoder or encoder kind "%"', kind
             USING ERRCODE = 'undefined_object',
                   HINT = CASE WHEN kind = 'bm25' THEN 'It encodes text: CALL sqlvec.add_bm25(...).'
-                              ELSE format('Kinds are: %s. Encoders are listed in table sqlvec.encoder.', array_to_string(array_remove(array_remove(sqlvec._kinds(), 'bm25'), 'centroid'), ', ')) END;
+                              ELSE format('Kinds are: %s. Encoders are listed in table sqlvec.encoder.', array_to_string(ARRAY(SELECT k FROM unnest(sqlvec._kinds()) AS k WHERE k NOT IN ('bm25', 'centroid', 'hubness')), ', ')) END;
     END IF;
     IF jsonb_typeof(coalesce(options, '{}')) <> 'object' THEN
         RAISE EXCEPTION 'options of an encoder are a JSON object, not %', jsonb_typeof(options)
@@ -715,6 +721,7 @@ RETURN CASE WHEN kind = 'fde'
                  * coalesce((options ->> 'final_dimensions')::int,
                           (options ->> 'repetitions')::int * (1 << (options ->> 'simhash_bits')::int) * (options ->> 'projection')::int)
             WHEN kind = 'centroid' THEN 1 -- byte per token
+            WHEN kind = 'hubness' THEN dimensions + 1
             ELSE coalesce((options ->> 'dimensions')::int, dimensions) END;
 
 -- Rows of a random orthogonal matrix: the orthonormal cosine transform of the vector after random
@@ -764,10 +771,10 @@ DECLARE
     v_options jsonb := sqlvec._encoder_options(kind, dimensions, options);
     v_code_type text := CASE WHEN kind = 'binary' OR (v_options ->> 'bits')::boolean THEN 'bit'
                              WHEN kind = 'truncate' THEN v_options ->> 'type' WHEN kind = 'pool' THEN 'halfvec[]'
-                             WHEN kind = 'centroid' THEN 'bytea' ELSE 'halfvec' END;
+                             WHEN kind = 'centroid' THEN 'bytea' WHEN kind = 'hubness' THEN 'vector' ELSE 'halfvec' END;
     v_code_dimensions int := sqlvec._code_dimensions(kind, dimensions, v_options);
     v_center boolean := coalesce((v_options ->> 'center')::boolean, false);
-    v_matrix boolean := kind IN ('linear', 'fde', 'centroid') OR coalesce((v_options ->> 'rotate')::boolean, false);
+    v_matrix boolean := kind IN ('linear', 'fde', 'centroid', 'hubness') OR coalesce((v_options ->> 'rotate')::boolean, false);
     v_mean_dimensions int := cardinality(sqlvec._real_array(mean));
 BEGIN
     IF name IS NULL OR name = '' THEN
@@ -805,7 +812,7 @@ BEGIN
     END IF;
     IF kind = 'fde' THEN
         PERFORM sqlvec._write_fde(name, dimensions, v_options);
-    ELSIF v_matrix AND kind <> 'centroid' THEN
+    ELSIF v_matrix AND kind NOT IN ('centroid', 'hubness') THEN
         PERFORM sqlvec._write_random_rows(name, dimensions, v_code_dimensions, (v_options ->> 'seed')::bigint);
     END IF;
 END
@@ -819,6 +826,9 @@ BEGIN
     IF kind = 'centroid' THEN
         RAISE EXCEPTION 'an encoder of kind "centroid" is made from its centroids'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'CALL sqlvec.create_centroid_encoder(...) or sqlvec.fit_centroids(...).';
+    ELSIF kind = 'hubness' THEN
+        RAISE EXCEPTION 'an encoder of kind "hubness" is made from a bank of queries'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'CALL sqlvec.create_hubness_encoder(...).';
     END IF;
     PERFORM sqlvec._write_encoder(name, kind, dimensions, options, current_user, mean);
 END
@@ -1948,6 +1958,163 @@ $body$;
 COMMENT ON PROCEDURE sqlvec.create_centroid_encoder(text, vector[]) IS
     'Make a named, immutable encoder of kind centroid from 2 to 256 centroids of one dimension. Their order gives their numbers: 0, 1, ...';
 
+-- Correction of hubs: rows that are near to every query (dual bank normalisation: Wang et al. 2023;
+-- with queries alone, inverted softmax: Smith et al. 2017, and QB-Norm: Bogolin et al. 2022).
+--
+-- What a row is near to anyway is its soft mean cosine to a bank of queries and one of rows, taken
+-- off its cosine to the query. That is an inner product of vectors with one dimension more, so that
+-- an ordinary index serves it: [x / |x|, -correction] by [q / |q|, 1].
+--
+-- Bank vectors are stored as integers, 4000 long, and multiplied by the two integer parts of a row,
+-- see encode.sql: numpy finds the same cosines, so the exponentials differ in their last digits only.
+-- exp() cannot overflow: a cosine times the largest beta stays below 301.
+
+CREATE OR REPLACE FUNCTION sqlvec._norm(x vector) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN vector_norm(x);
+CREATE OR REPLACE FUNCTION sqlvec._unit_and(x vector, last float8) RETURNS vector
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN l2_normalize(x) || ARRAY[last]::vector;
+CREATE OR REPLACE FUNCTION sqlvec._bank_vector(x vector) RETURNS vector
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN sqlvec._round(l2_normalize(x) * sqlvec._constant(4000, vector_dims(x)),
+                     sqlvec._constant(12582912, vector_dims(x))); -- 1.5 * 2^23
+
+-- A row of the gallery bank that points where x does is x itself, most likely. The zero vector, which
+-- has no cosine, comes after all others. NULL when the banks are not there (a data-only restore).
+CREATE OR REPLACE FUNCTION sqlvec._hubness(
+    encoder text, x vector, queries int, gallery int, beta_queries float8, beta_gallery float8, strength float8
+) RETURNS vector
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_x record := sqlvec._integer_parts(x);
+    v_low float8 := 2 * floor(4096 / sqrt(sqlvec._dims(x)::float8));
+    v_scale float8 := v_x.unit / (4000 * sqlvec._norm(x));
+    v_bank record;
+BEGIN
+    IF v_x.unit IS NULL THEN
+        RETURN sqlvec._unit_and(x, -2);
+    END IF;
+    WITH bank AS MATERIALIZED (
+        SELECT e.part, (sqlvec._dot(v_x.high, e.value) + sqlvec._dot(v_x.low, e.value) / v_low) * v_scale AS cosine
+        FROM sqlvec.encoder_vector AS e WHERE e.encoder = _hubness.encoder
+    )
+    SELECT count(*) FILTER (WHERE b.part = 'queries') AS queries,
+           count(*) FILTER (WHERE b.part = 'gallery') AS gallery,
+           ln(sum(exp(beta_queries * b.cosine)) FILTER (WHERE b.part = 'queries') / _hubness.queries) AS of_queries,
+           ln(avg(exp(beta_gallery * b.cosine)) FILTER (WHERE b.part = 'gallery' AND b.cosine < 0.999)) AS of_gallery
+    INTO v_bank FROM bank AS b;
+    IF (v_bank.queries, v_bank.gallery) <> (queries, gallery) THEN
+        RETURN NULL;
+    END IF;
+    RETURN sqlvec._unit_and(x, -strength * (v_bank.of_queries + coalesce(v_bank.of_gallery, 0))
+                               / (beta_queries + CASE WHEN gallery > 0 THEN beta_gallery ELSE 0 END));
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION sqlvec.hubness_query(query vector) RETURNS vector
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN vector_norm(query) > 0 THEN l2_normalize(query) || '[1]'::vector END;
+COMMENT ON FUNCTION sqlvec.hubness_query(vector) IS
+    'The query for a search by inner product on a column that sqlvec.add_hubness declared: at unit length, and 1. NULL for a zero vector, which has no direction.';
+
+CREATE OR REPLACE FUNCTION sqlvec._write_hubness(
+    name text, queries vector[], gallery vector[], beta_queries float8, beta_gallery float8, strength float8, owner name
+) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_queries int := coalesce(cardinality(queries), 0);
+    v_gallery int := coalesce(cardinality(gallery), 0);
+    v_dimensions int := sqlvec._dims(queries[array_lower(queries, 1)]);
+    v_number int;
+    v_found int;
+BEGIN
+    IF v_queries NOT BETWEEN 1 AND 100000 OR v_gallery > 100000 THEN
+        RAISE EXCEPTION 'the banks of encoder "%" take 1 to 100000 queries and up to 100000 rows, not % and %', name, v_queries, v_gallery
+            USING ERRCODE = 'invalid_parameter_value';
+    ELSIF (beta_queries > 0 AND beta_queries <= 300 AND beta_gallery > 0 AND beta_gallery <= 300) IS NOT TRUE THEN
+        RAISE EXCEPTION 'beta_queries and beta_gallery are numbers above 0 and up to 300, not % and %', beta_queries, beta_gallery
+            USING ERRCODE = 'invalid_parameter_value';
+    ELSIF (strength > 0 AND strength <= 1) IS NOT TRUE THEN
+        RAISE EXCEPTION 'strength is a number above 0 and up to 1, not %', strength USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    SELECT b.n, sqlvec._dims(b.x) INTO v_number, v_found
+    FROM (SELECT * FROM unnest(queries) WITH ORDINALITY UNION ALL
+          SELECT * FROM unnest(gallery) WITH ORDINALITY) AS b (x, n)
+    WHERE sqlvec._dims(b.x) IS DISTINCT FROM v_dimensions OR (sqlvec._norm(b.x) > 0) IS NOT TRUE
+    ORDER BY b.n LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'vector % of a bank of encoder "%" is NULL, zero, or of % dimensions instead of %', v_number, name,
+            coalesce(v_found, 0), coalesce(v_dimensions, 0)
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Leave them out: WHERE vector_norm(embedding) > 0.';
+    END IF;
+    PERFORM sqlvec._write_encoder(name, 'hubness', v_dimensions, jsonb_build_object(
+        'queries', v_queries, 'gallery', v_gallery, 'beta_queries', beta_queries, 'beta_gallery', beta_gallery,
+        'strength', strength), owner, NULL);
+    INSERT INTO sqlvec.encoder_vector (encoder, part, position, value)
+    SELECT _write_hubness.name, 'queries', b.n, sqlvec._bank_vector(b.x) FROM unnest(queries) WITH ORDINALITY AS b (x, n)
+    UNION ALL
+    SELECT _write_hubness.name, 'gallery', b.n, sqlvec._bank_vector(b.x) FROM unnest(gallery) WITH ORDINALITY AS b (x, n);
+END
+$body$;
+
+CREATE OR REPLACE PROCEDURE sqlvec.create_hubness_encoder(
+    name text, queries vector[], gallery vector[] = '{}', beta_queries float8 = 20, beta_gallery float8 = 20, strength float8 = 0.25
+) LANGUAGE plpgsql
+AS $body$
+BEGIN
+    PERFORM sqlvec._write_hubness(name, queries, gallery, beta_queries, beta_gallery, strength, current_user);
+END
+$body$;
+COMMENT ON PROCEDURE sqlvec.create_hubness_encoder(text, vector[], vector[], float8, float8, float8) IS
+    'Make a named, immutable encoder of kind hubness from a bank of queries such as will be asked and, if wanted, a sample of rows. A row loses `strength` (1 is dual bank normalisation as published) times its soft mean cosine to the banks; the larger beta (up to 300), the more the nearest of a bank count.';
+
+-- Up to `sample` rows of a column with a direction, in random order.
+CREATE OR REPLACE FUNCTION sqlvec._sample_vectors(rel regclass, column_name text, sample int, seed bigint, OUT vectors vector[])
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_column record := sqlvec._column(rel, column_name);
+BEGIN
+    IF v_column.type_name NOT IN ('vector', 'halfvec') THEN
+        RAISE EXCEPTION 'column "%" of table % is of type %, not vector or halfvec',
+            column_name, rel, format_type(v_column.type_oid, NULL)
+            USING ERRCODE = 'datatype_mismatch';
+    END IF;
+    EXECUTE format(
+        'SELECT array_agg(s.x ORDER BY s.place) FROM ('
+        'SELECT sqlvec._as_vector(t.%1$I) AS x, hashtextextended(t.ctid::text, $2) AS place '
+        'FROM %2$s AS t WHERE sqlvec._norm(t.%1$I) > 0 ORDER BY 2, t.tableoid LIMIT $1) AS s',
+        column_name, sqlvec._qualified(rel)) INTO vectors USING sample, seed;
+    IF vectors IS NULL THEN
+        RAISE EXCEPTION 'column "%" of table % holds no vector with a direction', column_name, rel
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Load rows first.';
+    END IF;
+END
+$body$;
+
+CREATE OR REPLACE PROCEDURE sqlvec.fit_hubness(
+    name text, queries regclass, queries_column text, gallery regclass = NULL, gallery_column text = NULL,
+    sample int = 1000, beta_queries float8 = 20, beta_gallery float8 = 20, strength float8 = 0.25, seed bigint = 0
+) LANGUAGE plpgsql
+AS $body$
+BEGIN
+    IF queries IS NULL OR queries_column IS NULL OR (gallery IS NULL) <> (gallery_column IS NULL) OR seed IS NULL THEN
+        RAISE EXCEPTION 'fit_hubness needs the table and the column of queries and, if any, those of rows, and a seed'
+            USING ERRCODE = 'null_value_not_allowed';
+    ELSIF (sample BETWEEN 1 AND 100000) IS NOT TRUE THEN
+        RAISE EXCEPTION 'sample is a number from 1 to 100000, not %', sample USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    PERFORM sqlvec._write_hubness(
+        name, sqlvec._sample_vectors(queries, queries_column, sample, seed),
+        CASE WHEN gallery IS NOT NULL THEN sqlvec._sample_vectors(gallery, gallery_column, sample, seed) END,
+        beta_queries, beta_gallery, strength, current_user);
+END
+$body$;
+COMMENT ON PROCEDURE sqlvec.fit_hubness(text, regclass, text, regclass, text, int, float8, float8, float8, bigint) IS
+    'Make an encoder as sqlvec.create_hubness_encoder does, from up to `sample` vectors of a table of queries and, where given, as many of a table of rows.';
+
 -- sqlvec.maxsim: late interaction (Khattab and Zaharia 2020, ColBERT). For every query token its best
 -- document token; the score is the sum of those similarities.
 --
@@ -2726,6 +2893,9 @@ BEGIN
             USING ERRCODE = 'datatype_mismatch',
                   HINT = format('Declare it on a column of type halfvec[]: CALL sqlvec.%s(...).',
                                 CASE coalesce(v_kind, encoder) WHEN 'pool' THEN 'add_pooled' ELSE 'add_' || coalesce(v_kind, encoder) END);
+    ELSIF coalesce(v_kind, encoder) = 'hubness' THEN
+        RAISE EXCEPTION 'encoder "%" makes no code of column "%" that its own queries could search', encoder, column_name
+            USING ERRCODE = 'datatype_mismatch', HINT = 'Declare it with CALL sqlvec.add_hubness(...), and search that column.';
     ELSIF v_kind IS NOT NULL AND options IS NOT NULL AND options <> '{}' THEN
         RAISE EXCEPTION 'encoder "%" has its options already', encoder
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Options go with a kind, such as ''binary'', not with a named encoder.';
@@ -2871,6 +3041,51 @@ $body$;
 
 COMMENT ON PROCEDURE sqlvec.add_centroid(regclass, text, text, text) IS
     'Declare a bytea column `target` that holds one byte per token of multi-vector column `column_name`: the number of its nearest centroid under `encoder`, made by sqlvec.create_centroid_encoder or sqlvec.fit_centroids. Adds the column, the trigger and the catalog row; rows already there wait for sqlvec.backfill, and an array without vectors gets an empty code.';
+
+-- sqlvec.add_hubness: declare a column in which rows that are near to every query stand back.
+
+CREATE OR REPLACE PROCEDURE sqlvec.add_hubness(
+    rel regclass, column_name text, encoder text, target text = NULL
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_source record;
+    v_encoder record;
+    v_target text := coalesce(target, sqlvec._name(column_name || '_hubness'));
+BEGIN
+    IF rel IS NULL OR column_name IS NULL OR encoder IS NULL THEN
+        RAISE EXCEPTION 'add_hubness needs a table, a column and an encoder' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    PERFORM sqlvec._require_table(rel);
+    v_source := sqlvec._column(rel, column_name);
+    SELECT e.kind, e.dimensions, e.code_dimensions INTO v_encoder FROM sqlvec.encoder AS e WHERE e.name = encoder;
+    IF v_source.type_name NOT IN ('vector', 'halfvec') THEN
+        RAISE EXCEPTION 'column "%" of table % is of type %, not vector or halfvec',
+            column_name, rel, format_type(v_source.type_oid, NULL)
+            USING ERRCODE = 'datatype_mismatch';
+    ELSIF v_encoder.kind IS DISTINCT FROM 'hubness' THEN
+        RAISE EXCEPTION 'encoder "%" %', encoder, coalesce('is of kind "' || v_encoder.kind || '", not "hubness"', 'does not exist')
+            USING ERRCODE = CASE WHEN v_encoder.kind IS NULL THEN 'undefined_object' ELSE 'datatype_mismatch' END,
+                  HINT = 'sqlvec.create_hubness_encoder makes one of that kind.';
+    ELSIF v_encoder.dimensions <> v_source.dimensions THEN
+        RAISE EXCEPTION 'column "%" of table % has % dimensions, encoder "%" takes %',
+            column_name, rel, v_source.dimensions, encoder, v_encoder.dimensions
+            USING ERRCODE = 'datatype_mismatch';
+    END IF;
+    PERFORM sqlvec._claim_targets(rel, ARRAY[column_name], ARRAY[v_target]);
+    PERFORM sqlvec._declare(rel, ARRAY[column_name], ARRAY[v_target], encoder, false, 'inner_product',
+                            sqlvec._add_target(rel, v_target, encoder, 'vector', v_encoder.code_dimensions));
+    IF v_encoder.code_dimensions > 2000 THEN
+        RAISE WARNING 'column "%" has % dimensions, an index on type vector takes 2000', v_target, v_encoder.code_dimensions
+            USING HINT = CASE WHEN v_encoder.code_dimensions <= 4000
+                              THEN format('CALL sqlvec.add_quantized(%L, %L, ''halfvec'', metric => ''inner_product''); makes a code that an index takes.', rel, v_target)
+                              ELSE 'Reduce the source first, with an encoder of kind "truncate" or "linear".' END;
+    END IF;
+END
+$body$;
+
+COMMENT ON PROCEDURE sqlvec.add_hubness(regclass, text, text, text) IS
+    'Declare a vector column `target`, one dimension longer than `column_name`: its vectors at unit length, and what `encoder`, made by sqlvec.create_hubness_encoder, takes off for rows that are near to every query. Search it with sqlvec.hubness_query. Adds the column, the trigger and the catalog row; rows already there wait for sqlvec.backfill.';
 
 -- sqlvec.fit_centroids: an encoder of kind centroid from the tokens of a column, by k-means (Lloyd 1982)
 -- on a sample. Unit tokens get unit centroids (spherical k-means: Dhillon and Modha 2001).
@@ -4304,7 +4519,8 @@ BEGIN
     FOR v_row IN
         SELECT i.index_oid, i.index_name, i.partial, i.opclass, i.column_name AS indexed_column,
                d.target_column, d.encoder, d.kind, d.code_type, d.metric
-        FROM sqlvec._maintained_of(rel, column_name) AS d
+        FROM (SELECT m.* FROM sqlvec._maintained_of(rel, column_name) AS m
+              WHERE m.kind <> 'hubness') AS d -- which is searched for itself, with queries of its own
         FULL JOIN sqlvec._ann_indexes(rel) AS i ON i.column_name = d.target_column
         ORDER BY d.target_column IS NULL, i.column_name IS NOT NULL, i.index_name
     LOOP
@@ -4351,10 +4567,10 @@ BEGIN
             USING ERRCODE = 'ambiguous_parameter', HINT = 'Name one: metric => ''cosine''.';
     END IF;
     RETURN coalesce(v_metrics[1],
-                    -- The norm of a fixed dimensional encoding says something.
-                    CASE WHEN type_name = 'halfvec'
+                    -- The norm of these codes says something.
+                    CASE WHEN type_name IN ('vector', 'halfvec') AND sqlvec._relation_id(rel) IS NOT NULL
                          THEN (SELECT d.metric FROM sqlvec._derived_of(rel) AS d
-                               WHERE d.kind = 'fde' AND d.target_column = column_name LIMIT 1) END,
+                               WHERE d.kind IN ('fde', 'hubness') AND d.target_column = column_name LIMIT 1) END,
                     CASE type_name WHEN 'bit' THEN 'hamming' ELSE 'cosine' END);
 END
 $body$;
@@ -4402,7 +4618,7 @@ BEGIN
         UNION ALL
         SELECT d.target_column, quote_ident(d.target_column), d.target_column, d.code_type, d.code_dimensions
         FROM sqlvec._derived_of(rel) AS d
-        WHERE d.source_column = plan_index.column_name AND d.kind NOT IN ('pool', 'centroid') AND d.metric = v_metric AND d.maintained
+        WHERE d.source_column = plan_index.column_name AND d.kind NOT IN ('pool', 'centroid', 'hubness') AND d.metric = v_metric AND d.maintained
         UNION ALL
         SELECT x.way, x.expression, column_name || '_' || x.kind || '_expression', x.code_type, x.dimensions
         FROM sqlvec._expression_ways(rel, column_name) AS x

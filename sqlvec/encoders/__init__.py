@@ -18,6 +18,7 @@ from sqlvec.encoders.bm25 import BM25
 from sqlvec.encoders.centroid import Centroid, CentroidTable
 from sqlvec.encoders.fde import FDE
 from sqlvec.encoders.halfvec import Halfvec
+from sqlvec.encoders.hubness import Hubness
 from sqlvec.encoders.integer_parts import matrix_parts
 from sqlvec.encoders.linear import Linear
 from sqlvec.encoders.maxsim import maxsim
@@ -34,6 +35,7 @@ __all__ = [
     "CentroidTable",
     "Encoder",
     "Halfvec",
+    "Hubness",
     "Linear",
     "Parts",
     "Pool",
@@ -44,7 +46,7 @@ __all__ = [
 ]
 
 KINDS: Mapping[str, type[Encoder]] = {
-    encoder.kind: encoder for encoder in (Halfvec, Binary, Truncate, Linear)
+    encoder.kind: encoder for encoder in (Halfvec, Binary, Truncate, Linear, Hubness)
 }
 """Every encoder of vectors by the kind that the catalog stores."""
 

@@ -24,6 +24,7 @@ from sqlvec.schema.bm25 import BM25
 from sqlvec.schema.centroid import Centroid
 from sqlvec.schema.derived import Derived, declarations, derived_columns
 from sqlvec.schema.fde import FDE
+from sqlvec.schema.hubness import Hubness
 from sqlvec.schema.pooled import Pooled
 from sqlvec.schema.quantized import Quantized
 
@@ -32,6 +33,7 @@ __all__ = [
     "FDE",
     "Centroid",
     "Derived",
+    "Hubness",
     "Pooled",
     "Quantized",
     "attach",

@@ -122,6 +122,25 @@ def source_column(table: Table, name: str) -> Column[Any]:
     return source
 
 
+def vector_dimensions(table: Table, name: str) -> int:
+    """Return the dimensions of a column of vectors that codes are made from.
+
+    :raises DeclarationError: it is not there, is of another type, or names no dimensions.
+    """
+    source = source_column(table, name)
+    if type_name(source.type) not in ("vector", "halfvec"):
+        raise DeclarationError(
+            f"column {name!r} of table {table.fullname!r} is of type "
+            f"{source.type!r}, not vector or halfvec"
+        )
+    found = dimensions(source.type)
+    if found is None:
+        raise DeclarationError(
+            f"column {name!r} of table {table.fullname!r} names no dimensions; write VECTOR(384)"
+        )
+    return found
+
+
 def multivector_dimensions(table: Table, name: str) -> int:
     """Return the dimensions of a column of multi-vectors that codes are made from.
 

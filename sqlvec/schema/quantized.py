@@ -10,11 +10,10 @@ from sqlalchemy.schema import ExecutableDDLElement
 from sqlvec.ddl import AddQuantized
 from sqlvec.encoders import Encoder
 from sqlvec.encoders.base import MAX_DIMENSIONS
-from sqlvec.errors import DeclarationError
 from sqlvec.identifiers import target_column
 from sqlvec.metrics import metric as find_metric
-from sqlvec.schema.derived import Derived, hnsw_index, source_column
-from sqlvec.types import dimensions, from_sql, type_name
+from sqlvec.schema.derived import Derived, hnsw_index, vector_dimensions
+from sqlvec.types import from_sql
 
 
 class Quantized(Derived):
@@ -94,8 +93,7 @@ class Quantized(Derived):
         return find_metric("hamming" if code == "bit" else self.metric).opclass(code)
 
     def _columns(self, table: Table) -> list[Column[Any]]:
-        source = self._source(table)
-        code_type = self.encoder.code_type(dimensions(source.type) or 0)
+        code_type = self.encoder.code_type(vector_dimensions(table, self.source))
         return [Column(self.target, from_sql(code_type))]
 
     def _statement(self) -> ExecutableDDLElement:
@@ -106,17 +104,3 @@ class Quantized(Derived):
             metric=self.metric,
             options=None if self.name else self.encoder.options(),
         )
-
-    def _source(self, table: Table) -> Column[Any]:
-        source = source_column(table, self.source)
-        if type_name(source.type) not in ("vector", "halfvec"):
-            raise DeclarationError(
-                f"column {self.source!r} of table {table.fullname!r} is of type "
-                f"{source.type!r}, not vector or halfvec"
-            )
-        if dimensions(source.type) is None:
-            raise DeclarationError(
-                f"column {self.source!r} of table {table.fullname!r} names no dimensions; "
-                "write VECTOR(384)"
-            )
-        return source
