@@ -13,6 +13,7 @@ from benchmarks import (
     centroid,
     fde,
     fde_backfill,
+    hubness,
     maxsim,
     overhead,
     pool,
@@ -49,6 +50,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "maxsim": maxsim,
     "pool": pool,
     "centroid": centroid,
+    "hubness": hubness,
     "relevance": relevance,
 }
 
