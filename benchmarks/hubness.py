@@ -190,11 +190,11 @@ def _claims(cases: list[dict[str, Any]], servers: list[dict[str, Any]]) -> list[
     found = _by_correction(cases, "skewness")
     change = [found[DEFAULT][name] / found["none"][name] for name in found["none"]]
     claims.append(Claim("skewness: mean ratio by the default", float(np.mean(change)), 1.0, True))
-    recall = min(server["recall"]["corrected"] for server in servers)
+    recall = min(server["recall"]["corrected"] - server["recall"]["none"] for server in servers)
     slower = max(server["ratio"] for server in servers)
     return [
         *claims,
-        Claim("HNSW recall@10 on the corrected column, worst", recall, 0.95),
+        Claim("HNSW recall@10 against that of the plain column, worst", recall, -0.02),
         Claim("search takes longer by, worst", slower, 1.2, True),
     ]
 
