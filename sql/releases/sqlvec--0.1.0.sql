@@ -8559,7 +8559,7 @@ BEGIN
             SELECT places[s.position]
             FROM sqlvec.mmr(ARRAY(SELECT (r).vectors[p.n] FROM unnest(places) WITH ORDINALITY AS p (n, place) ORDER BY p.place),
                             ARRAY(SELECT coalesce((scores[p.n] - v_low) / v_span, 1) FROM unnest(places) WITH ORDINALITY AS p (n, place) ORDER BY p.place),
-                            k, 1 - differ) WITH ORDINALITY AS s (position, score, turn)
+                            k, differ) WITH ORDINALITY AS s (position, score, turn)
             ORDER BY s.turn);
     END IF;
     places := places[: k];

@@ -280,6 +280,28 @@ def test_rows_without_a_group_stand_for_themselves(fresh):
     assert ids(rows) == [1, 2, 3, 4]
 
 
+def test_diversity_is_marginal_relevance_over_the_fused_scores(docs):
+    rows = hybrid(docs, columns="(hit).id, score", **LEGS, fusion="convex", k=400, candidates=400)
+    found, scores = np.array(ids(rows)), np.array([row[1] for row in rows])
+    gain = (scores - scores.min()) / (scores.max() - scores.min())
+    unit = VECTORS[found] / np.linalg.norm(VECTORS[found], axis=1, keepdims=True)
+    alike = unit @ unit.T
+    picked: list[int] = []
+    for _ in range(10):
+        near = alike[:, picked].max(axis=1) if picked else np.zeros(len(found))
+        value = 0.4 * gain - 0.6 * near if picked else gain
+        value[picked] = -np.inf
+        picked.append(int(value.argmax()))
+    differing = hybrid(
+        docs, columns="(hit).id, score", **LEGS, fusion="convex", candidates=400, diversity=0.6
+    )
+    assert ids(differing) == found[picked].tolist()
+    assert differing != rows[:10]
+    # The vectors are found without a vector being asked.
+    assert len(hybrid(docs, query_text=TEXT, diversity=0.5)) == 10
+    assert ids(hybrid(docs, **LEGS, diversity=0)) == ids(hybrid(docs, **LEGS))
+
+
 def test_autocut_ends_before_the_jump(docs):
     rows = hybrid(docs, columns="(hit).id, score", **LEGS, fusion="convex", k=100)
     [[wanted]] = docs.execute(
