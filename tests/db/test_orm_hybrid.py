@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -189,7 +190,7 @@ def test_nothing_relevant(session):
             " 'doc', 'Embedding 100%')"
         )
     )
-    asked = {"vector": QUERY, "relevance": "doc v"}
+    asked: Any = {"vector": QUERY, "relevance": "doc v"}
     found = session.execute(
         hybrid_search(Doc, **asked, fusion="relevance", min_relevance=0.3)
     ).all()
