@@ -36,7 +36,7 @@ def test_sql(tmp_database: Callable[..., str]) -> None:
         planned = connection.execute(
             "SELECT note FROM sqlvec.plan_index('doc', 'embedding') WHERE name = 'embedding_binary'"
         ).fetchone()
-    hits, explained, words, pages = answers
+    hits, explained, words, pages, both = answers
     assert [row[:2] for row in hits] == [(2, "prune the apple tree"), (1, "sow carrots")]
     assert ("metric", "cosine") in explained
     assert [(row[0], row[2]) for row in words] == [
@@ -44,6 +44,7 @@ def test_sql(tmp_database: Callable[..., str]) -> None:
         (2, "prune the <b>apple</b> tree"),
     ]
     assert [(row[0], round(float(str(row[1])), 2)) for row in pages] == [(2, 1.8), (1, 1.0)]
+    assert [(row[0], row[2:]) for row in both] == [(2, (1, 1)), (1, (None, 2))]
     assert planned == ("is there already",)
 
 
