@@ -290,6 +290,10 @@ BEGIN
 END
 $body$;
 
+-- The words of a query.
+CREATE OR REPLACE FUNCTION sqlvec._words(condition tsquery) RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN (numnode(condition) + 1) / 2;
+
 -- The score that no document can exceed.
 CREATE OR REPLACE FUNCTION sqlvec._bm25_maximum(q sqlvec._bm25_query) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE

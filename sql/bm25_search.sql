@@ -6,6 +6,7 @@
 CREATE OR REPLACE FUNCTION sqlvec._run_bm25(
     rel_type regtype, column_name text, query text, k int, filter jsonb, where_sql text, params text[], candidates int, oversample float8,
     tenant text, backend text, key_column text, key_type regtype,
+    model text = NULL, min_relevance float8 = NULL, -- what is less relevant by this model need not be found
     OUT answer text, OUT row_ids text[], OUT row_tables oid[], OUT scores float8[], OUT complete boolean,
     -- What a hybrid search scores other rows with, see sqlvec._plan_bm25.
     OUT compared text, OUT vector sparsevec, OUT bound text[], OUT condition tsquery, OUT lexemes text[], OUT weights float8[], OUT maximum float8
@@ -27,6 +28,9 @@ BEGIN
     compared := p.compared; vector := p.vector; bound := p.bound;
     condition := (p.q).condition; lexemes := (p.q).lexemes; weights := (p.q).weights; maximum := p.maximum;
     v_state := p.state;
+    IF model IS NOT NULL THEN
+        v_state.least := sqlvec.relevance_score_bound(model, maximum, min_relevance, sqlvec._words(condition));
+    END IF;
     complete := true;
     PERFORM pg_catalog.set_config('jit', 'off', true), pg_catalog.set_config('enable_seqscan', p.seqscan, true);
     IF p.native IS NOT NULL THEN

@@ -70,6 +70,7 @@ BEGIN
             budget   float8,   -- documents to read in the next step
             step     tsquery,  -- what to read now; NULL when all is done
             finished boolean,  -- nothing comes after this step
+            least    float8,   -- scores below need not be found; NULL: all are wanted
             scores   float8[], -- of the best found so far, with where they are
             row_ids  text[],   -- address, or key where keys are asked for
             row_tables oid[]
@@ -161,9 +162,9 @@ BEGIN
         END IF;
         RETURN s;
     END IF;
-    IF cardinality(s.scores) >= k THEN
+    IF cardinality(s.scores) >= k OR s.least > 0 THEN
         -- Scores add up in single precision: leave room for its rounding.
-        v_threshold := s.scores[k] * (1 - 1e-5);
+        v_threshold := greatest(s.scores[k], s.least) * (1 - 1e-5);
         v_beyond := sqlvec._bm25_beyond(s, q.documents, v_k1, v_threshold, 1, 200);
         IF v_beyond.steps >= 0 AND v_beyond.beyond IS NULL THEN
             s.finished := true;

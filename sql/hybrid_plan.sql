@@ -94,7 +94,9 @@ CREATE OR REPLACE FUNCTION sqlvec._plan_hybrid(
     OUT depth int,             -- rows that each leg gives
     OUT leg_weights float8[],  -- of text, vector, tokens
     OUT m sqlvec.relevance_model,
-    OUT fills boolean          -- scores that a leg has not given are computed
+    OUT fills boolean,         -- scores that a leg has not given are computed
+    OUT cuts_text boolean,     -- min_relevance bounds the scores of the leg, and of its list nothing else is
+    OUT cuts_vector boolean    -- asked than what reaches the bound
 ) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
@@ -158,6 +160,8 @@ BEGIN
         RETURN;
     END IF;
     m := sqlvec._relevance_model(model, ARRAY['vector', 'text', 'tokens', 'fused']);
+    cuts_text := m.leg = 'text' AND min_relevance IS NOT NULL AND min_results = 0 AND fusion <> 'dbsf';
+    cuts_vector := m.leg = 'vector' AND min_relevance IS NOT NULL AND min_results = 0 AND fusion <> 'dbsf';
     FOR i IN 1 .. 3 LOOP
         v_leg := (ARRAY['text', 'vector', 'tokens'])[i];
         v_leg_model := sqlvec._model_of(m, v_leg);

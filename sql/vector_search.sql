@@ -12,31 +12,44 @@ BEGIN
 END
 $body$;
 
+-- The cosine distance up to which rows are wanted, with room for rounding; infinite without a model of cosines.
+CREATE OR REPLACE FUNCTION sqlvec._farthest(model text, query vector, min_relevance float8, metric text) RETURNS float8
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    RETURN CASE WHEN model IS NULL OR metric <> 'cosine' THEN 'Infinity'
+                ELSE coalesce(sqlvec.relevance_bound(model, query, min_relevance) + 1e-9, 'Infinity') END;
+END
+$body$;
+
 -- The search as one leg of several: places and distances of `depth` rows, of which k are to be sure, the
 -- nearest first. STABLE, so that it sees the snapshot of the statement that searches. No SET: the caller's
 -- where_sql and policies run inside.
 CREATE OR REPLACE FUNCTION sqlvec._run_vector(
     rel_type regtype, column_name text, query vector, k int, depth int, filter jsonb, where_sql text, params text[], metric text, mode text,
     key_column text, key_type regtype,
+    model text = NULL, min_relevance float8 = NULL, -- what is less relevant by this model is left out
     OUT row_ids text[], OUT row_tables oid[], OUT scores float8[], OUT complete boolean, OUT metric_used text, OUT reason text
 ) LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
     p record;
     v_before text[];
-    v_arrays CONSTANT text := 'SELECT pg_catalog.array_agg(a.row_id) AS row_ids, pg_catalog.array_agg(a.row_table) AS row_tables, '
-                              'pg_catalog.array_agg(a.distance) AS distances, pg_catalog.bool_and(a.complete) AS complete '
-                              'FROM (%s) AS a (row_id, row_table, distance, complete)';
+    v_arrays CONSTANT text := 'SELECT pg_catalog.array_agg(a.row_id) FILTER (WHERE a.near) AS row_ids, pg_catalog.array_agg(a.row_table) FILTER (WHERE a.near) AS row_tables, '
+                              'pg_catalog.array_agg(a.distance) FILTER (WHERE a.near) AS distances, pg_catalog.bool_and(a.complete) AS complete '
+                              'FROM (SELECT f.*, f.distance OPERATOR(pg_catalog.<=) $4 AS near FROM (%s) AS f (row_id, row_table, distance, complete)) AS a';
     v_found record;
+    v_farthest float8;
 BEGIN
     p := sqlvec._plan_search(
         sqlvec._relation_of(rel_type), column_name, 'vector', sqlvec._dims(query), k, filter, where_sql, params, NULL, NULL, metric, mode,
         key_column, key_type, pg_catalog.current_setting('search_path'), depth, true);
     PERFORM sqlvec._refuse_zero(query, p.metric);
+    v_farthest := sqlvec._farthest(model, query, min_relevance, p.metric);
     v_before := sqlvec._set_scan(p.settings);
-    EXECUTE pg_catalog.format(v_arrays, p.statement) INTO v_found USING params, query, p.bound;
-    IF v_found.row_ids IS NULL AND p.fallback IS NOT NULL THEN
-        EXECUTE pg_catalog.format(v_arrays, p.fallback) INTO v_found USING params, query, p.bound;
+    EXECUTE pg_catalog.format(v_arrays, p.statement) INTO v_found USING params, query, p.bound, v_farthest;
+    IF v_found.complete IS NULL AND p.fallback IS NOT NULL THEN
+        EXECUTE pg_catalog.format(v_arrays, p.fallback) INTO v_found USING params, query, p.bound, v_farthest;
     END IF;
     PERFORM sqlvec._set_scan(v_before);
     row_ids := v_found.row_ids; row_tables := v_found.row_tables; scores := v_found.distances;

@@ -5160,31 +5160,44 @@ BEGIN
 END
 $body$;
 
+-- The cosine distance up to which rows are wanted, with room for rounding; infinite without a model of cosines.
+CREATE OR REPLACE FUNCTION sqlvec._farthest(model text, query vector, min_relevance float8, metric text) RETURNS float8
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    RETURN CASE WHEN model IS NULL OR metric <> 'cosine' THEN 'Infinity'
+                ELSE coalesce(sqlvec.relevance_bound(model, query, min_relevance) + 1e-9, 'Infinity') END;
+END
+$body$;
+
 -- The search as one leg of several: places and distances of `depth` rows, of which k are to be sure, the
 -- nearest first. STABLE, so that it sees the snapshot of the statement that searches. No SET: the caller's
 -- where_sql and policies run inside.
 CREATE OR REPLACE FUNCTION sqlvec._run_vector(
     rel_type regtype, column_name text, query vector, k int, depth int, filter jsonb, where_sql text, params text[], metric text, mode text,
     key_column text, key_type regtype,
+    model text = NULL, min_relevance float8 = NULL, -- what is less relevant by this model is left out
     OUT row_ids text[], OUT row_tables oid[], OUT scores float8[], OUT complete boolean, OUT metric_used text, OUT reason text
 ) LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
     p record;
     v_before text[];
-    v_arrays CONSTANT text := 'SELECT pg_catalog.array_agg(a.row_id) AS row_ids, pg_catalog.array_agg(a.row_table) AS row_tables, '
-                              'pg_catalog.array_agg(a.distance) AS distances, pg_catalog.bool_and(a.complete) AS complete '
-                              'FROM (%s) AS a (row_id, row_table, distance, complete)';
+    v_arrays CONSTANT text := 'SELECT pg_catalog.array_agg(a.row_id) FILTER (WHERE a.near) AS row_ids, pg_catalog.array_agg(a.row_table) FILTER (WHERE a.near) AS row_tables, '
+                              'pg_catalog.array_agg(a.distance) FILTER (WHERE a.near) AS distances, pg_catalog.bool_and(a.complete) AS complete '
+                              'FROM (SELECT f.*, f.distance OPERATOR(pg_catalog.<=) $4 AS near FROM (%s) AS f (row_id, row_table, distance, complete)) AS a';
     v_found record;
+    v_farthest float8;
 BEGIN
     p := sqlvec._plan_search(
         sqlvec._relation_of(rel_type), column_name, 'vector', sqlvec._dims(query), k, filter, where_sql, params, NULL, NULL, metric, mode,
         key_column, key_type, pg_catalog.current_setting('search_path'), depth, true);
     PERFORM sqlvec._refuse_zero(query, p.metric);
+    v_farthest := sqlvec._farthest(model, query, min_relevance, p.metric);
     v_before := sqlvec._set_scan(p.settings);
-    EXECUTE pg_catalog.format(v_arrays, p.statement) INTO v_found USING params, query, p.bound;
-    IF v_found.row_ids IS NULL AND p.fallback IS NOT NULL THEN
-        EXECUTE pg_catalog.format(v_arrays, p.fallback) INTO v_found USING params, query, p.bound;
+    EXECUTE pg_catalog.format(v_arrays, p.statement) INTO v_found USING params, query, p.bound, v_farthest;
+    IF v_found.complete IS NULL AND p.fallback IS NOT NULL THEN
+        EXECUTE pg_catalog.format(v_arrays, p.fallback) INTO v_found USING params, query, p.bound, v_farthest;
     END IF;
     PERFORM sqlvec._set_scan(v_before);
     row_ids := v_found.row_ids; row_tables := v_found.row_tables; scores := v_found.distances;
@@ -6422,6 +6435,10 @@ BEGIN
 END
 $body$;
 
+-- The words of a query.
+CREATE OR REPLACE FUNCTION sqlvec._words(condition tsquery) RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN (numnode(condition) + 1) / 2;
+
 -- The score that no document can exceed.
 CREATE OR REPLACE FUNCTION sqlvec._bm25_maximum(q sqlvec._bm25_query) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -6633,6 +6650,7 @@ BEGIN
             budget   float8,   -- documents to read in the next step
             step     tsquery,  -- what to read now; NULL when all is done
             finished boolean,  -- nothing comes after this step
+            least    float8,   -- scores below need not be found; NULL: all are wanted
             scores   float8[], -- of the best found so far, with where they are
             row_ids  text[],   -- address, or key where keys are asked for
             row_tables oid[]
@@ -6724,9 +6742,9 @@ BEGIN
         END IF;
         RETURN s;
     END IF;
-    IF cardinality(s.scores) >= k THEN
+    IF cardinality(s.scores) >= k OR s.least > 0 THEN
         -- Scores add up in single precision: leave room for its rounding.
-        v_threshold := s.scores[k] * (1 - 1e-5);
+        v_threshold := greatest(s.scores[k], s.least) * (1 - 1e-5);
         v_beyond := sqlvec._bm25_beyond(s, q.documents, v_k1, v_threshold, 1, 200);
         IF v_beyond.steps >= 0 AND v_beyond.beyond IS NULL THEN
             s.finished := true;
@@ -6963,6 +6981,7 @@ $body$;
 CREATE OR REPLACE FUNCTION sqlvec._run_bm25(
     rel_type regtype, column_name text, query text, k int, filter jsonb, where_sql text, params text[], candidates int, oversample float8,
     tenant text, backend text, key_column text, key_type regtype,
+    model text = NULL, min_relevance float8 = NULL, -- what is less relevant by this model need not be found
     OUT answer text, OUT row_ids text[], OUT row_tables oid[], OUT scores float8[], OUT complete boolean,
     -- What a hybrid search scores other rows with, see sqlvec._plan_bm25.
     OUT compared text, OUT vector sparsevec, OUT bound text[], OUT condition tsquery, OUT lexemes text[], OUT weights float8[], OUT maximum float8
@@ -6984,6 +7003,9 @@ BEGIN
     compared := p.compared; vector := p.vector; bound := p.bound;
     condition := (p.q).condition; lexemes := (p.q).lexemes; weights := (p.q).weights; maximum := p.maximum;
     v_state := p.state;
+    IF model IS NOT NULL THEN
+        v_state.least := sqlvec.relevance_score_bound(model, maximum, min_relevance, sqlvec._words(condition));
+    END IF;
     complete := true;
     PERFORM pg_catalog.set_config('jit', 'off', true), pg_catalog.set_config('enable_seqscan', p.seqscan, true);
     IF p.native IS NOT NULL THEN
@@ -8376,7 +8398,9 @@ CREATE OR REPLACE FUNCTION sqlvec._plan_hybrid(
     OUT depth int,             -- rows that each leg gives
     OUT leg_weights float8[],  -- of text, vector, tokens
     OUT m sqlvec.relevance_model,
-    OUT fills boolean          -- scores that a leg has not given are computed
+    OUT fills boolean,         -- scores that a leg has not given are computed
+    OUT cuts_text boolean,     -- min_relevance bounds the scores of the leg, and of its list nothing else is
+    OUT cuts_vector boolean    -- asked than what reaches the bound
 ) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
@@ -8440,6 +8464,8 @@ BEGIN
         RETURN;
     END IF;
     m := sqlvec._relevance_model(model, ARRAY['vector', 'text', 'tokens', 'fused']);
+    cuts_text := m.leg = 'text' AND min_relevance IS NOT NULL AND min_results = 0 AND fusion <> 'dbsf';
+    cuts_vector := m.leg = 'vector' AND min_relevance IS NOT NULL AND min_results = 0 AND fusion <> 'dbsf';
     FOR i IN 1 .. 3 LOOP
         v_leg := (ARRAY['text', 'vector', 'tokens'])[i];
         v_leg_model := sqlvec._model_of(m, v_leg);
@@ -8608,10 +8634,6 @@ BEGIN ATOMIC
     FROM unnest(places) WITH ORDINALITY AS o (n, place);
 END;
 
--- The words of a query.
-CREATE OR REPLACE FUNCTION sqlvec._words(condition tsquery) RETURNS int
-LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN (numnode(condition) + 1) / 2;
-
 -- A line for sqlvec.explain_hybrid_search about a leg.
 CREATE OR REPLACE FUNCTION sqlvec._about_leg(leg sqlvec._leg, column_name text, depth int, weight float8, more text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -8691,13 +8713,15 @@ BEGIN
         IF v_asked[1] THEN
             SELECT r.row_ids, r.row_tables, r.scores, coalesce(r.complete, true), r.compared, r.vector, r.bound, r.condition, r.lexemes, r.weights, r.maximum, NULL
             INTO v_text
-            FROM sqlvec._run_bm25(rel_type, p.text_column, query_text, v_depth, filter, where_sql, params, NULL, NULL, tenant, backend, key_column, key_type) AS r;
+            FROM sqlvec._run_bm25(rel_type, p.text_column, query_text, v_depth, filter, where_sql, params, NULL, NULL, tenant, backend, key_column, key_type,
+                                  CASE WHEN p.cuts_text THEN model END, min_relevance) AS r;
             notes := pg_catalog.array_cat(notes, ARRAY['text', sqlvec._about_leg(v_text, p.text_column, v_depth, p.leg_weights[1],
                                                               CASE WHEN v_text.condition IS NULL THEN 'the query asks for nothing' END)]);
         END IF;
         IF v_asked[2] THEN
             SELECT r.row_ids, r.row_tables, r.scores, r.complete, NULL, NULL, NULL, NULL, NULL, NULL, NULL, r.metric_used INTO v_vector
-            FROM sqlvec._run_vector(rel_type, p.vector_column, query_vector, k, v_depth, filter, where_sql, params, metric, mode, key_column, key_type) AS r;
+            FROM sqlvec._run_vector(rel_type, p.vector_column, query_vector, k, v_depth, filter, where_sql, params, metric, mode, key_column, key_type,
+                                    CASE WHEN p.cuts_vector THEN model END, min_relevance) AS r;
             notes := pg_catalog.array_cat(notes, ARRAY['vector', sqlvec._about_leg(v_vector, p.vector_column, v_depth, p.leg_weights[2], v_vector.metric)]);
         END IF;
         IF v_asked[3] THEN

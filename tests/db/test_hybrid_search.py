@@ -429,6 +429,34 @@ def test_a_model_of_one_leg_gives_its_relevance(models, truth):
     assert rows and all(row[3] > 0 for row in rows)
 
 
+@pytest.mark.parametrize(("leg", "least"), [("t", 0.2), ("v", 0.8)])
+@pytest.mark.parametrize("fusion", ["rrf", "convex", "relevance", "dbsf"])
+def test_a_leg_whose_model_cuts_is_not_asked_for_more(models, leg, least, fusion):
+    asked: dict[str, Any] = {
+        "query_text": TEXT,
+        "query_vector": vector(VECTOR),
+        "relevance": leg,
+        "fusion": fusion,
+        "candidates": 400,
+    }
+    uncut = [
+        row for row in hybrid(models, **asked, k=400) if row[2] is not None and row[2] >= least
+    ]
+    assert 3 < len(uncut) < 100
+    rows = hybrid(models, **asked, k=400, min_relevance=least)
+    assert ids(rows) == ids(uncut)
+    np.testing.assert_allclose([row[1] for row in rows], [row[1] for row in uncut], rtol=1e-9)
+    explained = dict(
+        models.execute(
+            "SELECT * FROM sqlvec.explain_hybrid_search(NULL::doc, %s, %s::vector, relevance => %s,"
+            " min_relevance => %s, candidates => 400)",
+            (TEXT, vector(VECTOR), leg, least),
+        ).fetchall()
+    )
+    name = {"t": "text", "v": "vector"}[leg]
+    assert int(explained[name].split()[0]) < 100
+
+
 def test_excluded_and_required_words_hold_for_scores_that_are_computed(docs):
     rows = hybrid(
         docs, query_text=f"{TEXT} -treeb", query_vector=vector(VECTOR), fusion="convex", k=200
