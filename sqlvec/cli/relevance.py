@@ -152,7 +152,7 @@ def fuse(
     Models of the same families are fitted to other queries again and again meanwhile: in the
     stored ones, which know all these queries, the combination would trust too much.
     """
-    from sqlvec.fit.judgements import align, collect
+    from sqlvec.fit.judgements import align, collect, complete
     from sqlvec.fit.relevance import RECALLS, fit_fused, fit_leg
     from sqlvec.fit.relevance_report import Judged, page
 
@@ -165,26 +165,36 @@ def fuse(
     with engine(dsn).begin() as connection:
         _require_free(connection, name)
         judged = _required(_judgements(connection, judgements, judgements_table))
-        found = {}
-        parts = []
+        sources = {}
         for leg, (model, column) in given.items():
-            source, family = _source(connection, model, key, queries, query_key, column)
-            if source.leg != leg:
-                raise DeclarationError(f"relevance model {model!r} is of leg {source.leg}")
-            some = collect(connection, source, judged, candidates=candidates, seed=seed)
+            sources[leg] = _source(connection, model, key, queries, query_key, column)
+            if sources[leg][0].leg != leg:
+                raise DeclarationError(f"relevance model {model!r} is of leg {sources[leg][0].leg}")
+        found = {
+            leg: collect(connection, source, judged, candidates=candidates, seed=seed)
+            for leg, (source, _) in sources.items()
+        }
+        pairs = [pair for some in found.values() for pair in some.pairs]
+        judged_legs = {}
+        parts = []
+        for leg, (source, family) in sources.items():
+            some = found[leg]
+            others = complete(connection, source, some, pairs, judged)
             fitted = fit_leg(
                 leg,
                 some.examples,
                 family,
                 background=some.background,
                 unanswerable=some.unanswerable,
+                others=others.examples,
                 recalls=recalls,
                 seed=seed,
             )
-            found[leg] = (some, fitted.relevance)
-            title = f"{model}, leg {leg}, family {family}"
+            assert fitted.others is not None
+            judged_legs[leg] = [(some, fitted.relevance), (others, fitted.others)]
+            title = f"{given[leg][0]}, leg {leg}, family {family}"
             parts.append(Judged.of_fit(title, fitted, recall, some, judged))
-        aligned = align(found)
+        aligned = align(judged_legs)
         fused = fit_fused(
             aligned.relevance,
             aligned.query,
@@ -275,42 +285,43 @@ def report(
 
     Of a fused model, it shows the models of the legs as well.
     """
-    from sqlvec.fit.judgements import align, collect
+    from sqlvec.fit.judgements import align, collect, complete
     from sqlvec.fit.relevance import apply, threshold
     from sqlvec.fit.relevance_report import Judged, page
 
     columns = {"vector": vector_column, "text": text_column, "tokens": tokens_column}
     parts = []
-    found = {}
     with engine(dsn).connect() as connection:
         model = relevance.load(connection, name)
         judged = _required(_judgements(connection, judgements, judgements_table))
-        if isinstance(model, relevance.FusedModel):
-            if query_column is not None:
-                raise DeclarationError(
-                    f"relevance model {name!r} combines legs; name the columns of their queries by"
-                    " --vector-column, --text-column and --tokens-column"
-                )
-            legs = dict(zip(relevance.LEGS, model.models, strict=True))
-        else:
-            legs = {model.leg: name}
-        for leg, leg_name in legs.items():
-            if leg_name is None:
-                continue
-            column = query_column or columns[leg]
-            source, family = _source(connection, leg_name, key, queries, query_key, column)
+        fused = model if isinstance(model, relevance.FusedModel) else None
+        if fused is not None and query_column is not None:
+            raise DeclarationError(
+                f"relevance model {name!r} combines legs; name the columns of their queries by"
+                " --vector-column, --text-column and --tokens-column"
+            )
+        names = [name] if fused is None else [leg for leg in fused.models if leg is not None]
+        legs = []
+        for leg_name in names:
             leg_model = relevance.load(connection, leg_name)
             assert isinstance(leg_model, relevance.LegModel)
+            column = query_column or columns[leg_model.leg]
+            source, _ = _source(connection, leg_name, key, queries, query_key, column)
             some = collect(connection, source, judged, candidates=candidates, model=leg_model)
             own = apply(leg_model, some.examples)
-            found[leg] = (some, own)
             cut = _threshold(connection, leg_name, recall)
             cut = threshold(own, some.label, recall) if cut is None else cut
-            title = f"{leg_name}, leg {leg}, family {family}"
+            title = f"{leg_name}, leg {leg_model.leg}, family {leg_model.family}"
             parts.append(Judged.of_model(title, own, cut, some, judged))
-        if isinstance(model, relevance.FusedModel):
+            legs.append((leg_model, source, some, own))
+        if fused is not None:
+            pairs = [pair for _, _, some, _ in legs for pair in some.pairs]
+            found = {}
+            for leg_model, source, some, own in legs:
+                others = complete(connection, source, some, pairs, judged)
+                found[leg_model.leg] = [(some, own), (others, apply(leg_model, others.examples))]
             aligned = align(found)
-            own = model.relevance(**aligned.relevance)
+            own = fused.relevance(**aligned.relevance)
             cut = _threshold(connection, name, recall)
             cut = threshold(own, aligned.label, recall) if cut is None else cut
             parts.insert(0, Judged.of_model(f"{name}, fused", own, cut, aligned, judged))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -69,6 +69,9 @@ class Candidates:
     asked: list[str]
     """Key of each query that was searched, also where nothing was found."""
 
+    maxima: list[float]
+    """What scores of each query of the examples were divided by."""
+
     found: float
     """Share of the relevant rows among the candidates; NaN without judgements."""
 
@@ -82,13 +85,18 @@ class Candidates:
         """Key of the query of each candidate."""
         return [self.queries[number] for number in self.examples.query]
 
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Keys of query and row of each candidate."""
+        return list(zip(self.query_keys, self.rows, strict=True))
+
 
 @dataclass(frozen=True, slots=True)
 class Aligned:
     """Candidates that at least one of several legs found."""
 
     relevance: dict[str, Floats]
-    """Of each candidate by leg (m,), NaN where the leg did not find it."""
+    """Of each candidate by leg (m,), NaN where the leg has no score for it."""
 
     query: NDArray[np.intp]
     """Number of the query of each candidate, from 0."""
@@ -194,6 +202,7 @@ def collect(
     asked = [ids[i] for i in used]
     rows = [key for i in used for key in lists[i].keys]
     scores = [lists[i].x for i in used]
+    maxima = [lists[i].maximum for i in used]
     background = model.background if model is not None else None
     sample = np.zeros((0, 0))
     nothing = None
@@ -206,13 +215,13 @@ def collect(
         none = np.zeros((len(vectors), 0))
         features = none if background is None else background.features(vectors)
     else:
-        features = score_features([lists[i].maximum for i in used], [lists[i].terms for i in used])
+        features = score_features(maxima, [lists[i].terms for i in used])
     if judgements is None:
         unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         chance = unit @ (sample / np.linalg.norm(sample, axis=1, keepdims=True)).T
         labels = background_labels(scores, list(chance), _count(connection, names, source))
         examples = Examples.of_lists(features, scores, labels)
-        return Candidates(examples, asked, rows, background, nothing, ids, float("nan"))
+        return Candidates(examples, asked, rows, background, nothing, ids, maxima, float("nan"))
     labels = [
         np.array([judgements[ids[i]].get(key, 0) > 0 for key in lists[i].keys], dtype=np.float64)
         for i in used
@@ -220,28 +229,60 @@ def collect(
     relevant = sum(grade > 0 for query in ids for grade in judgements[query].values())
     found = sum(float(part.sum()) for part in labels)
     examples = Examples.of_lists(features, scores, labels)
-    return Candidates(examples, asked, rows, background, nothing, ids, found / max(relevant, 1))
+    share = found / max(relevant, 1)
+    return Candidates(examples, asked, rows, background, nothing, ids, maxima, share)
 
 
-def align(legs: Mapping[str, tuple[Candidates, Floats]]) -> Aligned:
+def complete(
+    connection: Connection,
+    source: Source,
+    found: Candidates,
+    pairs: Iterable[tuple[str, str]],
+    judgements: Judgements,
+) -> Candidates:
+    """Score what other legs found, as :func:`sqlvec.hybrid_search` does.
+
+    :param found: the candidates of this leg.
+    :param pairs: keys of query and row of those of all legs.
+    :return: the others among them, with the queries and the features of ``found``. A row without
+        any of the words has no score, and a query for which the leg found nothing no rows.
+    """
+    names = _Names(connection)
+    queries = _queries(connection, names, source, judgements)
+    own = set(found.pairs)
+    wanted: dict[str, list[str]] = {query: [] for query in found.queries}
+    for query, row in dict.fromkeys(pairs):
+        if query in wanted and (query, row) not in own:
+            wanted[query].append(row)
+    keys, x, label = [], [], []
+    for maximum, (query, rows) in zip(found.maxima, wanted.items(), strict=True):
+        scores = _scores(connection, names, source, queries[query], rows) if rows else {}
+        kept = [row for row in rows if row in scores]
+        keys += kept
+        x.append([scores[row] / maximum for row in kept])
+        label.append([float(judgements[query].get(row, 0) > 0) for row in kept])
+    examples = Examples.of_lists(found.examples.features, x, label)
+    return replace(found, examples=examples, rows=keys, unanswerable=None, found=float("nan"))
+
+
+def align(legs: Mapping[str, Sequence[tuple[Candidates, Floats]]]) -> Aligned:
     """Bring the candidates of several legs together, for :func:`~sqlvec.fit.relevance.fit_fused`.
 
-    :param legs: the candidates of each leg with their relevance.
+    :param legs: the candidates of each leg with their relevance, found and :func:`complete`.
     """
     place: dict[tuple[str, str], int] = {}
     labels: list[float] = []
-    for found, _ in legs.values():
-        for pair, label in zip(
-            zip(found.query_keys, found.rows, strict=True), found.examples.label, strict=True
-        ):
-            if pair not in place:
-                place[pair] = len(labels)
-                labels.append(float(label))
+    for parts in legs.values():
+        for found, _ in parts:
+            for pair, label in zip(found.pairs, found.label, strict=True):
+                if pair not in place:
+                    place[pair] = len(labels)
+                    labels.append(float(label))
     aligned = {}
-    for leg, (found, relevance) in legs.items():
+    for leg, parts in legs.items():
         values = np.full(len(labels), np.nan)
-        pairs = zip(found.query_keys, found.rows, strict=True)
-        values[[place[pair] for pair in pairs]] = relevance
+        for found, relevance in parts:
+            values[[place[pair] for pair in found.pairs]] = relevance
         aligned[leg] = values
     queries = [query for query, _ in place]
     return Aligned(
@@ -250,7 +291,11 @@ def align(legs: Mapping[str, tuple[Candidates, Floats]]) -> Aligned:
         np.array(labels),
         queries,
         [row for _, row in place],
-        list(dict.fromkeys(query for found, _ in legs.values() for query in found.asked)),
+        list(
+            dict.fromkeys(
+                key for parts in legs.values() for found, _ in parts for key in found.asked
+            )
+        ),
     )
 
 
@@ -326,6 +371,32 @@ def _search(connection: Connection, names: _Names, source: Source, query: str, k
         (source.column, query, k, source.key),
     )
     return _found(rows, count, 1)
+
+
+def _scores(
+    connection: Connection, names: _Names, source: Source, query: str, keys: list[str]
+) -> dict[str, float]:
+    """Return the scores of rows by key; a row may have none."""
+    table, key = names.table(source.table), names.column(source.key)
+    column = f"t.{names.column(source.column)}"
+    kind = names.column_type(source.table, source.column)
+    values: tuple[Any, ...] = (query,)
+    if source.leg == "vector":
+        score = f"1 - ({column} {names.operator('<=>')} CAST(%s AS {names.type(kind)}))"
+    elif source.leg == "text":
+        # 0 is that of a row without any of the words.
+        score = "nullif(sqlvec.bm25_score(t, %s, %s), 0)"
+        values = (source.column, query)
+    else:
+        function = "maxsim" if kind == "_halfvec" else "maxsim_vector"
+        score = f"sqlvec.{function}({column}, CAST(%s AS {names.type(kind.lstrip('_'))}[]))"
+    rows = _execute(
+        connection,
+        f"SELECT t.{key}::text, {score} FROM {table} AS t"
+        f" WHERE t.{key} = ANY (CAST(%s AS {names.key_type(source.table, source.key)}[]))",
+        (*values, keys),
+    )
+    return {key: score for key, score in rows if score is not None and not np.isnan(score)}
 
 
 def _found(rows: list[Any], maximum: float, terms: int) -> _Found:
@@ -422,6 +493,28 @@ class _Names:
             text("SELECT pg_catalog.quote_ident(sqlvec._vector_schema())")
         )
         return self._doubled(f"{schema}.{name}")
+
+    def operator(self, name: str) -> str:
+        schema = self._connection.scalar(
+            text("SELECT pg_catalog.quote_ident(sqlvec._vector_schema())")
+        )
+        return self._doubled(f"OPERATOR({schema}.{name})")
+
+    def column_type(self, table: str, column: str) -> str:
+        """Return the name of the type, that of an array with an underscore."""
+        return self._column(table, column, "type_name")
+
+    def key_type(self, table: str, column: str) -> str:
+        """Return the type as SQL has it."""
+        found = self._column(table, column, "pg_catalog.format_type(c.type_oid, NULL)")
+        return self._doubled(found)
+
+    def _column(self, table: str, column: str, wanted: str) -> str:
+        statement = (
+            f"SELECT {wanted} FROM sqlvec._column(CAST(CAST(:t AS text) AS regclass), :c) AS c"
+        )
+        found: str = self._connection.scalar(text(statement), {"t": table, "c": column})
+        return found
 
     @staticmethod
     def _doubled(name: str) -> str:

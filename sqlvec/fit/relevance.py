@@ -144,6 +144,9 @@ class Fit:
 
     queries: int
 
+    others: Floats | None = None
+    """Held-out relevance of the other candidates that were given, if any."""
+
     @property
     def examples(self) -> int:
         """Candidates that it was fitted on."""
@@ -170,6 +173,7 @@ def fit_leg(
     *,
     background: Background | None = None,
     unanswerable: Examples | None = None,
+    others: Examples | None = None,
     recalls: Sequence[float] = RECALLS,
     l2: float = 5.0,
     seed: int = 0,
@@ -184,6 +188,8 @@ def fit_leg(
     :param family: ``raw``, ``linear``, ``sqrt``, ``quadratic`` or ``power``.
     :param background: what the features came from; the vector leg needs it.
     :param unanswerable: queries to learn from as well, by which nothing is judged.
+    :param others: candidates of the same queries that are judged as well, but not learnt from:
+        those of other legs, for :func:`fit_fused`.
     :param recalls: wanted shares of the relevant candidates, each with a threshold.
     :param l2: penalty on squared weights of standardised features, in units of cross-entropy.
     :param seed: of the folds.
@@ -191,7 +197,7 @@ def fit_leg(
     """
     _check(examples)
     options = _Options(leg, background, unanswerable, tuple(recalls), l2, seed)
-    return _fit_family(examples, family, options)
+    return _fit_family(examples, family, options, others)
 
 
 def fit_best(
@@ -342,7 +348,9 @@ class _Options:
     seed: int
 
 
-def _fit_family(examples: Examples, family: str, options: _Options) -> Fit:
+def _fit_family(
+    examples: Examples, family: str, options: _Options, others: Examples | None = None
+) -> Fit:
     background, nothing = options.background, options.unanswerable
     if family not in EXPONENTS:
         raise FittingError(f"no family {family!r}; there are {', '.join(EXPONENTS)}")
@@ -359,6 +367,7 @@ def _fit_family(examples: Examples, family: str, options: _Options) -> Fit:
         return LegModel(options.leg, family, *weights, background), taken
 
     held_out = np.zeros(len(examples.x))
+    of_others = None if others is None else np.zeros(len(others.x))
     taken = []
     folds = list(_folds(len(examples.features), options.seed))
     for fold in folds:
@@ -368,10 +377,14 @@ def _fit_family(examples: Examples, family: str, options: _Options) -> Fit:
         model, _ = fitted(rest, None, steps)
         part = examples.of_queries(fold)
         held_out[fold[examples.query]] = apply(model, part)
+        if others is not None and of_others is not None:
+            of_others[fold[others.query]] = apply(model, others.of_queries(fold))
         taken.append(steps)
     model, _ = fitted(examples, None, int(np.median(taken)))
     own = [fold[examples.query] for fold in folds]
-    return _judged(model, held_out, examples.label, options.recalls, own, len(examples.features))
+    queries = len(examples.features)
+    fit = _judged(model, held_out, examples.label, options.recalls, own, queries)
+    return replace(fit, others=of_others)
 
 
 def _judged(

@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import psycopg
 import pytest
+from sqlalchemy import NullPool, create_engine
 from typer.testing import CliRunner
 
 from sqlvec.cli.app import app
 from sqlvec.errors import DeclarationError, FittingError
+from sqlvec.fit.judgements import Source, collect, complete
 from sqlvec.relevance import EXPONENTS
+from tests.db.server import sqlalchemy_url
 
 TOPICS, ROWS, QUERIES, DIMENSIONS = 40, 8, 40, 32
 FRUIT = ("apple", "pear", "fig", "plum", "quince")
@@ -161,6 +164,28 @@ def test_family_is_chosen(collection: str) -> None:
     family = said.split(",")[0].removeprefix("chosen: family ")
     assert family in EXPONENTS and family in sqlvec(collection, "list")
     sqlvec(collection, "drop", "chosen")
+
+
+@pytest.mark.parametrize("leg", LEGS)
+def test_what_other_legs_found_is_scored_as_by_a_search(collection: str, leg: str) -> None:
+    column, query_column = LEGS[leg]
+    source = Source(leg, TABLE, column, "the id", '"my %shop".query', "id", query_column)
+    judgements = {f"q{n}": {str(row): 1.0 for row in range(8 * n, 8 * n + 8)} for n in range(40)}
+    engine = create_engine(sqlalchemy_url(collection), poolclass=NullPool)
+    with engine.connect() as connection:
+        some, all_of_them = (
+            collect(connection, source, judgements, candidates=count) for count in (20, 320)
+        )
+        asked = [(query, str(row)) for query in ("q0", "q7", "nobody") for row in range(320)]
+        others = complete(connection, source, some, asked, judgements)
+    assert not set(others.pairs) & set(some.pairs)
+    every = dict(zip(all_of_them.pairs, all_of_them.examples.x, strict=True))
+    wanted = {pair for pair in asked if pair in every} - set(some.pairs)
+    assert wanted == set(others.pairs) and wanted
+    for pair, x, label in zip(others.pairs, others.examples.x, others.label, strict=True):
+        assert x == pytest.approx(every[pair], abs=2e-3 if leg == "tokens" else 1e-6)
+        assert label == (pair[1] in judgements[pair[0]])
+    np.testing.assert_array_equal(others.examples.features, some.examples.features)
 
 
 def test_judgements_from_a_file(collection: str, tmp_path: Path) -> None:
