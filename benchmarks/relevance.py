@@ -25,9 +25,10 @@ from sklearn.metrics import roc_auc_score
 from benchmarks.report import Claim, Report, table
 from benchmarks.server import Connection, Database
 from sqlvec.fit.background import background_labels, fit_background, unanswerable
-from sqlvec.fit.relevance import Examples, fit_fused, fit_leg
+from sqlvec.fit.relevance import Examples, Fit, fit_fused, fit_leg
 from sqlvec.relevance import (
     EXPONENTS,
+    LEGS,
     Background,
     FusedModel,
     LegModel,
@@ -36,6 +37,9 @@ from sqlvec.relevance import (
 )
 
 TOP = 100
+MOST = 10_000
+"""Rows of a query that have a score: all, in these collections."""
+
 RECALL = 0.95
 RECALLS = (0.5, 0.8, 0.9, RECALL)
 FOLDS = 5
@@ -185,7 +189,8 @@ def _fitted(collection: Collection, leg: Leg, family: str) -> dict[float, Outcom
     candidates, deleted = _lists(leg.x, collection.relevant)
     for number, fold in enumerate(_folds(len(collection.relevant))):
         background = collection.backgrounds[number]
-        model, thresholds, _ = _fit(collection, leg, family, candidates, ~fold, background)
+        fit = _fit(collection, leg, family, candidates, ~fold, background)
+        model, thresholds = _model(fit), fit.thresholds
         if leg.name == "vector" and len(collection.foreign):
             best = (collection.foreign @ collection.rows.T).max(axis=1, keepdims=True)
             foreign = model.vector_curve(collection.foreign).relevance(best)
@@ -211,8 +216,9 @@ def _fit(
     candidates: list[NDArray[np.intp]],
     chosen: NDArray[np.bool_],
     background: Background,
-) -> tuple[LegModel, dict[float, float], Floats]:
-    """Fit a leg to some queries: the model, thresholds, and held-out relevance of candidates."""
+    others: list[NDArray[np.intp]] | None = None,
+) -> Fit:
+    """Fit a leg to some queries, and judge other rows of these queries too."""
     # A query without candidates has nothing to learn from.
     queries = [q for q in np.flatnonzero(chosen) if len(candidates[q])]
     known = leg.known[queries]
@@ -222,15 +228,21 @@ def _fit(
     labels = [collection.relevant[q, candidates[q]] for q in queries]
     examples = Examples.of_lists(known, x, labels)
     options: dict[str, Any] = {"recalls": RECALLS}
+    if others is not None:
+        x = [leg.x[q, others[q]] for q in queries]
+        options["others"] = Examples.of_lists(known, x, [np.zeros(len(part)) for part in x])
     if leg.name == "vector":
         nothing = _nothing(collection, background, len(queries))
         options |= {"background": background, "unanswerable": nothing}
     # The queries that judge the choice are held out here already.
     families = EXPONENTS if family == AUTO else (family,)
     fits = [fit_leg(leg.name, examples, family, **options) for family in families]
-    fit = max(fits, key=lambda fit: fit.removed(RECALL))
+    return max(fits, key=lambda fit: fit.removed(RECALL))
+
+
+def _model(fit: Fit) -> LegModel:
     assert isinstance(fit.model, LegModel)
-    return fit.model, dict(fit.thresholds), fit.relevance
+    return fit.model
 
 
 def _nothing(collection: Collection, background: Background, count: int) -> Examples:
@@ -283,43 +295,51 @@ def _background(collection: Collection, leg: Leg) -> dict[float, Outcome]:
 
 
 def _fused(collection: Collection) -> dict[float, Outcome]:
-    """Combine the legs over the union of their candidates."""
+    """Combine the legs over the union of their candidates, scored by every leg."""
     outcomes = {target: Outcome([], [], [], [], [], []) for target in RECALLS}
     lists = {leg.name: _lists(leg.x, collection.relevant) for leg in collection.legs}
+    found, deleted = (
+        [
+            np.unique(np.concatenate(rows))
+            for rows in zip(*(both[part] for both in lists.values()), strict=True)
+        ]
+        for part in (0, 1)
+    )
     for number, fold in enumerate(_folds(len(collection.relevant))):
         background = collection.backgrounds[number]
         held_out = {leg.name: np.full(collection.relevant.shape, np.nan) for leg in collection.legs}
         models = {}
         for leg in collection.legs:
-            candidates = lists[leg.name][0]
-            models[leg.name], _, relevance = _fit(
-                collection, leg, "linear", candidates, ~fold, background
-            )
-            places = [(q, row) for q in np.flatnonzero(~fold) for row in candidates[q]]
-            held_out[leg.name][tuple(np.array(places).T)] = relevance
-        found = np.logical_or.reduce([~np.isnan(part) for part in held_out.values()])
-        query, row = np.nonzero(found)
+            own = lists[leg.name][0]
+            others = [
+                rows[~np.isin(rows, own[q]) & ~np.isnan(leg.x[q, rows])] if len(own[q]) else own[q]
+                for q, rows in enumerate(found)
+            ]
+            fit = _fit(collection, leg, "linear", own, ~fold, background, others)
+            models[leg.name] = _model(fit)
+            for rows, relevance in ((own, fit.relevance), (others, fit.others)):
+                places = [(q, row) for q in np.flatnonzero(~fold) for row in rows[q]]
+                held_out[leg.name][tuple(np.array(places).T)] = relevance
+        pairs = [(q, row) for q in np.flatnonzero(~fold) for row in found[q]]
+        query, row = np.array(pairs).T
         values = {name: part[query, row] for name, part in held_out.items()}
         numbered = np.unique(query, return_inverse=True)[1]
         fit = fit_fused(values, numbered, collection.relevant[query, row], recalls=RECALLS)
         assert isinstance(fit.model, FusedModel)
         for q in np.flatnonzero(fold):
             best = []
-            for part in (0, 1):
-                at = {name: both[part][q] for name, both in lists.items()}
-                rows = np.unique(np.concatenate(list(at.values())))
+            for rows in (found[q], deleted[q]):
                 scores = np.full((3, len(rows)), np.nan)
-                for position, name in enumerate(("vector", "text", "tokens")):
-                    leg = next((leg for leg in collection.legs if leg.name == name), None)
-                    if leg is not None and len(at[name]):
-                        own = _relevance(models[name], leg, q, at[name])
-                        scores[position, np.searchsorted(rows, at[name])] = own
+                for leg in collection.legs:
+                    known = ~np.isnan(leg.x[q, rows])
+                    place = LEGS.index(leg.name)
+                    scores[place, known] = _relevance(models[leg.name], leg, q, rows[known])
                 relevance = fit.model.relevance(*scores)
-                label = collection.relevant[q, rows]
                 best.append(relevance.max(initial=0))
                 for target, outcome in outcomes.items():
                     kept = relevance >= fit.thresholds[target]
-                    if part == 0:
+                    if len(best) == 1:
+                        label = collection.relevant[q, rows]
                         outcome.kept.append(kept)
                         outcome.relevant.append(label)
                         outcome.error.append((relevance - label) ** 2)
@@ -360,22 +380,13 @@ def _load(connection: Connection, folder: Path) -> Collection:
     rows, asked = (_unit(np.load(folder / f"{side}_emb.npy")) for side in ("doc", "query"))
     legs = [Leg("vector", asked @ rows.T, asked)]
     bodies = [f"{document.get('title', '')} {document['text']}".strip() for document in documents]
-    wanted = relevant.sum(axis=1) + TOP
-    legs.append(
-        _text_leg(connection, folder.name, bodies, [query["text"] for query in queries], wanted)
-    )
+    legs.append(_text_leg(connection, folder.name, bodies, [query["text"] for query in queries]))
     if (folder / "doc_tokens.npy").exists():
         legs.append(_tokens_leg(folder))
     return Collection.of(folder.name, relevant, rows, legs)
 
 
-def _text_leg(
-    connection: Connection,
-    name: str,
-    bodies: list[str],
-    queries: list[str],
-    wanted: NDArray[np.integer],
-) -> Leg:
+def _text_leg(connection: Connection, name: str, bodies: list[str], queries: list[str]) -> Leg:
     # Named after the collection: sqlvec takes the type of the table as an argument.
     connection.execute(f'CREATE TABLE "{name}" (id int PRIMARY KEY, body text)')
     with connection.cursor().copy(f'COPY "{name}" FROM STDIN') as copy:
@@ -395,7 +406,7 @@ def _text_leg(
         found = connection.execute(
             f"""SELECT key, score FROM
                 sqlvec.bm25_search_keys(NULL::"{name}", 'body', %s, key => NULL::int, k => %s)""",
-            (query, int(wanted[number])),
+            (query, MOST),
         ).fetchall()
         for row, score in found:
             x[number, row] = score / maximum
