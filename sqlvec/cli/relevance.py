@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 from sqlvec import relevance
 from sqlvec.cli.database import Dsn, engine
 from sqlvec.errors import DeclarationError
+from sqlvec.relevance import Floats
 
 if TYPE_CHECKING:
     from sqlvec.fit.judgements import Judgements, Source
@@ -285,8 +286,7 @@ def report(
 
     Of a fused model, it shows the models of the legs as well.
     """
-    from sqlvec.fit.judgements import align, collect, complete
-    from sqlvec.fit.relevance import apply, threshold
+    from sqlvec.fit.judgements import judge
     from sqlvec.fit.relevance_report import Judged, page
 
     columns = {"vector": vector_column, "text": text_column, "tokens": tokens_column}
@@ -307,36 +307,32 @@ def report(
             assert isinstance(leg_model, relevance.LegModel)
             column = query_column or columns[leg_model.leg]
             source, _ = _source(connection, leg_name, key, queries, query_key, column)
-            some = collect(connection, source, judged, candidates=candidates, model=leg_model)
-            own = apply(leg_model, some.examples)
-            cut = _threshold(connection, leg_name, recall)
-            cut = threshold(own, some.label, recall) if cut is None else cut
+            legs.append((leg_model, source))
+        by_leg, aligned = judge(connection, legs, judged, candidates=candidates)
+        for leg_name, (leg_model, _), (some, own) in zip(names, legs, by_leg, strict=True):
             title = f"{leg_name}, leg {leg_model.leg}, family {leg_model.family}"
+            cut = _threshold(connection, leg_name, recall, own, some.label)
             parts.append(Judged.of_model(title, own, cut, some, judged))
-            legs.append((leg_model, source, some, own))
         if fused is not None:
-            pairs = [pair for _, _, some, _ in legs for pair in some.pairs]
-            found = {}
-            for leg_model, source, some, own in legs:
-                others = complete(connection, source, some, pairs, judged)
-                found[leg_model.leg] = [(some, own), (others, apply(leg_model, others.examples))]
-            aligned = align(found)
             own = fused.relevance(**aligned.relevance)
-            cut = _threshold(connection, name, recall)
-            cut = threshold(own, aligned.label, recall) if cut is None else cut
+            cut = _threshold(connection, name, recall, own, aligned.label)
             parts.insert(0, Judged.of_model(f"{name}, fused", own, cut, aligned, judged))
     html.write_text(page(parts), encoding="utf-8")
 
 
-def _threshold(connection: Connection, name: str, recall: float) -> float | None:
-    """Return the stored threshold of a model for a recall, if it has one."""
+def _threshold(
+    connection: Connection, name: str, recall: float, found: Floats, label: Floats
+) -> float:
+    """Return the stored threshold of a model for a recall, or else that of some candidates."""
+    from sqlvec.fit.relevance import threshold
+
     statement = """
         SELECT t.threshold
         FROM sqlvec.relevance_model AS m, unnest(m.recalls, m.thresholds) AS t (recall, threshold)
         WHERE m.name = :name AND t.recall = :recall
     """
-    found: float | None = connection.scalar(text(statement), {"name": name, "recall": recall})
-    return found
+    stored: float | None = connection.scalar(text(statement), {"name": name, "recall": recall})
+    return threshold(found, label, recall) if stored is None else stored
 
 
 def _judgements(connection: Connection, file: Path | None, table: str | None) -> Judgements | None:

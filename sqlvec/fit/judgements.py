@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 
 from sqlvec.errors import DeclarationError, FittingError
 from sqlvec.fit.background import background_labels, fit_background, unanswerable
-from sqlvec.fit.relevance import MIN_POSITIVES, MIN_QUERIES, Examples
+from sqlvec.fit.relevance import MIN_POSITIVES, MIN_QUERIES, Examples, apply
 from sqlvec.relevance import Background, Floats, LegModel, score_features
 
 Judgements: TypeAlias = Mapping[str, Mapping[str, float]]
@@ -326,6 +326,29 @@ def _require_answers(
     if not answered:
         message += f"; do the judgements name rows by column {source.key}?"
     raise FittingError(message)
+
+
+def judge(
+    connection: Connection,
+    legs: Sequence[tuple[LegModel, Source]],
+    judgements: Judgements,
+    *,
+    candidates: int = 100,
+) -> tuple[list[tuple[Candidates, Floats]], Aligned]:
+    """Search judged queries, and apply models to what is found.
+
+    :return: the candidates of each leg with their relevance, and those of all legs together.
+    """
+    found = []
+    for model, source in legs:
+        some = collect(connection, source, judgements, candidates=candidates, model=model)
+        found.append((some, apply(model, some.examples)))
+    pairs = [pair for some, _ in found for pair in some.pairs]
+    parts = {}
+    for (model, source), (some, relevance) in zip(legs, found, strict=True):
+        others = complete(connection, source, some, pairs, judgements)
+        parts[model.leg] = [(some, relevance), (others, apply(model, others.examples))]
+    return found, align(parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ import pytest
 from sqlalchemy import NullPool, create_engine
 from typer.testing import CliRunner
 
+from sqlvec import relevance
 from sqlvec.cli.app import app
 from sqlvec.errors import DeclarationError, FittingError
-from sqlvec.fit.judgements import Source, collect, complete
+from sqlvec.fit.judgements import Source, collect, complete, judge
 from sqlvec.relevance import EXPONENTS
 from tests.db.server import sqlalchemy_url
 
@@ -144,6 +145,7 @@ def test_fuse(collection: str, tmp_path: Path) -> None:
     rows = [re.findall("<td>(.*?)</td>", line) for line in re.findall("<tr>.*?</tr>", shown)[1:4]]
     fused, vector, words = (float(cells[0]) for cells in rows)
     assert fused >= max(vector, words) > 0.5
+    check_search_agrees(collection)
     with pytest.raises(DeclarationError, match="'both' combines legs; name the columns"):
         sqlvec(collection, "report", "both", str(later), *common, "--query-column", "words")
     with pytest.raises(DeclarationError, match="two legs or more"):
@@ -164,6 +166,40 @@ def test_family_is_chosen(collection: str) -> None:
     family = said.split(",")[0].removeprefix("chosen: family ")
     assert family in EXPONENTS and family in sqlvec(collection, "list")
     sqlvec(collection, "drop", "chosen")
+
+
+def check_search_agrees(collection: str) -> None:
+    """Compare what a hybrid search says with what model and thresholds were fitted with."""
+    engine = create_engine(sqlalchemy_url(collection), poolclass=NullPool)
+    judgements = {"q3": {"24": 1.0}, "q5": {"40": 1.0}}
+    with engine.connect() as connection:
+        model = relevance.load(connection, "both")
+        assert isinstance(model, relevance.FusedModel)
+        legs = []
+        for leg in ("vector", "text"):
+            source = Source(
+                leg, TABLE, LEGS[leg][0], "the id", '"my %shop".query', "id", LEGS[leg][1]
+            )
+            of_leg = relevance.load(connection, f"{leg} leg")
+            assert isinstance(of_leg, relevance.LegModel)
+            legs.append((of_leg, source))
+        _, aligned = judge(connection, legs, judgements, candidates=30)
+        expected = dict(
+            zip(
+                zip(aligned.query_keys, aligned.rows, strict=True),
+                model.relevance(**aligned.relevance),
+                strict=True,
+            )
+        )
+        found = connection.exec_driver_sql("""
+            SELECT q.id, s.key, s.relevance FROM "my %%shop".query AS q, sqlvec.hybrid_search_keys(
+                NULL::"my %%shop"."Doc %%1", key => NULL::text, query_text => q.words, query_vector => q.embedding,
+                k => 30, candidates => 30, fusion => 'relevance', relevance => 'both', key_column => 'the id') AS s
+            WHERE q.id IN ('q3', 'q5')
+        """).all()
+    assert len(found) == 60 < len(expected)
+    for query, row, value in found:
+        assert value == pytest.approx(expected[query, row], rel=1e-5)
 
 
 @pytest.mark.parametrize("leg", LEGS)
