@@ -1040,3 +1040,92 @@ class best_per_group(SqlvecFunction):
             k=_value(k, Integer()),
             per_group=_value(per_group, Integer()),
         )
+
+
+class boolean_relevance(SqlvecFunction):
+    """Relevance to a question made of several, combined by AND, OR and NOT.
+
+    :param expression: e.g. ``{"and": [1, {"not": 2}]}``; numbers are positions, from 1.
+    :param relevance: to each of the questions, 0 to 1.
+    :param combine: ``product`` or ``minimum``.
+    """
+
+    type = Double()
+
+    def __init__(self, expression: Any, relevance: Any, combine: Any = None) -> None:
+        super().__init__(
+            expression=_value(expression, JSONB()),
+            relevance=_value(relevance, ARRAY(Double())),
+            combine=_value(combine, Text()),
+        )
+
+
+class BooleanSearch(SearchFunction):
+    """A search by several vectors, combined by AND, OR and NOT.
+
+    :param column_name: the column to search.
+    :param queries: vectors, shape (n, d).
+    :param expression: e.g. ``{"and": [1, {"not": 2}]}``; numbers are positions in queries, from 1.
+    :param relevance: name of the relevance model of the column.
+    :param min_relevance: rows below are cut, 0 to 1.
+    :param mode: ``auto``, ``exact``, or the name of a derived column or an index.
+    :param combine: ``product`` or ``minimum``.
+    """
+
+    def __init__(
+        self,
+        rel: Table,
+        column_name: Any,
+        queries: Any,
+        expression: Any,
+        *,
+        relevance: Any,
+        min_relevance: Any = None,
+        mode: Any = None,
+        combine: Any = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(
+            rel,
+            column_name=_value(column_name, Text()),
+            queries=_value(queries, MULTIVECTOR(None, "vector")),
+            expression=_value(expression, JSONB()),
+            **arguments,
+            relevance=_value(relevance, Text()),
+            min_relevance=_value(min_relevance, Double()),
+            mode=_value(mode, Text()),
+            combine=_value(combine, Text()),
+        )
+
+
+class boolean_search(BooleanSearch):
+    """Rows by their relevance to several vectors, as (hit, relevance, complete)."""
+
+
+class boolean_search_keys(BooleanSearch):
+    """Keys of the rows that ``boolean_search`` finds, as (key, relevance, complete).
+
+    :param key: SQL type of the key.
+    :param key_column: None is the primary key.
+    """
+
+    def __init__(
+        self,
+        rel: Table,
+        column_name: Any,
+        queries: Any,
+        expression: Any,
+        key: TypeEngine[Any],
+        *,
+        key_column: Any = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(
+            rel,
+            column_name,
+            queries,
+            expression,
+            key=cast(null(), key),
+            key_column=_value(key_column, Text()),
+            **arguments,
+        )
