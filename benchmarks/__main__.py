@@ -19,6 +19,7 @@ from benchmarks import (
     pool,
     quantized,
     relevance,
+    shaping,
 )
 from benchmarks.report import Report, finish
 from benchmarks.server import Database, open_database
@@ -52,6 +53,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "centroid": centroid,
     "hubness": hubness,
     "relevance": relevance,
+    "shaping": shaping,
 }
 
 

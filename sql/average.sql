@@ -1,5 +1,5 @@
 -- sqlvec.average: one query from several, as HyDE asks with the mean of the query and of answers that a
--- language model made up (Gao and others 2023, arXiv:2212.10496).
+-- language model made up (Gao and others 2022, arXiv:2212.10496).
 
 -- pgvector sums in float8 and rounds once.
 CREATE OR REPLACE FUNCTION sqlvec._mean(vectors vector[]) RETURNS vector

@@ -8089,7 +8089,7 @@ COMMENT ON FUNCTION sqlvec.refine(vector, vector[], int, float8, boolean) IS
     'Order of hits, as positions in the list (from 1), by the cosine of query to each of them averaged with its nearest hits: itself with weight 1, the neighbours nearest others with weight beta x cosine (SuperGlobal, first step). expand adds the second step, made for image descriptors: half of the score is then the inner product with the largest components of the neighbours + 1 best. At most 1000 hits; of equal scores the earlier position; NULL and zero vectors have the cosine 0 to everything.';
 
 -- sqlvec.average: one query from several, as HyDE asks with the mean of the query and of answers that a
--- language model made up (Gao and others 2023, arXiv:2212.10496).
+-- language model made up (Gao and others 2022, arXiv:2212.10496).
 
 -- pgvector sums in float8 and rounds once.
 CREATE OR REPLACE FUNCTION sqlvec._mean(vectors vector[]) RETURNS vector
