@@ -312,6 +312,41 @@ class hubness_query(SqlvecFunction):
         super().__init__(query=_value(query, VECTOR()))
 
 
+class expand(SqlvecFunction):
+    """Rows that the edges of a graph lead to from some rows, with their scores.
+
+    E.g.::
+
+        found = expand(edges, [7, 9], [0.8, 0.7]).table_valued("key", "score", "hop")
+        select(Doc, found.c.score).join(found, found.c.key == Doc.id)
+
+    :param edges: the Table with columns key, neighbour and weight.
+    :param keys: of the rows to begin with, a sequence or an expression.
+    :param scores: one for each, the larger the better.
+    :param hops: edges to follow, 0 to 2; None is the server's default, as are the next two.
+    :param decay: what every edge multiplies a score by, above 0 and up to 1.
+    :param limit_edges: of each row, the heaviest.
+    """
+
+    def __init__(
+        self,
+        edges: Table,
+        keys: Any,
+        scores: Any,
+        hops: Any = None,
+        decay: Any = None,
+        limit_edges: Any = None,
+    ) -> None:
+        super().__init__(
+            edges=RegClass(edges),
+            keys=_value(keys, ARRAY(edges.c.key.type)),
+            scores=_value(scores, ARRAY(Double())),
+            hops=_value(hops, Integer()),
+            decay=_value(decay, Double()),
+            limit_edges=_value(limit_edges, Integer()),
+        )
+
+
 class plan_index(SqlvecFunction):
     """Indexes that would serve searches on a column, as rows with their CREATE INDEX."""
 

@@ -1,0 +1,244 @@
+-- sqlvec.build_neighbours, sqlvec.expand: a graph of nearest neighbours in an ordinary table, and the
+-- rows that can be reached from the hits of a search along its edges.
+
+-- Similarity as the weight of an edge.
+CREATE OR REPLACE FUNCTION sqlvec._similarity(metric text, distance float8) RETURNS real
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE metric WHEN 'cosine' THEN 1 - distance WHEN 'inner_product' THEN 0 - distance ELSE 1 / (1 + distance) END::real;
+
+-- The type of the keys in a table of edges, made here or by the application; an error for any other.
+CREATE OR REPLACE FUNCTION sqlvec._edges(edges oid, OUT key_type oid)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    SELECT k.atttypid INTO key_type
+    FROM pg_attribute AS k
+    JOIN pg_attribute AS n ON n.attrelid = edges AND n.attname = 'neighbour' AND n.atttypid = k.atttypid
+    JOIN pg_attribute AS w ON w.attrelid = edges AND w.attname = 'weight' AND w.atttypid IN ('real'::regtype, 'float8'::regtype)
+    JOIN pg_class AS c ON c.oid = edges AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+    WHERE k.attrelid = edges AND k.attname = 'key';
+    IF NOT FOUND OR sqlvec._btree_operator(key_type, 3) IS NULL THEN
+        RAISE EXCEPTION '% is no table of edges', coalesce(sqlvec._qualified(edges), 'NULL')
+            USING ERRCODE = 'wrong_object_type',
+                  HINT = 'It has columns "key" and "neighbour" of one type that can be ordered, and "weight" of type real or double precision; sqlvec.build_neighbours makes one.';
+    END IF;
+END
+$body$;
+
+-- What a build works with, found and checked; makes the table of edges where it is not there.
+CREATE OR REPLACE FUNCTION sqlvec._neighbours_graph(
+    rel regclass, column_name text, into_table text, OUT edges oid, OUT key_column name, OUT key_type text, OUT metric text
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_source record := sqlvec._column(rel, column_name);
+    v_class record;
+    v_table text;
+    v_type oid;
+BEGIN
+    SELECT c.relname, c.relkind, n.nspname INTO v_class
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = rel;
+    IF v_class.relkind NOT IN ('r', 'p') THEN
+        RAISE EXCEPTION '% is not a table', rel USING ERRCODE = 'wrong_object_type';
+    ELSIF v_source.type_name NOT IN ('vector', 'halfvec') THEN
+        RAISE EXCEPTION 'column "%" of table % is of type %, not vector or halfvec',
+            column_name, rel, format_type(v_source.type_oid, NULL)
+            USING ERRCODE = 'datatype_mismatch';
+    ELSIF into_table = '' OR octet_length(into_table) > 63 THEN
+        RAISE EXCEPTION 'into_table "%" is not a table name of 1 to 63 bytes', into_table USING ERRCODE = 'invalid_name';
+    ELSIF EXISTS (SELECT FROM sqlvec._leaves(rel) AS t WHERE row_security_active(t.leaf)) OR row_security_active(rel) THEN
+        RAISE EXCEPTION 'row security hides rows of table % from role "%"', rel, current_user
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = 'Run the build as the owner of the table or as a role with BYPASSRLS.';
+    END IF;
+    SELECT max(a.attname), max(a.atttypid) INTO key_column, v_type
+    FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+    WHERE i.indrelid = rel AND i.indisprimary HAVING count(*) = 1;
+    IF key_column IS NULL THEN
+        RAISE EXCEPTION 'table % has no primary key of one column', rel
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'The edges refer to its rows by that column.';
+    END IF;
+    key_type := format_type(v_type, -1);
+    metric := sqlvec._default_metric(rel, column_name, v_source.type_name, sqlvec._ways(rel, column_name));
+
+    v_table := format('%I.%I', v_class.nspname, coalesce(into_table, sqlvec._name(v_class.relname || '_neighbours')));
+    edges := to_regclass(v_table);
+    IF edges IS NULL THEN
+        -- Updates and deletes of a row find its edges by either column; the weight is for sqlvec.expand.
+        EXECUTE format('CREATE TABLE %1$s (key %2$s NOT NULL REFERENCES %3$s (%4$I) ON UPDATE CASCADE ON DELETE CASCADE, '
+                       'neighbour %2$s NOT NULL REFERENCES %3$s (%4$I) ON UPDATE CASCADE ON DELETE CASCADE, '
+                       'weight real NOT NULL, PRIMARY KEY (key, neighbour))',
+                       v_table, key_type, sqlvec._qualified(rel), key_column);
+        EXECUTE format('CREATE INDEX ON %s (neighbour, weight DESC)', v_table);
+        edges := v_table::regclass;
+    ELSIF sqlvec._edges(edges) <> v_type THEN
+        RAISE EXCEPTION 'table % has keys of type %, table % of type %', v_table, format_type(sqlvec._edges(edges), -1), rel, key_type
+            USING ERRCODE = 'datatype_mismatch', HINT = 'Name another table: into_table => ''...''.';
+    END IF;
+END
+$body$;
+
+-- The next keys of a table, as text: of all rows or, with `missing`, of those whose vector has no edges.
+CREATE OR REPLACE FUNCTION sqlvec._neighbours_keys(
+    rel oid, column_name text, graph record, missing boolean, after text, batch int
+) RETURNS text[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_type oid := (sqlvec._column(rel, graph.key_column)).type_oid;
+    v_keys text[];
+BEGIN
+    EXECUTE format('SELECT array_agg(s.key::text ORDER BY s.key) FROM (SELECT t.%1$I AS key FROM %2$s AS t WHERE %3$s%4$s ORDER BY t.%1$I LIMIT $2) AS s',
+                   graph.key_column, sqlvec._qualified(rel),
+                   CASE WHEN after IS NULL THEN 'true' ELSE format('t.%I %s $1::%s', graph.key_column, sqlvec._btree_operator(v_type, 5), graph.key_type) END,
+                   CASE WHEN missing THEN format(' AND %s AND NOT EXISTS (SELECT FROM %s AS e WHERE e.key %s t.%I)',
+                                                 sqlvec._has_neighbours(column_name, graph.metric), sqlvec._qualified(graph.edges),
+                                                 sqlvec._btree_operator(v_type, 3), graph.key_column) END)
+    INTO v_keys USING after, batch;
+    RETURN v_keys;
+END
+$body$;
+
+-- Whether row t has a vector that a search takes: the zero vector has no cosine.
+CREATE OR REPLACE FUNCTION sqlvec._has_neighbours(column_name text, metric text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN format(CASE metric WHEN 'cosine' THEN 'sqlvec._norm(t.%I) OPERATOR(pg_catalog.>) 0::pg_catalog.float8' ELSE 't.%I IS NOT NULL' END, column_name);
+
+-- Find the neighbours of some rows anew. No SET: triggers of the application may run inside.
+CREATE OR REPLACE FUNCTION sqlvec._neighbours_batch(rel oid, column_name text, graph record, neighbours int, keys text[]) RETURNS void
+LANGUAGE plpgsql
+AS $body$
+DECLARE
+    v_edges text := sqlvec._qualified(graph.edges);
+    v_equal text := sqlvec._btree_operator((sqlvec._column(rel, graph.key_column)).type_oid, 3);
+    v_search text := pg_catalog.format(
+        'INSERT INTO %1$s (key, neighbour, weight) '
+        'SELECT t.%2$I, n.key, sqlvec._similarity(%3$L, n.distance) FROM %4$s AS t CROSS JOIN LATERAL ('
+        'SELECT s.key, s.distance FROM sqlvec.vector_search_keys(NULL::%4$s, %5$L, sqlvec._as_vector(t.%5$I), NULL::%6$s, k => $2, metric => %3$L) AS s '
+        'WHERE NOT (s.key %7$s t.%2$I) ORDER BY s.distance, s.key LIMIT $3) AS n '
+        'WHERE t.%2$I %7$s ANY ($1::%6$s[]) AND %8$s ON CONFLICT DO NOTHING',
+        v_edges, graph.key_column, graph.metric, sqlvec._qualified(rel), column_name, graph.key_type, v_equal,
+        sqlvec._has_neighbours(column_name, graph.metric));
+BEGIN
+    EXECUTE pg_catalog.format('DELETE FROM %s AS e WHERE e.key %s ANY ($1::%s[])', v_edges, v_equal, graph.key_type) USING keys;
+    FOR v_attempt IN 1 .. 5 LOOP
+        BEGIN
+            EXECUTE v_search USING keys, neighbours + 1, neighbours;
+            RETURN;
+        EXCEPTION WHEN foreign_key_violation THEN
+            -- A row that was found is deleted meanwhile; the next search no longer sees it.
+            IF v_attempt = 5 THEN
+                RAISE;
+            END IF;
+        END;
+    END LOOP;
+END
+$body$;
+
+-- Remove the edges of some rows that do not lead back.
+CREATE OR REPLACE FUNCTION sqlvec._drop_one_sided(rel oid, graph record, keys text[]) RETURNS void
+LANGUAGE plpgsql
+AS $body$
+BEGIN
+    EXECUTE pg_catalog.format('DELETE FROM %1$s AS e WHERE e.key %2$s ANY ($1::%3$s[]) AND NOT EXISTS ('
+                              'SELECT FROM %1$s AS b WHERE b.key %2$s e.neighbour AND b.neighbour %2$s e.key)',
+                              sqlvec._qualified(graph.edges),
+                              sqlvec._btree_operator((sqlvec._column(rel, graph.key_column)).type_oid, 3), graph.key_type) USING keys;
+END
+$body$;
+
+-- As for sqlvec.backfill: fails at once inside a transaction block, under a name that says why.
+CREATE OR REPLACE PROCEDURE sqlvec._build_neighbours_cannot_run_inside_a_transaction_block() LANGUAGE plpgsql
+AS $body$
+BEGIN
+    COMMIT;
+END
+$body$;
+
+CREATE OR REPLACE PROCEDURE sqlvec.build_neighbours(
+    rel regclass, column_name text, neighbours int = 10, into_table text = NULL, batch int = 100,
+    mutual boolean = false, rebuild boolean = false
+) LANGUAGE plpgsql
+AS $body$
+DECLARE
+    v_graph record;
+    v_keys text[];
+    v_after text;
+    v_all boolean := coalesce(rebuild OR mutual, false);
+BEGIN
+    IF rel IS NULL OR column_name IS NULL THEN
+        RAISE EXCEPTION 'build_neighbours needs a table and a column' USING ERRCODE = 'null_value_not_allowed';
+    ELSIF neighbours IS NULL OR neighbours NOT BETWEEN 1 AND 1000 THEN
+        RAISE EXCEPTION 'neighbours is a number from 1 to 1000, not %', neighbours USING ERRCODE = 'invalid_parameter_value';
+    ELSIF batch IS NULL OR batch < 1 THEN
+        RAISE EXCEPTION 'batch is a number of rows, 1 or more, not %', batch USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    v_graph := sqlvec._neighbours_graph(rel, column_name, into_table);
+    CALL sqlvec._build_neighbours_cannot_run_inside_a_transaction_block();
+    LOOP
+        v_keys := sqlvec._neighbours_keys(rel, column_name, v_graph, NOT v_all, v_after, batch);
+        EXIT WHEN v_keys IS NULL;
+        PERFORM sqlvec._neighbours_batch(rel, column_name, v_graph, neighbours, v_keys);
+        v_after := v_keys[pg_catalog.cardinality(v_keys)];
+        COMMIT;
+    END LOOP;
+    v_after := NULL;
+    WHILE mutual LOOP
+        v_keys := sqlvec._neighbours_keys(rel, column_name, v_graph, false, v_after, batch);
+        EXIT WHEN v_keys IS NULL;
+        PERFORM sqlvec._drop_one_sided(rel, v_graph, v_keys);
+        v_after := v_keys[pg_catalog.cardinality(v_keys)];
+        COMMIT;
+    END LOOP;
+END
+$body$;
+
+COMMENT ON PROCEDURE sqlvec.build_neighbours(regclass, text, int, text, int, boolean, boolean) IS
+    'Write the `neighbours` nearest rows of every row of a vector column into table into_table (by default <table>_neighbours) of the same schema: key, neighbour, weight (cosine, or the similarity of the column''s metric). Commits per batch; called again it goes on with rows that have no edges yet, with rebuild it does all anew. mutual keeps edges that lead both ways only, and always does all.';
+
+CREATE OR REPLACE FUNCTION sqlvec.expand(
+    edges regclass, keys anyarray, scores float8[], hops int = 1, decay float8 = 0.7, limit_edges int = 20
+) RETURNS TABLE (key anyelement, score float8, hop int)
+LANGUAGE plpgsql STABLE ROWS 200 SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_type oid := sqlvec._edges(edges);
+    v_equal text := sqlvec._btree_operator(v_type, 3);
+    v_statement text := format('WITH hop0 AS MATERIALIZED (SELECT u.key, max(u.score) AS score FROM unnest($1::%s[], $2) AS u (key, score) GROUP BY u.key)',
+                               format_type(v_type, -1));
+    v_all text := 'SELECT h.key, h.score, 0 AS hop FROM hop0 AS h';
+    v_known text := 'SELECT FROM hop0 AS h WHERE h.key %1$s e.key';
+BEGIN
+    IF cardinality(keys) IS DISTINCT FROM cardinality(scores) OR keys IS NULL THEN
+        RAISE EXCEPTION 'expand takes as many keys as scores, not % and %', coalesce(cardinality(keys), 0), coalesce(cardinality(scores), 0)
+            USING ERRCODE = 'invalid_parameter_value';
+    ELSIF array_position(keys, NULL) IS NOT NULL OR array_position(scores, NULL) IS NOT NULL OR 'NaN' = ANY (scores) THEN
+        RAISE EXCEPTION 'no key and no score of expand is NULL, and no score NaN' USING ERRCODE = 'null_value_not_allowed';
+    ELSIF (hops BETWEEN 0 AND 2) IS NOT TRUE THEN
+        RAISE EXCEPTION 'hops is a number from 0 to 2, not %', hops USING ERRCODE = 'invalid_parameter_value';
+    ELSIF (decay > 0 AND decay <= 1) IS NOT TRUE THEN
+        RAISE EXCEPTION 'decay is a number above 0 and up to 1, not %', decay USING ERRCODE = 'invalid_parameter_value';
+    ELSIF (limit_edges BETWEEN 1 AND 10000) IS NOT TRUE THEN
+        RAISE EXCEPTION 'limit_edges is a number from 1 to 10000, not %', limit_edges USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    FOR v_hop IN 1 .. hops LOOP
+        v_statement := v_statement || format(
+            E',\nhop%1$s AS MATERIALIZED (\n  SELECT e.key, max(f.score * e.weight) * $3 AS score FROM hop%2$s AS f CROSS JOIN LATERAL (\n'
+            '    SELECT n.key, least(max(n.weight), 1)::float8 AS weight FROM (\n'
+            '      (SELECT x.neighbour AS key, x.weight FROM %3$s AS x WHERE x.key %4$s f.key AND x.weight > 0 ORDER BY x.weight DESC LIMIT $4)\n'
+            '      UNION ALL\n'
+            '      (SELECT x.key, x.weight FROM %3$s AS x WHERE x.neighbour %4$s f.key AND x.weight > 0 ORDER BY x.weight DESC LIMIT $4)) AS n\n'
+            '    GROUP BY n.key ORDER BY max(n.weight) DESC, n.key LIMIT $4) AS e\n'
+            '  WHERE f.score > 0 AND NOT EXISTS (%5$s)\n  GROUP BY e.key)',
+            v_hop, v_hop - 1, sqlvec._qualified(edges), v_equal, format(v_known, v_equal));
+        v_all := v_all || format(' UNION ALL SELECT h.key, h.score, %1$s FROM hop%1$s AS h', v_hop);
+        v_known := format('SELECT FROM (%s) AS h WHERE h.key %%1$s e.key', v_all);
+    END LOOP;
+    RETURN QUERY EXECUTE format(E'%s\nSELECT a.key::%s, a.score, a.hop FROM (%s) AS a ORDER BY a.score DESC, a.hop, a.key', v_statement,
+                                (SELECT format_type(t.typelem, -1) FROM pg_type AS t WHERE t.oid = pg_typeof(keys)), v_all)
+        USING keys, scores, decay, limit_edges;
+END
+$body$;
+
+COMMENT ON FUNCTION sqlvec.expand(regclass, anyarray, float8[], int, float8, int) IS
+    'The rows of keys and those that up to `hops` (0 to 2) edges lead to, with scores: that of a row reached is the largest score * weight * decay over the edges that reach it, in either direction, of each row the `limit_edges` heaviest. edges is a table of sqlvec.build_neighbours, or any with columns key, neighbour and weight (0 to 1).';
