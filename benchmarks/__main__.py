@@ -15,6 +15,7 @@ from benchmarks import (
     fde_backfill,
     hubness,
     maxsim,
+    neighbours,
     overhead,
     pool,
     quantized,
@@ -52,6 +53,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "pool": pool,
     "centroid": centroid,
     "hubness": hubness,
+    "neighbours": neighbours,
     "relevance": relevance,
     "shaping": shaping,
 }

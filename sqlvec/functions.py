@@ -323,9 +323,10 @@ class expand(SqlvecFunction):
     :param edges: the Table with columns key, neighbour and weight.
     :param keys: of the rows to begin with, a sequence or an expression.
     :param scores: one for each, the larger the better.
-    :param hops: edges to follow, 0 to 2; None is the server's default, as are the next two.
+    :param hops: edges to follow, 0 to 2; None is the server's default, as are the next three.
     :param decay: what every edge multiplies a score by, above 0 and up to 1.
     :param limit_edges: of each row, the heaviest.
+    :param blend: share of the score of a row to begin with that comes from the others, 0 to 1.
     """
 
     def __init__(
@@ -336,6 +337,7 @@ class expand(SqlvecFunction):
         hops: Any = None,
         decay: Any = None,
         limit_edges: Any = None,
+        blend: Any = None,
     ) -> None:
         super().__init__(
             edges=RegClass(edges),
@@ -344,6 +346,7 @@ class expand(SqlvecFunction):
             hops=_value(hops, Integer()),
             decay=_value(decay, Double()),
             limit_edges=_value(limit_edges, Integer()),
+            blend=_value(blend, Double()),
         )
 
 

@@ -297,24 +297,39 @@ def test_planted_operators_are_not_used(fresh):
     assert found.fetchall() == [(True,)]
 
 
-def slow(edges: Edges, seeds: dict[int, float], hops: int, decay: float, limit: int) -> Any:
+def shares(least: int) -> st.SearchStrategy[float]:
+    """Make numbers up to 1 whose products do not underflow."""
+    return st.integers(1000 * least, 1000).map(lambda n: n / 1000)
+
+
+def steps(edges: Edges, origin: dict[int, float], limit: int) -> dict[int, float]:
+    """Return what one edge leads to, with the largest score times weight."""
+    reached: dict[int, float] = {}
+    for key, score in origin.items():
+        around: dict[int, float] = {}
+        for direction in (0, 1):
+            own = [(e[1 - direction], w) for e, w in edges.items() if e[direction] == key and w > 0]
+            for n, w in sorted(own, key=lambda pair: -pair[1])[:limit]:
+                around[n] = max(around.get(n, 0), w)
+        around.pop(key, None)
+        for n, w in sorted(around.items(), key=lambda pair: (-pair[1], pair[0]))[:limit]:
+            if score > 0:
+                reached[n] = max(reached.get(n, 0), score * min(w, 1))
+    return reached
+
+
+def slow(
+    edges: Edges, seeds: dict[int, float], hops: int, decay: float, limit: int, blend: float
+) -> Any:
     """Return score and hop of every row that is reached, edge by edge."""
     found = {key: (score, 0) for key, score in seeds.items()}
     for hop in range(1, hops + 1):
-        reached: dict[int, float] = {}
-        for key, (score, at) in list(found.items()):
-            if at != hop - 1 or score <= 0:
-                continue
-            around: dict[int, float] = {}
-            for direction in (0, 1):
-                own = [(e[1 - direction], w) for e, w in edges.items() if e[direction] == key]
-                own = [(n, w) for n, w in own if w > 0]
-                for n, w in sorted(own, key=lambda pair: -pair[1])[:limit]:
-                    around[n] = max(around.get(n, 0), w)
-            for n, w in sorted(around.items(), key=lambda pair: (-pair[1], pair[0]))[:limit]:
-                if n not in found:
-                    reached[n] = max(reached.get(n, 0), score * min(w, 1) * decay)
-        found |= {n: (score, hop) for n, score in reached.items()}
+        origin = {key: score for key, (score, at) in found.items() if at == hop - 1}
+        for n, score in steps(edges, origin, limit).items():
+            found.setdefault(n, (score * decay, hop))
+    around = steps(edges, seeds, limit)
+    for key, score in seeds.items():
+        found[key] = ((1 - blend) * score + blend * around.get(key, 0), 0)
     return found
 
 
@@ -338,14 +353,15 @@ def graph(engine) -> Edges:
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
-    st.dictionaries(st.integers(0, 35), st.floats(-1, 1), min_size=0, max_size=6),
+    st.dictionaries(st.integers(0, 35), shares(-1), max_size=6),
     st.integers(0, 2),
     st.floats(0.1, 1),
     st.integers(1, 40),
+    st.just(0) | shares(0),
 )
-def test_expanded(conn, graph, seeds, hops, decay, limit):
+def test_expanded(conn, graph, seeds, hops, decay, limit, blend):
     statement = """
-        SELECT * FROM sqlvec.expand('edge', CAST(:keys AS int[]), CAST(:scores AS float8[]), :hops, :decay, :limit)
+        SELECT * FROM sqlvec.expand('edge', CAST(:keys AS int[]), CAST(:scores AS float8[]), :hops, :decay, :limit, :blend)
     """
     rows = run(
         conn,
@@ -355,8 +371,9 @@ def test_expanded(conn, graph, seeds, hops, decay, limit):
         hops=hops,
         decay=decay,
         limit=limit,
+        blend=blend,
     ).all()
-    expected = slow(graph, seeds, hops, decay, limit)
+    expected = slow(graph, seeds, hops, decay, limit, blend)
     assert {row.key: row.hop for row in rows} == {key: hop for key, (_, hop) in expected.items()}
     for row in rows:
         assert row.score == pytest.approx(expected[row.key][0], rel=1e-9, abs=1e-300)
@@ -380,7 +397,11 @@ def test_the_best_of_equal_seeds(conn, graph):
         ("'edge', '{1}'::int[], '{NULL}'", ["is NULL"]),
         ("'edge', '{1}'::int[], '{NaN}'", ["NaN"]),
         ("'edge', '{1}'::int[], '{1}', 3", ["from 0 to 2, not 3"]),
-        ("'edge', '{1}'::int[], '{1}', decay => 0", ["up to 1, not 0"]),
+        (
+            "'edge', '{1}'::int[], '{1}', decay => 0",
+            ["up to 1, blend one from 0 to 1, not 0 and 0"],
+        ),
+        ("'edge', '{1}'::int[], '{1}', blend => 1.5", ["not 0.7 and 1.5"]),
         ("'edge', '{1}'::int[], '{1}', limit_edges => 0", ["to 10000, not 0"]),
         ("'edge', '{x}'::text[], '{1}'", ["invalid input syntax for type integer"]),
         ("'pg_class', '{1}'::int[], '{1}'", ["pg_catalog.pg_class is no table of edges"]),
