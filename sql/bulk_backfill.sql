@@ -18,11 +18,11 @@ BEGIN ATOMIC
     ORDER BY d.id, t.leaf;
 END;
 
--- Lock up to `batch` rows that wait, and read them; their codes are expected in table "sqlvec codes" of
--- this transaction. No rows when the column is not what it was when the client looked.
+-- Lock up to `batch` rows that wait, and read them, each as the bytes of a halfvec[] or, of one vector, of
+-- a vector[]; their codes are expected in table "sqlvec codes" of this transaction. No rows when the column is not what it was when the client looked.
 CREATE OR REPLACE FUNCTION sqlvec._bulk_read(
     derived_id int, encoder text, leaf oid, first_block bigint, end_block bigint, batch int
-) RETURNS TABLE (tid tid, tokens halfvec[])
+) RETURNS TABLE (tid tid, source bytea)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
@@ -37,8 +37,10 @@ BEGIN
     -- For this transaction only: behind a pooler the next one may be on another session.
     EXECUTE format('CREATE TEMPORARY TABLE "sqlvec codes" ON COMMIT DROP AS SELECT t.ctid AS tid, t.%I AS code FROM ONLY %s AS t LIMIT 0',
                    v_derived.target_column, sqlvec._qualified(leaf));
-    RETURN QUERY EXECUTE format('SELECT t.ctid, sqlvec._halfvecs(t.%I) %s',
-                                v_derived.source_column, sqlvec._waiting_rows(leaf, v_derived, false, false))
+    RETURN QUERY EXECUTE format('SELECT t.ctid, array_send(%s) %s',
+                                format(CASE v_derived.kind WHEN 'hubness' THEN 'ARRAY[sqlvec._as_vector(t.%I)]' ELSE 'sqlvec._halfvecs(t.%I)' END,
+                                       v_derived.source_column),
+                                sqlvec._waiting_rows(leaf, v_derived, false, false))
         USING sqlvec._block_tid(first_block), sqlvec._block_tid(end_block), batch;
 END
 $body$;

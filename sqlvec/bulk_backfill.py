@@ -17,8 +17,9 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from sqlvec import catalog
+from sqlvec.encoders import Hubness
 from sqlvec.errors import EncodingError
-from sqlvec.types.multivector import MultiVector, from_binary, to_binary
+from sqlvec.types.multivector import ElementType, MultiVector, from_binary, to_binary
 
 if TYPE_CHECKING:
     import psycopg
@@ -35,8 +36,9 @@ Report: TypeAlias = Callable[[int, int], None]
 """What is called with the blocks that are done, and with how many there are."""
 
 Encode: TypeAlias = Callable[[MultiVector], bytes]
-"""From the multi-vector (n, d) of a row to its code, in the binary form of the code's type. What it
-refuses with an EncodingError is left to the server, whose refusal names table and column."""
+"""From the multi-vector (n, d) of a row, one vector being (1, d), to its code, in the binary form
+of the code's type. What it refuses with an EncodingError is left to the server, whose refusal names
+table and column."""
 
 
 def _load_fde(connection: Connection, encoder: str) -> Encode:
@@ -63,9 +65,20 @@ def _load_pool(connection: Connection, encoder: str) -> Encode:
     return lambda tokens: to_binary(pool.document(tokens), element)
 
 
+def _load_hubness(connection: Connection, encoder: str) -> Encode:
+    hubness, parts = catalog.load_encoder(connection, encoder)
+
+    def encode(vector: MultiVector) -> bytes:
+        code = hubness.encode(vector[0], parts)
+        return code.size.to_bytes(2, "big") + b"\0\0" + code.astype(">f4").tobytes()
+
+    return encode
+
+
 _LOADERS: Mapping[str, Callable[[Connection, str], Encode]] = {
     "centroid": _load_centroid,
     "fde": _load_fde,
+    "hubness": _load_hubness,
     "pool": _load_pool,
 }
 """By kind of encoder: how it is read from the catalog."""
@@ -109,7 +122,10 @@ def fill(connection: Connection, oid: int, target: str | None, batch: int, repor
             continue
         encode = _LOADERS[column.kind](connection, column.encoder)
         driver: Any = connection.connection.driver_connection
-        sweep = _Sweep(driver, column.derived_id, column.encoder, column.leaf, encode, batch)
+        element: ElementType = "vector" if column.kind == Hubness.kind else "halfvec"
+        sweep = _Sweep(
+            driver, column.derived_id, column.encoder, column.leaf, element, encode, batch
+        )
         try:
             sweep.run(blocks, report)
             # Over what the first has appended: nothing waits there, unless it was loaded meanwhile.
@@ -129,6 +145,7 @@ class _Sweep:
     derived_id: int
     encoder: str
     leaf: int
+    element: ElementType
     encode: Encode
     batch: int
 
@@ -156,13 +173,13 @@ class _Sweep:
         read = (self.derived_id, self.encoder, self.leaf, block, block + step, self.batch)
         with self.connection.cursor() as cursor:
             with cursor.copy(_READ, read) as copy:
-                for tid, tokens in copy.rows():
+                for tid, source in copy.rows():
                     rows += 1
                     if (own := int.from_bytes(tid[:4], "big")) > last:
                         last = own
                         reached(last)
                     with suppress(EncodingError):
-                        codes.append((tid, self.encode(from_binary(tokens))))
+                        codes.append((tid, self.encode(from_binary(source, self.element))))
             if codes:
                 with cursor.copy(_CODES) as copy:
                     for code in codes:

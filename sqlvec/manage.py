@@ -110,9 +110,10 @@ def backfill(
     once that no row waits for its code. Interrupted, it keeps what is committed; started again,
     it goes on from there.
 
-    Before that, on an engine of psycopg, multi-vectors are encoded here with numpy, several times
-    as fast: each batch is read and its codes are written in binary ``COPY``, while its rows are
-    locked. Over a slow network the procedure alone, called from any client, may be faster.
+    Before that, on an engine of psycopg, multi-vectors, and vectors whose hubs are corrected, are
+    encoded here with numpy, several times as fast: each batch is read and its codes are written in
+    binary ``COPY``, while its rows are locked. Over a slow network the procedure alone, called from
+    any client, may be faster.
 
     :param table: its name as in SQL, with schema and quotes where it needs them.
     :param target: one derived column; None is every derived column of the table.

@@ -3586,11 +3586,11 @@ BEGIN ATOMIC
     ORDER BY d.id, t.leaf;
 END;
 
--- Lock up to `batch` rows that wait, and read them; their codes are expected in table "sqlvec codes" of
--- this transaction. No rows when the column is not what it was when the client looked.
+-- Lock up to `batch` rows that wait, and read them, each as the bytes of a halfvec[] or, of one vector, of
+-- a vector[]; their codes are expected in table "sqlvec codes" of this transaction. No rows when the column is not what it was when the client looked.
 CREATE OR REPLACE FUNCTION sqlvec._bulk_read(
     derived_id int, encoder text, leaf oid, first_block bigint, end_block bigint, batch int
-) RETURNS TABLE (tid tid, tokens halfvec[])
+) RETURNS TABLE (tid tid, source bytea)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
@@ -3605,8 +3605,10 @@ BEGIN
     -- For this transaction only: behind a pooler the next one may be on another session.
     EXECUTE format('CREATE TEMPORARY TABLE "sqlvec codes" ON COMMIT DROP AS SELECT t.ctid AS tid, t.%I AS code FROM ONLY %s AS t LIMIT 0',
                    v_derived.target_column, sqlvec._qualified(leaf));
-    RETURN QUERY EXECUTE format('SELECT t.ctid, sqlvec._halfvecs(t.%I) %s',
-                                v_derived.source_column, sqlvec._waiting_rows(leaf, v_derived, false, false))
+    RETURN QUERY EXECUTE format('SELECT t.ctid, array_send(%s) %s',
+                                format(CASE v_derived.kind WHEN 'hubness' THEN 'ARRAY[sqlvec._as_vector(t.%I)]' ELSE 'sqlvec._halfvecs(t.%I)' END,
+                                       v_derived.source_column),
+                                sqlvec._waiting_rows(leaf, v_derived, false, false))
         USING sqlvec._block_tid(first_block), sqlvec._block_tid(end_block), batch;
 END
 $body$;
@@ -5577,18 +5579,31 @@ $body$;
 COMMENT ON PROCEDURE sqlvec.build_neighbours(regclass, text, int, text, int, boolean, boolean) IS
     'Write the `neighbours` nearest rows of every row of a vector column into table into_table (by default <table>_neighbours) of the same schema: key, neighbour, weight (cosine, or the similarity of the column''s metric). Commits per batch; called again it goes on with rows that have no edges yet, with rebuild it does all anew. mutual keeps edges that lead both ways only, and always does all.';
 
+-- The CTE of the rows that one edge leads to from those of CTE `origin`: key, and the largest score times
+-- weight. $4 is how many edges of a row are followed in either direction, then of both together.
+CREATE OR REPLACE FUNCTION sqlvec._step(edges oid, equal text, origin text) RETURNS text
+LANGUAGE sql STABLE
+RETURN format(
+    E'(\n  SELECT e.key, max(f.score * e.weight) AS score FROM %1$s AS f CROSS JOIN LATERAL (\n'
+    '    SELECT n.key, least(max(n.weight), 1)::float8 AS weight FROM (\n'
+    '      (SELECT x.neighbour AS key, x.weight FROM %2$s AS x WHERE x.key %3$s f.key AND x.weight > 0 ORDER BY x.weight DESC LIMIT $4)\n'
+    '      UNION ALL\n'
+    '      (SELECT x.key, x.weight FROM %2$s AS x WHERE x.neighbour %3$s f.key AND x.weight > 0 ORDER BY x.weight DESC LIMIT $4)) AS n\n'
+    '    WHERE NOT (n.key %3$s f.key) GROUP BY n.key ORDER BY max(n.weight) DESC, n.key LIMIT $4) AS e\n'
+    '  WHERE f.score > 0 GROUP BY e.key)', origin, sqlvec._qualified(edges), equal);
+
 CREATE OR REPLACE FUNCTION sqlvec.expand(
-    edges regclass, keys anyarray, scores float8[], hops int = 1, decay float8 = 0.7, limit_edges int = 20
+    edges regclass, keys anyarray, scores float8[], hops int = 1, decay float8 = 0.7, limit_edges int = 20, blend float8 = 0
 ) RETURNS TABLE (key anyelement, score float8, hop int)
 LANGUAGE plpgsql STABLE ROWS 200 SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_type oid := sqlvec._edges(edges);
     v_equal text := sqlvec._btree_operator(v_type, 3);
-    v_statement text := format('WITH hop0 AS MATERIALIZED (SELECT u.key, max(u.score) AS score FROM unnest($1::%s[], $2) AS u (key, score) GROUP BY u.key)',
-                               format_type(v_type, -1));
-    v_all text := 'SELECT h.key, h.score, 0 AS hop FROM hop0 AS h';
-    v_known text := 'SELECT FROM hop0 AS h WHERE h.key %1$s e.key';
+    v_with text := format('WITH hop0 AS MATERIALIZED (SELECT u.key, max(u.score) AS score FROM unnest($1::%s[], $2) AS u (key, score) GROUP BY u.key)',
+                          format_type(v_type, -1));
+    v_known text := 'SELECT h.key FROM hop0 AS h';
+    v_found text := 'SELECT h.key, h.score, 0 AS hop FROM hop0 AS h';
 BEGIN
     IF cardinality(keys) IS DISTINCT FROM cardinality(scores) OR keys IS NULL THEN
         RAISE EXCEPTION 'expand takes as many keys as scores, not % and %', coalesce(cardinality(keys), 0), coalesce(cardinality(scores), 0)
@@ -5597,32 +5612,32 @@ BEGIN
         RAISE EXCEPTION 'no key and no score of expand is NULL, and no score NaN' USING ERRCODE = 'null_value_not_allowed';
     ELSIF (hops BETWEEN 0 AND 2) IS NOT TRUE THEN
         RAISE EXCEPTION 'hops is a number from 0 to 2, not %', hops USING ERRCODE = 'invalid_parameter_value';
-    ELSIF (decay > 0 AND decay <= 1) IS NOT TRUE THEN
-        RAISE EXCEPTION 'decay is a number above 0 and up to 1, not %', decay USING ERRCODE = 'invalid_parameter_value';
+    ELSIF (decay > 0 AND decay <= 1 AND blend >= 0 AND blend <= 1) IS NOT TRUE THEN
+        RAISE EXCEPTION 'decay is a number above 0 and up to 1, blend one from 0 to 1, not % and %', decay, blend
+            USING ERRCODE = 'invalid_parameter_value';
     ELSIF (limit_edges BETWEEN 1 AND 10000) IS NOT TRUE THEN
         RAISE EXCEPTION 'limit_edges is a number from 1 to 10000, not %', limit_edges USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    FOR v_hop IN 1 .. hops LOOP
-        v_statement := v_statement || format(
-            E',\nhop%1$s AS MATERIALIZED (\n  SELECT e.key, max(f.score * e.weight) * $3 AS score FROM hop%2$s AS f CROSS JOIN LATERAL (\n'
-            '    SELECT n.key, least(max(n.weight), 1)::float8 AS weight FROM (\n'
-            '      (SELECT x.neighbour AS key, x.weight FROM %3$s AS x WHERE x.key %4$s f.key AND x.weight > 0 ORDER BY x.weight DESC LIMIT $4)\n'
-            '      UNION ALL\n'
-            '      (SELECT x.key, x.weight FROM %3$s AS x WHERE x.neighbour %4$s f.key AND x.weight > 0 ORDER BY x.weight DESC LIMIT $4)) AS n\n'
-            '    GROUP BY n.key ORDER BY max(n.weight) DESC, n.key LIMIT $4) AS e\n'
-            '  WHERE f.score > 0 AND NOT EXISTS (%5$s)\n  GROUP BY e.key)',
-            v_hop, v_hop - 1, sqlvec._qualified(edges), v_equal, format(v_known, v_equal));
-        v_all := v_all || format(' UNION ALL SELECT h.key, h.score, %1$s FROM hop%1$s AS h', v_hop);
-        v_known := format('SELECT FROM (%s) AS h WHERE h.key %%1$s e.key', v_all);
+    FOR v_hop IN 1 .. greatest(hops, ceil(blend)::int) LOOP
+        v_with := v_with || format(E',\nstep%1$s AS MATERIALIZED %2$s', v_hop, sqlvec._step(edges, v_equal, 'hop' || v_hop - 1));
+        EXIT WHEN v_hop > hops;
+        v_with := v_with || format(E',\nhop%1$s AS MATERIALIZED (\n  SELECT s.key, s.score * $3 AS score FROM step%1$s AS s\n'
+                                   '  WHERE NOT EXISTS (SELECT FROM (%2$s) AS k WHERE k.key %3$s s.key))', v_hop, v_known, v_equal);
+        v_known := v_known || format(' UNION ALL SELECT h.key FROM hop%s AS h', v_hop);
+        v_found := v_found || format(' UNION ALL SELECT h.key, h.score, %1$s FROM hop%1$s AS h', v_hop);
     END LOOP;
-    RETURN QUERY EXECUTE format(E'%s\nSELECT a.key::%s, a.score, a.hop FROM (%s) AS a ORDER BY a.score DESC, a.hop, a.key', v_statement,
-                                (SELECT format_type(t.typelem, -1) FROM pg_type AS t WHERE t.oid = pg_typeof(keys)), v_all)
-        USING keys, scores, decay, limit_edges;
+    IF blend > 0 THEN
+        v_found := format('SELECT f.key, CASE f.hop WHEN 0 THEN f.score * (1 - $5) + coalesce(s.score, 0) * $5 ELSE f.score END AS score, f.hop '
+                          'FROM (%s) AS f LEFT JOIN step1 AS s ON s.key %s f.key', v_found, v_equal);
+    END IF;
+    RETURN QUERY EXECUTE format(E'%s\nSELECT a.key::%s, a.score, a.hop FROM (%s) AS a ORDER BY a.score DESC, a.hop, a.key', v_with,
+                                (SELECT format_type(t.typelem, -1) FROM pg_type AS t WHERE t.oid = pg_typeof(keys)), v_found)
+        USING keys, scores, decay, limit_edges, blend;
 END
 $body$;
 
-COMMENT ON FUNCTION sqlvec.expand(regclass, anyarray, float8[], int, float8, int) IS
-    'The rows of keys and those that up to `hops` (0 to 2) edges lead to, with scores: that of a row reached is the largest score * weight * decay over the edges that reach it, in either direction, of each row the `limit_edges` heaviest. edges is a table of sqlvec.build_neighbours, or any with columns key, neighbour and weight (0 to 1).';
+COMMENT ON FUNCTION sqlvec.expand(regclass, anyarray, float8[], int, float8, int, float8) IS
+    'The rows of keys and those that up to `hops` (0 to 2) edges lead to, with scores: that of a row reached is the largest score * weight * decay over the edges that reach it, in either direction, of each row the `limit_edges` heaviest. With blend the rows of keys themselves score (1 - blend) * score + blend * the largest score * weight of an edge from another of them. edges is a table of sqlvec.build_neighbours, or any with columns key, neighbour and weight (0 to 1).';
 
 -- sqlvec.carve: fewer query tokens (ball carving; Dhulipala and others 2024, arXiv:2405.19504, section C.3).
 

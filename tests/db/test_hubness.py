@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
+from sqlvec import bulk_backfill, manage
 from sqlvec.catalog import load_encoder
 from sqlvec.encoders import Hubness
 from tests.db import vectors as v
@@ -379,6 +380,32 @@ def test_a_missing_bank_leaves_null_and_warns(fresh):
     fresh.execute("CALL sqlvec.backfill('doc')")
     unfinished = "SELECT count(*) FROM doc WHERE embedding_hubness IS NULL"
     assert fresh.execute(unfinished).fetchall() == [(0,)]
+
+
+@pytest.mark.parametrize("type_", ["vector", "halfvec"])
+def test_backfill_in_numpy(autocommit, monkeypatch, type_):
+    run(autocommit, f"CREATE TABLE doc (id int PRIMARY KEY, embedding {type_}(8))")
+    fill(autocommit, v.clustered(40, 8))
+    run(autocommit, "INSERT INTO doc VALUES (40, '[0,0,0,0,0,0,0,0]'), (41, NULL)")
+    run(autocommit, "CALL sqlvec.fit_hubness('hubs', 'doc', 'embedding', sample => 25)")
+    run(autocommit, "CALL sqlvec.add_hubness('doc', 'embedding', 'hubs')")
+    found: list[int] = []
+    load = bulk_backfill._load_hubness
+
+    def counted(connection: Connection, encoder: str) -> Any:
+        encode = load(connection, encoder)
+        return lambda vector: found.append(len(vector)) or encode(vector)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(bulk_backfill, "_LOADERS", {"hubness": counted})
+    manage.backfill(autocommit.engine, "doc", batch=7)
+    assert found == [1] * 41
+    rows = run(autocommit, "SELECT embedding::vector::real[], embedding_hubness::real[] FROM doc")
+    encoder, parts = load_encoder(autocommit, "hubs")
+    for source, code in rows:
+        assert (source is None) == (code is None)
+        if source is not None:
+            assert_equal(code, encoder.encode(source, parts))
+    run(autocommit, "CALL sqlvec.backfill('doc', verify => true)")
 
 
 def test_backfill(autocommit):
