@@ -171,7 +171,7 @@ BEGIN
     END IF;
     RETURN coalesce(v_metrics[1],
                     -- The norm of these codes says something.
-                    CASE WHEN type_name IN ('vector', 'halfvec') AND sqlvec._relation_id(rel) IS NOT NULL
+                    CASE WHEN type_name IN ('vector', 'halfvec') AND EXISTS (SELECT FROM sqlvec.encoder AS e WHERE e.kind IN ('fde', 'hubness'))
                          THEN (SELECT d.metric FROM sqlvec._derived_of(rel) AS d
                                WHERE d.kind IN ('fde', 'hubness') AND d.target_column = column_name LIMIT 1) END,
                     CASE type_name WHEN 'bit' THEN 'hamming' ELSE 'cosine' END);

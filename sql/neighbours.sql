@@ -74,6 +74,9 @@ BEGIN
     ELSIF sqlvec._edges(edges) <> v_type THEN
         RAISE EXCEPTION 'table % has keys of type %, table % of type %', v_table, format_type(sqlvec._edges(edges), -1), rel, key_type
             USING ERRCODE = 'datatype_mismatch', HINT = 'Name another table: into_table => ''...''.';
+    ELSIF row_security_active(edges) THEN
+        RAISE EXCEPTION 'row security hides edges of table % from role "%"', v_table, current_user
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Run the build as the owner of the table or as a role with BYPASSRLS.';
     END IF;
 END
 $body$;

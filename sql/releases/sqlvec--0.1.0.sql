@@ -4570,7 +4570,7 @@ BEGIN
     END IF;
     RETURN coalesce(v_metrics[1],
                     -- The norm of these codes says something.
-                    CASE WHEN type_name IN ('vector', 'halfvec') AND sqlvec._relation_id(rel) IS NOT NULL
+                    CASE WHEN type_name IN ('vector', 'halfvec') AND EXISTS (SELECT FROM sqlvec.encoder AS e WHERE e.kind IN ('fde', 'hubness'))
                          THEN (SELECT d.metric FROM sqlvec._derived_of(rel) AS d
                                WHERE d.kind IN ('fde', 'hubness') AND d.target_column = column_name LIMIT 1) END,
                     CASE type_name WHEN 'bit' THEN 'hamming' ELSE 'cosine' END);
@@ -5457,6 +5457,9 @@ BEGIN
     ELSIF sqlvec._edges(edges) <> v_type THEN
         RAISE EXCEPTION 'table % has keys of type %, table % of type %', v_table, format_type(sqlvec._edges(edges), -1), rel, key_type
             USING ERRCODE = 'datatype_mismatch', HINT = 'Name another table: into_table => ''...''.';
+    ELSIF row_security_active(edges) THEN
+        RAISE EXCEPTION 'row security hides edges of table % from role "%"', v_table, current_user
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Run the build as the owner of the table or as a role with BYPASSRLS.';
     END IF;
 END
 $body$;

@@ -451,7 +451,26 @@ def test_search_expand_rescore(autocommit):
     assert autocommit.scalar(counted) > 3
 
 
-def test_searches_of_a_deleted_neighbour(fresh, engine):
+def test_a_neighbour_that_is_deleted_meanwhile(autocommit):
+    """The search of its batch is run again."""
+    rows = v.clustered(20, 4)
+    create(autocommit, rows)
+    run(autocommit, "CALL sqlvec.build_neighbours('doc', 'embedding', 3)")
+    run(autocommit, "TRUNCATE doc_neighbours")
+    run(autocommit, "CREATE SEQUENCE attempt")
+    run(
+        autocommit,
+        "CREATE FUNCTION vanish() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN "
+        "IF nextval(''attempt'') <= 2 THEN DELETE FROM doc WHERE id = NEW.neighbour; END IF; "
+        "RETURN NEW; END'",
+    )
+    run(autocommit, "CREATE TRIGGER vanish BEFORE INSERT ON doc_neighbours FOR EACH ROW EXECUTE FUNCTION vanish()")  # fmt: skip
+    run(autocommit, "CALL sqlvec.build_neighbours('doc', 'embedding', 3)")
+    assert set(built(autocommit)) == nearest(rows, 3)
+    assert run(autocommit, "SELECT last_value FROM attempt").scalar() > 60
+
+
+def test_searches_of_a_deleted_neighbour(fresh):
     """Edges never name a row that is gone."""
     fresh.execute("CREATE TABLE doc (id int PRIMARY KEY, embedding vector(2))")
     fresh.execute("INSERT INTO doc SELECT n, ARRAY[1, n]::vector FROM generate_series(1, 30) AS n")
