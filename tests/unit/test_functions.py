@@ -109,3 +109,11 @@ def test_text_is_no_part_of_the_cache_key():
     assert one is not None and one == two
     other = functions.bm25_score(DOC.alias(), "body", "a", tenant="a")._generate_cache_key()
     assert other is not None and other.key != one.key
+
+
+def test_keys_to_expand_have_the_type_of_the_edges():
+    edges = Table("edges", MetaData(), *(Column(name, Text) for name in ("key", "neighbour")))
+    assert rendered(functions.expand(edges, ["a"], [0.5], hops=2)) == (
+        "SELECT sqlvec.expand(edges => 'edges'::regclass, keys => %(param_1)s::TEXT[], "
+        "scores => %(param_2)s::DOUBLE PRECISION[], hops => %(param_3)s::INTEGER) AS expand_1"
+    )
