@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, TypeVar, Unpack, overload
 from uuid import UUID
 
@@ -139,6 +140,7 @@ def _arguments(
     *,
     k: int = 10,
     where: Criteria = (),
+    filter: Mapping[str, Any] | None = None,
     tenant: Tenant | None = None,
     backend: Backend | None = None,
     candidates: int | None = None,
@@ -151,7 +153,7 @@ def _arguments(
         "backend": backend,
         "candidates": candidates,
         "oversample": oversample,
-        **criteria_arguments(target, where),
+        **criteria_arguments(target, where, filter),
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypedDict
 
@@ -33,6 +33,10 @@ class CommonOptions(TypedDict, total=False):
     where: Criteria
     """Criteria that are applied while candidates are found. They may use subqueries; their values
     are bound."""
+
+    filter: Mapping[str, Any] | None
+    """Criteria as JSON, as in ``{"tenant_id": 7, "year": {"$gte": 2020}}``, for those that come
+    from outside: the server checks the names of columns and binds the values."""
 
     candidates: int | None
     """Rows to rescore, k to 1,000,000."""
@@ -110,14 +114,16 @@ def steps(function: functions.SearchFunction) -> Select[str, str]:
     return select(rows.c.topic, rows.c.detail)
 
 
-def criteria_arguments(target: Target, where: Criteria) -> dict[str, Any]:
-    """Return ``where_sql`` and ``params`` for criteria, and for what a subclass adds to them."""
+def criteria_arguments(
+    target: Target, where: Criteria, filter: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return ``filter``, and for criteria and what a subclass adds to them the rest."""
     criteria = [coercions.expect(roles.WhereHavingRole, each) for each in _several(where)]
     criteria += target.subclass_criteria
     if not criteria:
-        return {}
+        return {"filter": filter}
     text, params = split(criteria, target.selectable, target.row)
-    return {"where_sql": text, "params": params}
+    return {"filter": filter, "where_sql": text, "params": params}
 
 
 def hits(search: Select[*tuple[Any, ...]]) -> TableValuedAlias:

@@ -169,6 +169,7 @@ def _arguments(
     vector_column: Any = None,
     tokens_column: Any = None,
     where: Criteria = (),
+    filter: Mapping[str, Any] | None = None,
     metric: str | None = None,
     tenant: Tenant | None = None,
     weights: Mapping[Leg, float] | None = None,
@@ -199,5 +200,5 @@ def _arguments(
         "tenant": tenant_value(tenant),
         "weights": None if weights is None else dict(weights),
         **{"k": 10, "mode": "auto", **more},
-        **criteria_arguments(target, where),
+        **criteria_arguments(target, where, filter),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, Unpack, overload
 
@@ -207,6 +207,7 @@ def _arguments(
     *,
     k: int = 10,
     where: Criteria = (),
+    filter: Mapping[str, Any] | None = None,
     mode: str = "auto",
     recall: float | None = None,
     pooled: str | None = None,
@@ -223,7 +224,7 @@ def _arguments(
         "carve": carve,
         "candidates": candidates,
         "oversample": oversample,
-        **criteria_arguments(target, where),
+        **criteria_arguments(target, where, filter),
     }
 
 

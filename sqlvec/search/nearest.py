@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar, Unpack, overload
 
 import numpy as np
@@ -183,6 +183,7 @@ def _arguments(
     *,
     k: int = 10,
     where: Criteria = (),
+    filter: Mapping[str, Any] | None = None,
     metric: str | None = None,
     mode: str = "auto",
     candidates: int | None = None,
@@ -197,7 +198,7 @@ def _arguments(
         "mode": mode,
         "candidates": candidates,
         "oversample": oversample,
-        **criteria_arguments(target, where),
+        **criteria_arguments(target, where, filter),
     }
 
 
