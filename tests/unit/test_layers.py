@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"fit", "manage"},
     {"terminal"},
     {"demo"},
-    {"alembic", "cli"},
+    {"alembic", "cli", "integrations"},
 ]
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 
