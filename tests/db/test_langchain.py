@@ -143,7 +143,7 @@ class TestStandard(VectorStoreIntegrationTests):
     """LangChain's own tests; the asynchronous methods run in threads."""
 
     @pytest.fixture
-    def vectorstore(self, engine: Engine) -> Iterator[VectorStore]:  # type: ignore[override]
+    def vectorstore(self, engine: Engine) -> Iterator[VectorStore]:
         yield SqlvecVectorStore(
             engine,
             Note,
@@ -161,7 +161,7 @@ class TestStandardAsynchronous(VectorStoreIntegrationTests):
         return False
 
     @pytest.fixture
-    async def vectorstore(self, async_engine: AsyncEngine) -> AsyncIterator[VectorStore]:  # type: ignore[override]
+    async def vectorstore(self, async_engine: AsyncEngine) -> AsyncIterator[VectorStore]:
         yield SqlvecVectorStore(
             async_engine,
             Note.__table__,
@@ -278,7 +278,7 @@ def test_names_in_filters_are_metadata_and_nothing_else(store, engine, name):
 def test_text_of_a_query_is_never_sql(store):
     hostile = "'); DROP TABLE doc; -- $where$ %s :x apple"
     assert ids(store.similarity_search(hostile, k=1, filter={LANG: "en' OR 'a' = 'a"})) == []
-    assert ids(doc for doc, _ in store.hybrid_search_with_score(hostile, k=1)) == [2]
+    assert ids([doc for doc, _ in store.hybrid_search_with_score(hostile, k=1)]) == [2]
 
 
 def test_nearest(store):
@@ -390,7 +390,7 @@ async def test_asynchronous(store, async_engine, model):
 
 
 async def test_made_from_texts(engine, async_engine, store):
-    options = {"entity": Doc, "text_column": "body", "metadata_columns": []}
+    options: dict[str, Any] = {"entity": Doc, "text_column": "body", "metadata_columns": []}
     made = SqlvecVectorStore.from_texts(
         ["stone stone"], Topics(), ids=["20"], engine=engine, **options
     )

@@ -102,6 +102,18 @@ def test_what_is_not_given_is_left_to_the_server():
         assert f"{name} =>" not in sql
 
 
+def test_a_filter_is_one_bound_value_whatever_it_says():
+    hostile = {'x" OR 1 --': {"$in": ["'; DROP TABLE doc; --"]}}
+    one, other = (
+        vector_search(Doc, [1, 2, 3], filter=filter, where=[Doc.tenant_id == 7])
+        for filter in (hostile, {"tenant_id": 7})
+    )
+    sql = rendered(one)
+    assert sql == rendered(other) and "filter => %(param" in sql and "where_sql =>" in sql
+    assert hostile in one.compile(dialect=PSYCOPG).params.values()
+    assert one._generate_cache_key() == other._generate_cache_key()
+
+
 def test_asyncpg_numbers_only_real_parameters():
     statement = vector_search(Doc, [1, 2, 3], where=[Doc.tenant_id == 7])
     compiled = statement.compile(dialect=ASYNCPG)
