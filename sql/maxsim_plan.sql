@@ -68,6 +68,7 @@ RETURN EXISTS (SELECT FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_attribute
 CREATE OR REPLACE FUNCTION sqlvec._plan_maxsim(
     rel oid, column_name text, query halfvec[], k int, filter jsonb, where_sql text, params text[], candidates int, oversample float8,
     mode text, recall float8, pooled text, carve float8, rescore boolean, key_column text, key_type regtype, caller_path text,
+    depth int = NULL,         -- rows to answer, of which k are to be sure; NULL is k
     OUT direct text,          -- answers a view, whose rows have no address; then nothing else is set
     OUT step text,            -- candidates of an index with their scores; NULL where all matches are read
     OUT exhaustive text,      -- the k best of all that match, as arrays of scores and places
@@ -149,13 +150,13 @@ BEGIN
     answer := v_hit.answer;
     v_matching := format('FROM %s WHERE %s AND %s IS NOT NULL', v_from, v_fits || condition, v_tokens);
     v_read := v_arrays || format('(SELECT %s AS score, %s ', v_exact, v_hit.place);
-    v_best := format(' ORDER BY 1 DESC NULLS LAST, %s LIMIT %s) AS h WHERE h.score IS NOT NULL', v_hit.tie_break, k);
+    v_best := format(' ORDER BY 1 DESC NULLS LAST, %s LIMIT %s) AS h WHERE h.score IS NOT NULL', v_hit.tie_break, coalesce(depth, k));
     v_list := v_arrays || format('(SELECT NULL::pg_catalog.float8 AS score, %s ', v_hit.place);
     exhaustive := v_read || v_matching || v_best;
     everything := v_list || v_matching || ') AS h';
 
-    kept := CASE WHEN carve IS NULL THEN k ELSE 2 * k END;
-    first := coalesce(candidates, ceil(k * oversample)::int, CASE WHEN rescore THEN greatest(10 * k, 100) ELSE greatest(40 * k, 400) END);
+    kept := greatest(CASE WHEN carve IS NULL THEN k ELSE 2 * k END, depth);
+    first := coalesce(candidates, ceil(k * oversample)::int, CASE WHEN rescore THEN greatest(10 * k, 100, depth) ELSE greatest(40 * k, 400) END);
     fixed := CASE WHEN candidates IS NOT NULL OR oversample IS NOT NULL THEN first END;
     budget := coalesce(fixed, greatest(100 * k, 4000));
     way := 'exact';

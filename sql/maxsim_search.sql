@@ -17,7 +17,7 @@ $body$;
 -- sees the snapshot of the statement that searches. No SET: the caller's where_sql and policies run inside.
 CREATE OR REPLACE FUNCTION sqlvec._run_maxsim(
     rel_type regtype, column_name text, query halfvec[], k int, filter jsonb, where_sql text, params text[], candidates int, oversample float8,
-    mode text, recall float8, pooled text, carve float8, rescore boolean, key_column text, key_type regtype,
+    mode text, recall float8, pooled text, carve float8, rescore boolean, key_column text, key_type regtype, depth int = NULL,
     OUT direct text, OUT answer text, OUT bound text[], OUT row_ids text[], OUT row_tables oid[], OUT scores float8[], OUT complete boolean
 ) LANGUAGE plpgsql STABLE
 AS $body$
@@ -30,7 +30,7 @@ DECLARE
     v_now text[];
 BEGIN
     p := sqlvec._plan_maxsim(sqlvec._relation_of(rel_type), column_name, query, k, filter, where_sql, params, candidates, oversample, mode,
-                             recall, pooled, carve, rescore, key_column, key_type, pg_catalog.current_setting('search_path'));
+                             recall, pooled, carve, rescore, key_column, key_type, pg_catalog.current_setting('search_path'), depth);
     direct := p.direct;
     answer := p.answer;
     bound := p.bound;
@@ -95,7 +95,7 @@ BEGIN
         v_found.row_ids := pg_catalog.array_cat(v_query.row_ids, v_found.row_ids);
         v_found.row_tables := pg_catalog.array_cat(v_query.row_tables, v_found.row_tables);
     END IF;
-    v_found := sqlvec._best_hits(v_found.scores, v_found.row_ids, v_found.row_tables, k);
+    v_found := sqlvec._best_hits(v_found.scores, v_found.row_ids, v_found.row_tables, coalesce(depth, k));
     scores := v_found.scores; row_ids := v_found.row_ids; row_tables := v_found.row_tables;
 END
 $body$;

@@ -5957,6 +5957,7 @@ RETURN EXISTS (SELECT FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_attribute
 CREATE OR REPLACE FUNCTION sqlvec._plan_maxsim(
     rel oid, column_name text, query halfvec[], k int, filter jsonb, where_sql text, params text[], candidates int, oversample float8,
     mode text, recall float8, pooled text, carve float8, rescore boolean, key_column text, key_type regtype, caller_path text,
+    depth int = NULL,         -- rows to answer, of which k are to be sure; NULL is k
     OUT direct text,          -- answers a view, whose rows have no address; then nothing else is set
     OUT step text,            -- candidates of an index with their scores; NULL where all matches are read
     OUT exhaustive text,      -- the k best of all that match, as arrays of scores and places
@@ -6038,13 +6039,13 @@ BEGIN
     answer := v_hit.answer;
     v_matching := format('FROM %s WHERE %s AND %s IS NOT NULL', v_from, v_fits || condition, v_tokens);
     v_read := v_arrays || format('(SELECT %s AS score, %s ', v_exact, v_hit.place);
-    v_best := format(' ORDER BY 1 DESC NULLS LAST, %s LIMIT %s) AS h WHERE h.score IS NOT NULL', v_hit.tie_break, k);
+    v_best := format(' ORDER BY 1 DESC NULLS LAST, %s LIMIT %s) AS h WHERE h.score IS NOT NULL', v_hit.tie_break, coalesce(depth, k));
     v_list := v_arrays || format('(SELECT NULL::pg_catalog.float8 AS score, %s ', v_hit.place);
     exhaustive := v_read || v_matching || v_best;
     everything := v_list || v_matching || ') AS h';
 
-    kept := CASE WHEN carve IS NULL THEN k ELSE 2 * k END;
-    first := coalesce(candidates, ceil(k * oversample)::int, CASE WHEN rescore THEN greatest(10 * k, 100) ELSE greatest(40 * k, 400) END);
+    kept := greatest(CASE WHEN carve IS NULL THEN k ELSE 2 * k END, depth);
+    first := coalesce(candidates, ceil(k * oversample)::int, CASE WHEN rescore THEN greatest(10 * k, 100, depth) ELSE greatest(40 * k, 400) END);
     fixed := CASE WHEN candidates IS NOT NULL OR oversample IS NOT NULL THEN first END;
     budget := coalesce(fixed, greatest(100 * k, 4000));
     way := 'exact';
@@ -6181,7 +6182,7 @@ $body$;
 -- sees the snapshot of the statement that searches. No SET: the caller's where_sql and policies run inside.
 CREATE OR REPLACE FUNCTION sqlvec._run_maxsim(
     rel_type regtype, column_name text, query halfvec[], k int, filter jsonb, where_sql text, params text[], candidates int, oversample float8,
-    mode text, recall float8, pooled text, carve float8, rescore boolean, key_column text, key_type regtype,
+    mode text, recall float8, pooled text, carve float8, rescore boolean, key_column text, key_type regtype, depth int = NULL,
     OUT direct text, OUT answer text, OUT bound text[], OUT row_ids text[], OUT row_tables oid[], OUT scores float8[], OUT complete boolean
 ) LANGUAGE plpgsql STABLE
 AS $body$
@@ -6194,7 +6195,7 @@ DECLARE
     v_now text[];
 BEGIN
     p := sqlvec._plan_maxsim(sqlvec._relation_of(rel_type), column_name, query, k, filter, where_sql, params, candidates, oversample, mode,
-                             recall, pooled, carve, rescore, key_column, key_type, pg_catalog.current_setting('search_path'));
+                             recall, pooled, carve, rescore, key_column, key_type, pg_catalog.current_setting('search_path'), depth);
     direct := p.direct;
     answer := p.answer;
     bound := p.bound;
@@ -6259,7 +6260,7 @@ BEGIN
         v_found.row_ids := pg_catalog.array_cat(v_query.row_ids, v_found.row_ids);
         v_found.row_tables := pg_catalog.array_cat(v_query.row_tables, v_found.row_tables);
     END IF;
-    v_found := sqlvec._best_hits(v_found.scores, v_found.row_ids, v_found.row_tables, k);
+    v_found := sqlvec._best_hits(v_found.scores, v_found.row_ids, v_found.row_tables, coalesce(depth, k));
     scores := v_found.scores; row_ids := v_found.row_ids; row_tables := v_found.row_tables;
 END
 $body$;
@@ -8833,6 +8834,10 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Name it: relevance => ''...''; the command sqlvec relevance fit makes one. Without a model, autocut cuts by the shape of the scores.';
     END IF;
+    IF key_type IS NULL AND NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = rel AND c.relkind IN ('r', 'p', 'm')) THEN
+        RAISE EXCEPTION 'rows of a view or foreign table have no address to answer candidates by'
+            USING ERRCODE = 'wrong_object_type', HINT = 'Use sqlvec.hybrid_search_keys with a key column.';
+    END IF;
     PERFORM sqlvec._check_search('', 1, k, candidates, oversample, 'auto');
     -- Scores of a hundred rows or more say how those of a query are spread.
     depth := coalesce(candidates, ceil(k * oversample)::int, greatest(100, 10 * k));
@@ -9126,8 +9131,8 @@ BEGIN
         END IF;
         IF v_asked[3] THEN
             SELECT r.row_ids, r.row_tables, r.scores, r.complete, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL INTO v_tokens
-            FROM sqlvec._run_maxsim(rel_type, p.tokens_column, query_tokens, v_depth, filter, where_sql, params, NULL, NULL, mode, 0.95::float8, 'auto', NULL, true,
-                                    key_column, key_type) AS r;
+            FROM sqlvec._run_maxsim(rel_type, p.tokens_column, query_tokens, k, filter, where_sql, params, NULL, NULL, mode, 0.95::float8, 'auto', NULL, true,
+                                    key_column, key_type, v_depth) AS r;
             notes := pg_catalog.array_cat(notes, ARRAY['tokens', sqlvec._about_leg(v_tokens, p.tokens_column, v_depth, p.leg_weights[3], NULL)]);
         END IF;
         complete := coalesce(v_text.complete, true) AND coalesce(v_vector.complete, true) AND coalesce(v_tokens.complete, true);

@@ -19,6 +19,7 @@ from psycopg.errors import (
     InvalidParameterValue,
     UndefinedColumn,
     UndefinedObject,
+    WrongObjectType,
 )
 from psycopg.types.json import Jsonb
 
@@ -539,6 +540,28 @@ def test_tables_that_are_partitioned_composite_and_oddly_named(fresh):
         )
         assert len(rows) == 10
         assert {row[:2] for row in rows[:2]} == {(3, "y"), (4, "x")}
+
+
+def test_views_answer_keys(docs):
+    docs.execute("CREATE VIEW some_docs AS SELECT * FROM doc WHERE tenant <> 3")
+    statement = """
+        SELECT key FROM sqlvec.hybrid_search_keys(NULL::some_docs, NULL::int, NULL, %s::vector,
+            %s::halfvec[], key_column => 'id', fusion => 'convex')
+    """
+    found = docs.execute(statement, (LEGS["query_vector"], LEGS["query_tokens"])).fetchall()
+    assert len(found) == 10
+    assert found == [
+        (row[0],)
+        for row in hybrid(
+            docs,
+            query_vector=LEGS["query_vector"],
+            query_tokens=LEGS["query_tokens"],
+            fusion="convex",
+            where_sql="tenant <> 3",
+        )
+    ]
+    with pytest.raises(WrongObjectType, match="no address"):
+        hybrid(docs, table="some_docs", query_vector=LEGS["query_vector"])
 
 
 def test_columns_are_found_where_there_is_one_of_a_kind(fresh):
