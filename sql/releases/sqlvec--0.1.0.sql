@@ -300,6 +300,16 @@ BEGIN ATOMIC
     WHERE c.oid = rel;
 END;
 
+-- A type by its full name. format_type leaves the schema out where search_path finds the type, but a
+-- statement of ours may run under another path, and a type in pg_temp goes before all.
+CREATE OR REPLACE FUNCTION sqlvec._type_name(type_oid oid) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT format('%I.%I', n.nspname, t.typname)
+    FROM pg_catalog.pg_type AS t JOIN pg_catalog.pg_namespace AS n ON n.oid = t.typnamespace
+    WHERE t.oid = type_oid;
+END;
+
 -- A column with its type: base type name (of domains, the type beneath) and dimensions, which are
 -- NULL where the type names none. An error that lists the columns when it is not there.
 CREATE OR REPLACE FUNCTION sqlvec._column(
