@@ -1,5 +1,15 @@
 -- sqlvec.bm25_search, sqlvec.bm25_search_keys: the k documents with the highest BM25 score.
 
+-- The score from which on rows are wanted. A little less relevant: a flat curve turns what rounding does to
+-- a probability into score.
+CREATE OR REPLACE FUNCTION sqlvec._least_score(model text, maximum float8, min_relevance float8, condition tsquery) RETURNS float8
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    RETURN sqlvec.relevance_score_bound(model, maximum, greatest(min_relevance - 1e-12, 0), sqlvec._words(condition));
+END
+$body$;
+
 -- Plan a search and run it, up to the statement that answers its rows or keys: NULL for a query that
 -- asks for nothing. STABLE, so that every step sees the snapshot of the statement that searches. No
 -- SET: the caller's where_sql and policies run inside.
@@ -29,7 +39,7 @@ BEGIN
     condition := (p.q).condition; lexemes := (p.q).lexemes; weights := (p.q).weights; maximum := p.maximum;
     v_state := p.state;
     IF model IS NOT NULL THEN
-        v_state.least := sqlvec.relevance_score_bound(model, maximum, min_relevance, sqlvec._words(condition));
+        v_state.least := sqlvec._least_score(model, maximum, min_relevance, condition);
     END IF;
     complete := true;
     PERFORM pg_catalog.set_config('jit', 'off', true), pg_catalog.set_config('enable_seqscan', p.seqscan, true);

@@ -32,6 +32,7 @@ AS $body$
 DECLARE
     v_alias text := (SELECT quote_ident(c.relname) FROM pg_class AS c WHERE c.oid = rel);
     v_hit record;
+    v_at record;
     v_curve record;
     v_cosines text;
 BEGIN
@@ -72,14 +73,15 @@ BEGIN
     END LOOP;
 
     v_hit := sqlvec._hit_statement(rel, v_alias, key_column, key_type, k);
+    v_at := sqlvec._at_place(rel, v_alias, key_column, key_type);
     answer := v_hit.answer;
     SELECT string_agg(format('sqlvec._number(1::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s.%I %s %s))', v_alias, column_name, sqlvec._operator('cosine'),
                              format(CASE c.type_name WHEN 'halfvec' THEN 'sqlvec._halfvec(($3)[%s])' ELSE '($3)[%s]' END, i)), ', ' ORDER BY i)
     INTO v_cosines FROM generate_series(1, cardinality(queries)) AS i, sqlvec._column(rel, column_name) AS c;
     gather := format(
-        'SELECT pg_catalog.array_agg("sqlvec hit".row_id) AS row_ids, pg_catalog.array_agg("sqlvec hit".row_table) AS row_tables, '
-        'pg_catalog.array_agg(ARRAY[%s]) AS cosines FROM unnest($1, $2) AS "sqlvec hit" (row_id, row_table) JOIN %s AS %s ON %s',
-        v_cosines, sqlvec._qualified(rel), v_alias, sqlvec._at_place(rel, v_alias, key_column, key_type));
+        'SELECT pg_catalog.array_agg("sqlvec hit".row_id::pg_catalog.text) AS row_ids, pg_catalog.array_agg("sqlvec hit".row_table) AS row_tables, '
+        'pg_catalog.array_agg(ARRAY[%s]) AS cosines FROM unnest($1::%s, $2) AS "sqlvec hit" (row_id, row_table) JOIN %s AS %s ON %s',
+        v_cosines, v_at.places, sqlvec._qualified(rel), v_alias, v_at.condition);
 END
 $body$;
 

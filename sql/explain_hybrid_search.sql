@@ -10,7 +10,7 @@ CREATE OR REPLACE FUNCTION sqlvec.explain_hybrid_search(
 LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
-    v_run record;
+    v_run pg_catalog.record;
 BEGIN
     v_run := sqlvec._run_hybrid(pg_catalog.pg_typeof(rel), query_text, query_vector, query_tokens, k, filter, where_sql, params, candidates, oversample,
                                 fusion, weights, relevance, min_relevance, autocut, min_results, text_column, vector_column, tokens_column, metric, mode,

@@ -53,11 +53,11 @@ CREATE OR REPLACE FUNCTION sqlvec._distribution(score float8, mean float8, devia
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN score IS NOT NULL THEN CASE WHEN deviation > 0 THEN (score - mean) / (6 * deviation) + 0.5 ELSE 0.5 END END;
 
--- Where a score lies between the least it could be and the best of its list. NULL, a row without the
--- source of the leg, lies at the bottom.
-CREATE OR REPLACE FUNCTION sqlvec._between(score float8, bottom float8, top float8) RETURNS float8
+-- Where a score lies between the least it could be and the best of its list; `alone` where these are the same.
+-- NULL, a row without the source of the leg, lies at the bottom.
+CREATE OR REPLACE FUNCTION sqlvec._between(score float8, bottom float8, top float8, alone float8) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN top > bottom THEN coalesce((score - bottom) / (top - bottom), 0) ELSE 0 END;
+RETURN CASE WHEN score IS NULL THEN 0 WHEN top > bottom THEN (score - bottom) / (top - bottom) ELSE alone END;
 
 -- One score per row; weights of text, vector and tokens, 0 for a leg that was not asked.
 --   rrf     reciprocal rank fusion over the rows that a leg found
@@ -70,7 +70,8 @@ CREATE OR REPLACE FUNCTION sqlvec._fuse(fusion text, weights float8[], rrf_k int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     WITH scored AS (
-        SELECT u.n, u.text_rank, u.vector_rank, u.tokens_rank, u.text_score, CASE metric WHEN 'cosine' THEN 1 - u.distance ELSE - u.distance END AS vector_score, u.tokens_score
+        SELECT u.n, u.text_rank, u.vector_rank, u.tokens_rank, u.text_score, CASE WHEN abs(u.distance) < 'Infinity' THEN CASE metric WHEN 'cosine' THEN 1 - u.distance ELSE - u.distance END END AS vector_score,
+               u.tokens_score
         FROM unnest((r).text_scores, (r).text_ranks, (r).distances, (r).vector_ranks, (r).tokens_scores, (r).tokens_ranks)
             WITH ORDINALITY AS u (text_score, text_rank, distance, vector_rank, tokens_score, tokens_rank, n)
     ), of_list AS (
@@ -87,7 +88,7 @@ BEGIN ATOMIC
         WHEN 'dbsf' THEN coalesce(weights[1] * sqlvec._distribution(CASE WHEN s.text_rank IS NOT NULL THEN s.text_score END, l.text_mean, l.text_deviation), 0)
                          + coalesce(weights[2] * sqlvec._distribution(CASE WHEN s.vector_rank IS NOT NULL THEN s.vector_score END, l.vector_mean, l.vector_deviation), 0)
                          + coalesce(weights[3] * sqlvec._distribution(CASE WHEN s.tokens_rank IS NOT NULL THEN s.tokens_score END, l.tokens_mean, l.tokens_deviation), 0)
-        ELSE (weights[1] * sqlvec._between(s.text_score, 0, l.text_top) + weights[2] * sqlvec._between(s.vector_score, l.vector_bottom, l.vector_top)
-              + weights[3] * sqlvec._between(s.tokens_score, 0, l.tokens_top)) / (weights[1] + weights[2] + weights[3]) END ORDER BY s.n) END
+        ELSE (weights[1] * sqlvec._between(s.text_score, 0, l.text_top, 0) + weights[2] * sqlvec._between(s.vector_score, l.vector_bottom, l.vector_top, 1)
+              + weights[3] * sqlvec._between(s.tokens_score, 0, l.tokens_top, 0)) / (weights[1] + weights[2] + weights[3]) END ORDER BY s.n) END
     FROM scored AS s, of_list AS l;
 END;

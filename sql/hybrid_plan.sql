@@ -70,27 +70,31 @@ BEGIN
 END
 $body$;
 
--- The condition that a row stands at a place "sqlvec hit" that sqlvec._hit_statement gave.
-CREATE OR REPLACE FUNCTION sqlvec._at_place(rel oid, alias text, key_column text, key_type regtype) RETURNS text
+-- How a statement finds the rows at places that sqlvec._hit_statement gave: what the array of places is cast
+-- to as a whole, and the condition on "sqlvec hit". A cast in the condition would keep it behind the policies.
+CREATE OR REPLACE FUNCTION sqlvec._at_place(rel oid, alias text, key_column text, key_type regtype, OUT places text, OUT condition text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_key text;
-    v_column record;
+    v_type oid;
 BEGIN
     IF key_type IS NULL THEN
-        RETURN format('%1$s.ctid OPERATOR(pg_catalog.=) "sqlvec hit".row_id::pg_catalog.tid AND %1$s.tableoid OPERATOR(pg_catalog.=) "sqlvec hit".row_table', alias);
+        places := 'pg_catalog.tid[]';
+        condition := format('%1$s.ctid OPERATOR(pg_catalog.=) "sqlvec hit".row_id AND %1$s.tableoid OPERATOR(pg_catalog.=) "sqlvec hit".row_table', alias);
+        RETURN;
     END IF;
     v_key := sqlvec._key_column(rel, key_column);
-    v_column := sqlvec._column(rel, v_key);
-    RETURN format('%s.%I %s "sqlvec hit".row_id::%s', alias, v_key, sqlvec._btree_operator(v_column.type_oid, 3), format_type(v_column.type_oid, -1));
+    v_type := (sqlvec._column(rel, v_key)).type_oid;
+    places := sqlvec._type_name(v_type) || '[]';
+    condition := format('%s.%I %s "sqlvec hit".row_id', alias, v_key, sqlvec._btree_operator(v_type, 3));
 END
 $body$;
 
 CREATE OR REPLACE FUNCTION sqlvec._plan_hybrid(
     rel oid, asked boolean[], k int, candidates int, oversample float8, fusion text, weights jsonb, model text, min_relevance float8, autocut int,
     min_results int, mode text, rrf_k int, group_column text, group_size int, diversity float8, query_tokens halfvec[], key_column text, key_type regtype,
-    INOUT text_column text, INOUT vector_column text, INOUT tokens_column text, -- of the legs that are asked; vector_column also where rows are to differ
+    tenant text, INOUT filter jsonb, INOUT text_column text, INOUT vector_column text, INOUT tokens_column text, -- of the legs that are asked; vector_column also where rows are to differ
     OUT depth int,             -- rows that each leg gives
     OUT leg_weights float8[],  -- of text, vector, tokens
     OUT m sqlvec.relevance_model,
@@ -134,6 +138,11 @@ BEGIN
             USING ERRCODE = 'wrong_object_type', HINT = 'Use sqlvec.hybrid_search_keys with a key column.';
     END IF;
     PERFORM sqlvec._check_search('', 1, k, candidates, oversample, 'auto');
+    IF key_type IS NOT NULL AND EXISTS (SELECT FROM pg_class AS c WHERE c.oid = rel AND c.relkind IN ('r', 'p'))
+       AND NOT sqlvec._identifies(rel, sqlvec._key_column(rel, key_column)) THEN
+        RAISE EXCEPTION 'column "%" of table % does not identify its rows', sqlvec._key_column(rel, key_column), sqlvec._qualified(rel)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Legs are brought together by a key that is NOT NULL and UNIQUE.';
+    END IF;
     -- Scores of a hundred rows or more say how those of a query are spread.
     depth := coalesce(candidates, ceil(k * oversample)::int, greatest(100, 10 * k));
     IF depth > 10000 THEN
@@ -148,9 +157,16 @@ BEGIN
         PERFORM sqlvec._column(rel, group_column);
     END IF;
 
-    IF asked[1] THEN
+    IF asked[1] OR tenant IS NOT NULL THEN
         v_derived := sqlvec._bm25_column(rel, text_column);
         text_column := v_derived.target_column;
+        IF tenant IS NOT NULL AND v_derived.tenant_column IS NULL THEN
+            RAISE EXCEPTION 'column "%" of table % was not declared with a tenant', text_column, sqlvec._qualified(rel)
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Use filter.';
+        ELSIF tenant IS NOT NULL THEN
+            -- Every leg is the tenant's.
+            filter := jsonb_build_object('$and', jsonb_build_array(jsonb_build_object(v_derived.tenant_column, tenant), coalesce(filter, '{}')));
+        END IF;
     END IF;
     IF asked[2] OR diversity IS NOT NULL THEN
         vector_column := sqlvec._only_column(rel, ARRAY['vector', 'halfvec'], vector_column, 'vector_column');
@@ -184,16 +200,12 @@ BEGIN
 END
 $body$;
 
--- NULL for NaN, the cosine of a zero vector.
-CREATE OR REPLACE FUNCTION sqlvec._number(x float8) RETURNS float8
-LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN CASE WHEN x < 'NaN' THEN x END;
-
 -- The statements that follow the legs. In `gather`, $1 is params, $2 the weights of the words, $3 the values of
 -- filter, $4 the tsquery, $5 and $6 words and weights, as in a BM25 search; $7 to $14 the rows that were
 -- found with scores and ranks, $15 the query vector, $16 the query tokens.
 CREATE OR REPLACE FUNCTION sqlvec._hybrid_statements(
-    rel oid, key_column text, key_type regtype, text_score text, vector_column text, metric text, cosine boolean, tokens_column text,
-    group_column text, differ boolean,
+    rel oid, key_column text, key_type regtype, text_score text, vector_column text, query_dimensions int, metric text, cosine boolean,
+    tokens_column text, query_tokens int, group_column text, differ boolean,
     OUT gather text, -- the rows with what their legs have not given, equal scores in the order of the key
     OUT answer text  -- rows or keys of places $1, $2 in that order, with what stands in $3 to $10; $11 is complete
 ) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
@@ -202,12 +214,19 @@ DECLARE
     v_alias text := (SELECT quote_ident(c.relname) FROM pg_class AS c WHERE c.oid = rel);
     v_hit record := sqlvec._hit_statement(rel, v_alias, key_column, key_type, NULL);
     v_from text := format('%s AS %s', sqlvec._qualified(rel), v_alias);
-    v_at text := sqlvec._at_place(rel, v_alias, key_column, key_type);
+    v_at record := sqlvec._at_place(rel, v_alias, key_column, key_type);
     v_vector text := v_alias || '.' || quote_ident(vector_column);
     v_query text := '$15';
     v_tokens text := v_alias || '.' || quote_ident(tokens_column);
     v_null CONSTANT text := 'NULL::pg_catalog.float8';
+    v_fits text := '';
+    v_end text := '';
 BEGIN
+    IF vector_column IS NOT NULL AND (sqlvec._column(rel, vector_column)).dimensions IS NULL AND query_dimensions IS NOT NULL THEN
+        -- A column without dimensions may hold vectors that the query cannot be compared with.
+        v_fits := format('CASE WHEN sqlvec._dims(%s) OPERATOR(pg_catalog.=) %s THEN ', v_vector, query_dimensions);
+        v_end := ' END';
+    END IF;
     IF vector_column IS NOT NULL AND (sqlvec._column(rel, vector_column)).type_name = 'halfvec' THEN
         v_query := 'sqlvec._halfvec($15)';
     END IF;
@@ -216,33 +235,30 @@ BEGIN
         '  pg_catalog.array_agg(g.text_rank) AS text_ranks, pg_catalog.array_agg(g.distance) AS distances, pg_catalog.array_agg(g.vector_rank) AS vector_ranks,\n'
         '  pg_catalog.array_agg(g.tokens_score) AS tokens_scores, pg_catalog.array_agg(g.tokens_rank) AS tokens_ranks,\n'
         '  pg_catalog.array_agg(g.cosine) AS cosines, pg_catalog.array_agg(g.group_of) AS groups, pg_catalog.array_agg(g.own_vector) AS vectors\n'
-        'FROM (\n  SELECT "sqlvec hit".row_id, "sqlvec hit".row_table, "sqlvec hit".text_rank, "sqlvec hit".vector_rank, "sqlvec hit".tokens_rank,\n'
+        'FROM (\n  SELECT "sqlvec hit".row_id::pg_catalog.text AS row_id, "sqlvec hit".row_table, "sqlvec hit".text_rank, "sqlvec hit".vector_rank, "sqlvec hit".tokens_rank,\n'
         '    coalesce("sqlvec hit".text_score, %1$s) AS text_score,\n'
         '    coalesce("sqlvec hit".distance, %2$s) AS distance,\n'
         '    coalesce("sqlvec hit".tokens_score, %3$s) AS tokens_score,\n'
         '    %4$s AS cosine, %5$s AS group_of, %6$s AS own_vector\n'
-        '  FROM unnest($7, $8, $9, $10, $11, $12, $13, $14)\n'
+        '  FROM unnest($7::%10$s, $8, $9, $10, $11, $12, $13, $14)\n'
         '    AS "sqlvec hit" (row_id, row_table, text_score, text_rank, distance, vector_rank, tokens_score, tokens_rank)\n'
         '  JOIN %7$s ON %8$s\n  ORDER BY %9$s) AS g',
         coalesce(text_score, v_null),
-        CASE WHEN metric IS NULL THEN v_null ELSE format('sqlvec._number(%s %s %s)', v_vector, sqlvec._operator(metric), v_query) END,
-        CASE WHEN tokens_column IS NULL THEN v_null
-             ELSE format(CASE (sqlvec._column(rel, tokens_column)).type_name WHEN '_halfvec' THEN 'sqlvec.maxsim(%s, %s)'
-                         ELSE 'sqlvec.maxsim_vector(%s, sqlvec._vectors(%s))' END, v_tokens, '$16') END,
-        CASE WHEN cosine THEN format('sqlvec._number(1::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s %s %s))', v_vector, sqlvec._operator('cosine'), v_query) ELSE v_null END,
+        CASE WHEN metric IS NULL THEN v_null ELSE format('%ssqlvec._number(%s %s %s)%s', v_fits, v_vector, sqlvec._operator(metric), v_query, v_end) END,
+        CASE WHEN tokens_column IS NULL THEN v_null ELSE sqlvec._maxsim_expression((sqlvec._column(rel, tokens_column)).type_name, v_tokens, '$16', query_tokens) END,
+        CASE WHEN cosine THEN format('%ssqlvec._number(1::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s %s %s))%s', v_fits, v_vector, sqlvec._operator('cosine'), v_query, v_end)
+             ELSE v_null END,
         CASE WHEN group_column IS NULL THEN 'NULL::pg_catalog.text' ELSE format('%s.%I::pg_catalog.text', v_alias, group_column) END,
-        CASE WHEN differ THEN format('%s::%I.vector', v_vector, sqlvec._vector_schema()) ELSE format('NULL::%I.vector', sqlvec._vector_schema()) END,
-        v_from, v_at, v_hit.tie_break);
+        CASE WHEN differ THEN format('%s(%s::%I.vector)%s', v_fits, v_vector, sqlvec._vector_schema(), v_end) ELSE format('NULL::%I.vector', sqlvec._vector_schema()) END,
+        v_from, v_at.condition, v_hit.tie_break, v_at.places);
     answer := format(
         E'SELECT %s, "sqlvec hit".score, "sqlvec hit".relevance, "sqlvec hit".text_score, "sqlvec hit".text_rank, "sqlvec hit".distance,\n'
         '  "sqlvec hit".vector_rank, "sqlvec hit".tokens_score, "sqlvec hit".tokens_rank, $11::pg_catalog.bool\n'
-        'FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) WITH ORDINALITY\n'
+        'FROM unnest($1::%s, $2, $3, $4, $5, $6, $7, $8, $9, $10) WITH ORDINALITY\n'
         '  AS "sqlvec hit" (row_id, row_table, score, relevance, text_score, text_rank, distance, vector_rank, tokens_score, tokens_rank, place)%s\n'
         'ORDER BY "sqlvec hit".place',
-        CASE WHEN key_type IS NULL THEN format('(%s.*)::%s', v_alias, sqlvec._qualified(rel))
-             ELSE (SELECT format('"sqlvec hit".row_id::%s::%s', format_type(c.type_oid, -1), format_type(key_type, -1))
-                   FROM sqlvec._column(rel, sqlvec._key_column(rel, key_column)) AS c) END,
-        CASE WHEN key_type IS NULL THEN format(E'\nJOIN %s ON %s', v_from, v_at) ELSE '' END);
+        CASE WHEN key_type IS NULL THEN format('(%s.*)::%s', v_alias, sqlvec._qualified(rel)) ELSE format('"sqlvec hit".row_id::%s', sqlvec._type_name(key_type)) END,
+        v_at.places, CASE WHEN key_type IS NULL THEN format(E'\nJOIN %s ON %s', v_from, v_at.condition) ELSE '' END);
 END
 $body$;
 
@@ -254,7 +270,7 @@ CREATE OR REPLACE FUNCTION sqlvec._hybrid_order(
     r sqlvec._hybrid_rows, scores float8[], relevances float8[], k int, min_relevance float8, jumps int, min_results int, grouped boolean, group_size int, differ float8,
     OUT places int[],
     OUT fit int,       -- rows that no cut took away
-    OUT groups int     -- what they make together, each row without group counting as one
+    OUT enough boolean -- groups, where they are asked for, give k rows
 ) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
@@ -272,11 +288,12 @@ BEGIN
     END IF;
     fit := cardinality(places);
     IF grouped THEN
-        SELECT coalesce(array_agg(g.n ORDER BY g.place), '{}'), count(*) FILTER (WHERE g.in_group = 1) INTO places, _hybrid_order.groups
+        SELECT coalesce(array_agg(g.n ORDER BY g.place), '{}') INTO places
         FROM (SELECT p.n, p.place, row_number() OVER (PARTITION BY coalesce('=' || (r).groups[p.n], p.place::text) ORDER BY p.place) AS in_group
               FROM unnest(places) WITH ORDINALITY AS p (n, place)) AS g
         WHERE g.in_group <= group_size;
     END IF;
+    enough := NOT grouped OR cardinality(places) >= k;
     IF differ > 0 AND places <> '{}' THEN
         -- Scores of a fusion have no scale of their own.
         v_low := (SELECT min(scores[p]) FROM unnest(places) AS p);
@@ -284,7 +301,7 @@ BEGIN
         places := ARRAY(
             SELECT places[s.position]
             FROM sqlvec.mmr(ARRAY(SELECT (r).vectors[p.n] FROM unnest(places) WITH ORDINALITY AS p (n, place) ORDER BY p.place),
-                            ARRAY(SELECT coalesce((scores[p.n] - v_low) / v_span, 1) FROM unnest(places) WITH ORDINALITY AS p (n, place) ORDER BY p.place),
+                            ARRAY(SELECT CASE WHEN v_span IS NULL THEN 1 ELSE coalesce((scores[p.n] - v_low) / v_span, 0) END FROM unnest(places) WITH ORDINALITY AS p (n, place) ORDER BY p.place),
                             k, differ) WITH ORDINALITY AS s (position, score, turn)
             ORDER BY s.turn);
     END IF;

@@ -79,11 +79,15 @@ BEGIN ATOMIC
     FROM unnest(relevances) AS u (relevance);
 END;
 
--- How deep the legs are to be asked next, NULL where that is of no use: groups are wanted, too few were
--- found, and a leg has more rows.
-CREATE OR REPLACE FUNCTION sqlvec._deeper(depth int, k int, groups int, group_size int, found int, legs int[]) RETURNS int
+-- Whether a leg has given as many rows as it was asked for, and so may have more.
+CREATE OR REPLACE FUNCTION sqlvec._has_more(depth int, legs int[]) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN groups * group_size < k AND depth < 10000 AND depth <= ANY (legs) THEN least(4 * depth, 10000) END;
+RETURN coalesce(depth <= ANY (legs), false);
+
+-- How deep the legs are asked next; NULL where they have been asked for all that they give.
+CREATE OR REPLACE FUNCTION sqlvec._deeper(depth int) RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN depth < 10000 THEN least(4 * depth, 10000) END;
 
 -- The whole search up to the statement that answers its rows or keys, which is NULL when there are none.
 -- STABLE, so that every leg sees the snapshot of the statement that searches. No SET: the caller's where_sql
@@ -97,42 +101,43 @@ CREATE OR REPLACE FUNCTION sqlvec._run_hybrid(
 ) LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
-    v_rel oid := sqlvec._relation_of(rel_type);
+    v_rel pg_catalog.oid := sqlvec._relation_of(rel_type);
     v_asked boolean[] := ARRAY[query_text IS NOT NULL, query_vector IS NOT NULL, query_tokens IS NOT NULL];
-    p record;
+    p pg_catalog.record;
     v_depth int;
     v_text sqlvec._leg;
     v_vector sqlvec._leg;
     v_tokens sqlvec._leg;
     v_rows sqlvec._hybrid_rows;
     v_curves sqlvec._hybrid_curves;
-    v_statement record;
-    v_order record;
-    v_scores float8[];
-    v_relevances float8[];
+    v_statement pg_catalog.record;
+    v_order pg_catalog.record;
+    v_scores pg_catalog.float8[];
+    v_relevances pg_catalog.float8[];
 BEGIN
     p := sqlvec._plan_hybrid(v_rel, v_asked, k, candidates, oversample, fusion, weights, model, min_relevance, autocut, min_results, mode, rrf_k,
-                             group_column, group_size, diversity, query_tokens, key_column, key_type, text_column, vector_column, tokens_column);
+                             group_column, group_size, diversity, query_tokens, key_column, key_type, tenant, filter, text_column, vector_column,
+                             tokens_column);
     v_depth := p.depth;
     LOOP
         notes := '{}';
         IF v_asked[1] THEN
             SELECT r.row_ids, r.row_tables, r.scores, coalesce(r.complete, true), r.compared, r.vector, r.bound, r.condition, r.lexemes, r.weights, r.maximum, NULL
             INTO v_text
-            FROM sqlvec._run_bm25(rel_type, p.text_column, query_text, v_depth, filter, where_sql, params, NULL, NULL, tenant, backend, key_column, key_type,
+            FROM sqlvec._run_bm25(rel_type, p.text_column, query_text, v_depth, p.filter, where_sql, params, NULL, NULL, tenant, backend, key_column, key_type,
                                   CASE WHEN p.cuts_text THEN model END, min_relevance) AS r;
             notes := pg_catalog.array_cat(notes, ARRAY['text', sqlvec._about_leg(v_text, p.text_column, v_depth, p.leg_weights[1],
                                                               CASE WHEN v_text.condition IS NULL THEN 'the query asks for nothing' END)]);
         END IF;
         IF v_asked[2] THEN
             SELECT r.row_ids, r.row_tables, r.scores, r.complete, NULL, NULL, NULL, NULL, NULL, NULL, NULL, r.metric_used INTO v_vector
-            FROM sqlvec._run_vector(rel_type, p.vector_column, query_vector, k, v_depth, filter, where_sql, params, metric, mode, key_column, key_type,
+            FROM sqlvec._run_vector(rel_type, p.vector_column, query_vector, k, v_depth, p.filter, where_sql, params, metric, mode, key_column, key_type,
                                     CASE WHEN p.cuts_vector THEN model END, min_relevance) AS r;
             notes := pg_catalog.array_cat(notes, ARRAY['vector', sqlvec._about_leg(v_vector, p.vector_column, v_depth, p.leg_weights[2], v_vector.metric)]);
         END IF;
         IF v_asked[3] THEN
             SELECT r.row_ids, r.row_tables, r.scores, r.complete, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL INTO v_tokens
-            FROM sqlvec._run_maxsim(rel_type, p.tokens_column, query_tokens, k, filter, where_sql, params, NULL, NULL, mode, 0.95::float8, 'auto', NULL, true,
+            FROM sqlvec._run_maxsim(rel_type, p.tokens_column, query_tokens, k, p.filter, where_sql, params, NULL, NULL, mode, 0.95::float8, 'auto', NULL, true,
                                     key_column, key_type, v_depth) AS r;
             notes := pg_catalog.array_cat(notes, ARRAY['tokens', sqlvec._about_leg(v_tokens, p.tokens_column, v_depth, p.leg_weights[3], NULL)]);
         END IF;
@@ -140,9 +145,9 @@ BEGIN
         v_rows := sqlvec._hybrid_union(v_text.row_ids, v_text.row_tables, v_text.scores, v_vector.row_ids, v_vector.row_tables, v_vector.scores,
                                        v_tokens.row_ids, v_tokens.row_tables, v_tokens.scores);
         v_statement := sqlvec._hybrid_statements(
-            v_rel, key_column, key_type, CASE WHEN p.fills THEN v_text.compared END, p.vector_column,
+            v_rel, key_column, key_type, CASE WHEN p.fills THEN v_text.compared END, p.vector_column, sqlvec._dims(query_vector),
             CASE WHEN p.fills THEN v_vector.metric END, sqlvec._model_of(p.m, 'vector') IS NOT NULL AND v_asked[2], CASE WHEN p.fills AND v_asked[3] THEN p.tokens_column END,
-            group_column, diversity IS NOT NULL);
+            pg_catalog.cardinality(query_tokens), group_column, diversity IS NOT NULL);
         gather := v_statement.gather;
         EXECUTE gather INTO v_rows
         USING params, v_text.vector, v_text.bound, v_text.condition, v_text.lexemes, v_text.weights,
@@ -154,9 +159,14 @@ BEGIN
         END IF;
         v_scores := sqlvec._fuse(fusion, p.leg_weights, rrf_k, v_vector.metric, v_rows, v_relevances);
         v_order := sqlvec._hybrid_order(v_rows, v_scores, v_relevances, k, min_relevance, autocut, min_results, group_column IS NOT NULL, group_size, diversity);
-        v_depth := sqlvec._deeper(v_depth, k, v_order.groups, group_size, v_order.fit,
-                                  ARRAY[pg_catalog.cardinality(v_text.row_ids), pg_catalog.cardinality(v_vector.row_ids), pg_catalog.cardinality(v_tokens.row_ids)]);
-        EXIT WHEN v_depth IS NULL;
+        -- Groups that are short of k rows may have them further down.
+        EXIT WHEN v_order.enough OR NOT sqlvec._has_more(v_depth, ARRAY[pg_catalog.cardinality(v_text.row_ids), pg_catalog.cardinality(v_vector.row_ids),
+                                                                        pg_catalog.cardinality(v_tokens.row_ids)]);
+        v_depth := sqlvec._deeper(v_depth);
+        IF v_depth IS NULL THEN
+            complete := false;
+            EXIT;
+        END IF;
     END LOOP;
     notes := pg_catalog.array_cat(notes, sqlvec._about_fusion(fusion, rrf_k, p.m, min_relevance, v_curves));
     notes := pg_catalog.array_cat(notes, ARRAY['cut', sqlvec._about_cut(v_scores, v_relevances, v_order.fit, min_relevance, autocut, min_results)]);
@@ -177,7 +187,7 @@ CREATE OR REPLACE FUNCTION sqlvec._hybrid_search(
 LANGUAGE plpgsql STABLE ROWS 10
 AS $body$
 DECLARE
-    v_run record;
+    v_run pg_catalog.record;
 BEGIN
     v_run := sqlvec._run_hybrid(pg_catalog.pg_typeof(rel), query_text, query_vector, query_tokens, k, filter, where_sql, params, candidates, oversample,
                                 fusion, weights, model, min_relevance, autocut, min_results, text_column, vector_column, tokens_column, metric, mode,
@@ -223,7 +233,7 @@ CREATE OR REPLACE FUNCTION sqlvec._hybrid_search_keys(
 LANGUAGE plpgsql STABLE ROWS 10
 AS $body$
 DECLARE
-    v_run record;
+    v_run pg_catalog.record;
 BEGIN
     v_run := sqlvec._run_hybrid(pg_catalog.pg_typeof(rel), query_text, query_vector, query_tokens, k, filter, where_sql, params, candidates, oversample,
                                 fusion, weights, model, min_relevance, autocut, min_results, text_column, vector_column, tokens_column, metric, mode,

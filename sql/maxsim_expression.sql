@@ -3,9 +3,6 @@
 CREATE OR REPLACE FUNCTION sqlvec._vectors(x halfvec[]) RETURNS vector[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x::vector[];
 
-CREATE OR REPLACE FUNCTION sqlvec._number(x float8) RETURNS float8
-LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN nullif(x, 'NaN');
-
 -- One aggregate per query token goes over a document once, in less than half the time of sqlvec.maxsim,
 -- which cannot know how many tokens a query has. Statements for many are long in planning; there, and
 -- where the number is NULL, the function is called.

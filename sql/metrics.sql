@@ -32,3 +32,7 @@ BEGIN
               HINT = pg_catalog.format('Metrics of %s are: %s.', type_name, pg_catalog.array_to_string(v_known, ', '));
 END
 $body$;
+
+-- NULL for NaN, which the cosine of a zero vector is.
+CREATE OR REPLACE FUNCTION sqlvec._number(x float8) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN CASE WHEN x < 'NaN' THEN x END;

@@ -18,7 +18,8 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
     RETURN CASE WHEN model IS NULL OR metric <> 'cosine' THEN 'Infinity'
-                ELSE coalesce(sqlvec.relevance_bound(model, query, min_relevance) + 1e-9, 'Infinity') END;
+                -- A little less relevant: a flat curve turns what rounding does to a probability into distance.
+                ELSE coalesce(sqlvec.relevance_bound(model, query, greatest(min_relevance - 1e-12, 0)), 'Infinity') END;
 END
 $body$;
 

@@ -416,6 +416,10 @@ BEGIN
 END
 $body$;
 
+-- NULL for NaN, which the cosine of a zero vector is.
+CREATE OR REPLACE FUNCTION sqlvec._number(x float8) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN CASE WHEN x < 'NaN' THEN x END;
+
 -- Encoding one vector. The arithmetic is the same as in sqlvec.encoders (numpy) to the last bit.
 --
 -- Matrix encoders round the vector and the matrix to integers small enough that every product and
@@ -5178,7 +5182,8 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
     RETURN CASE WHEN model IS NULL OR metric <> 'cosine' THEN 'Infinity'
-                ELSE coalesce(sqlvec.relevance_bound(model, query, min_relevance) + 1e-9, 'Infinity') END;
+                -- A little less relevant: a flat curve turns what rounding does to a probability into distance.
+                ELSE coalesce(sqlvec.relevance_bound(model, query, greatest(min_relevance - 1e-12, 0)), 'Infinity') END;
 END
 $body$;
 
@@ -5871,9 +5876,6 @@ $body$;
 
 CREATE OR REPLACE FUNCTION sqlvec._vectors(x halfvec[]) RETURNS vector[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x::vector[];
-
-CREATE OR REPLACE FUNCTION sqlvec._number(x float8) RETURNS float8
-LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN nullif(x, 'NaN');
 
 -- One aggregate per query token goes over a document once, in less than half the time of sqlvec.maxsim,
 -- which cannot know how many tokens a query has. Statements for many are long in planning; there, and
@@ -7280,6 +7282,16 @@ $body$;
 
 -- sqlvec.bm25_search, sqlvec.bm25_search_keys: the k documents with the highest BM25 score.
 
+-- The score from which on rows are wanted. A little less relevant: a flat curve turns what rounding does to
+-- a probability into score.
+CREATE OR REPLACE FUNCTION sqlvec._least_score(model text, maximum float8, min_relevance float8, condition tsquery) RETURNS float8
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    RETURN sqlvec.relevance_score_bound(model, maximum, greatest(min_relevance - 1e-12, 0), sqlvec._words(condition));
+END
+$body$;
+
 -- Plan a search and run it, up to the statement that answers its rows or keys: NULL for a query that
 -- asks for nothing. STABLE, so that every step sees the snapshot of the statement that searches. No
 -- SET: the caller's where_sql and policies run inside.
@@ -7309,7 +7321,7 @@ BEGIN
     condition := (p.q).condition; lexemes := (p.q).lexemes; weights := (p.q).weights; maximum := p.maximum;
     v_state := p.state;
     IF model IS NOT NULL THEN
-        v_state.least := sqlvec.relevance_score_bound(model, maximum, min_relevance, sqlvec._words(condition));
+        v_state.least := sqlvec._least_score(model, maximum, min_relevance, condition);
     END IF;
     complete := true;
     PERFORM pg_catalog.set_config('jit', 'off', true), pg_catalog.set_config('enable_seqscan', p.seqscan, true);
@@ -8593,11 +8605,11 @@ CREATE OR REPLACE FUNCTION sqlvec._distribution(score float8, mean float8, devia
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN score IS NOT NULL THEN CASE WHEN deviation > 0 THEN (score - mean) / (6 * deviation) + 0.5 ELSE 0.5 END END;
 
--- Where a score lies between the least it could be and the best of its list. NULL, a row without the
--- source of the leg, lies at the bottom.
-CREATE OR REPLACE FUNCTION sqlvec._between(score float8, bottom float8, top float8) RETURNS float8
+-- Where a score lies between the least it could be and the best of its list; `alone` where these are the same.
+-- NULL, a row without the source of the leg, lies at the bottom.
+CREATE OR REPLACE FUNCTION sqlvec._between(score float8, bottom float8, top float8, alone float8) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN top > bottom THEN coalesce((score - bottom) / (top - bottom), 0) ELSE 0 END;
+RETURN CASE WHEN score IS NULL THEN 0 WHEN top > bottom THEN (score - bottom) / (top - bottom) ELSE alone END;
 
 -- One score per row; weights of text, vector and tokens, 0 for a leg that was not asked.
 --   rrf     reciprocal rank fusion over the rows that a leg found
@@ -8610,7 +8622,8 @@ CREATE OR REPLACE FUNCTION sqlvec._fuse(fusion text, weights float8[], rrf_k int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     WITH scored AS (
-        SELECT u.n, u.text_rank, u.vector_rank, u.tokens_rank, u.text_score, CASE metric WHEN 'cosine' THEN 1 - u.distance ELSE - u.distance END AS vector_score, u.tokens_score
+        SELECT u.n, u.text_rank, u.vector_rank, u.tokens_rank, u.text_score, CASE WHEN abs(u.distance) < 'Infinity' THEN CASE metric WHEN 'cosine' THEN 1 - u.distance ELSE - u.distance END END AS vector_score,
+               u.tokens_score
         FROM unnest((r).text_scores, (r).text_ranks, (r).distances, (r).vector_ranks, (r).tokens_scores, (r).tokens_ranks)
             WITH ORDINALITY AS u (text_score, text_rank, distance, vector_rank, tokens_score, tokens_rank, n)
     ), of_list AS (
@@ -8627,8 +8640,8 @@ BEGIN ATOMIC
         WHEN 'dbsf' THEN coalesce(weights[1] * sqlvec._distribution(CASE WHEN s.text_rank IS NOT NULL THEN s.text_score END, l.text_mean, l.text_deviation), 0)
                          + coalesce(weights[2] * sqlvec._distribution(CASE WHEN s.vector_rank IS NOT NULL THEN s.vector_score END, l.vector_mean, l.vector_deviation), 0)
                          + coalesce(weights[3] * sqlvec._distribution(CASE WHEN s.tokens_rank IS NOT NULL THEN s.tokens_score END, l.tokens_mean, l.tokens_deviation), 0)
-        ELSE (weights[1] * sqlvec._between(s.text_score, 0, l.text_top) + weights[2] * sqlvec._between(s.vector_score, l.vector_bottom, l.vector_top)
-              + weights[3] * sqlvec._between(s.tokens_score, 0, l.tokens_top)) / (weights[1] + weights[2] + weights[3]) END ORDER BY s.n) END
+        ELSE (weights[1] * sqlvec._between(s.text_score, 0, l.text_top, 0) + weights[2] * sqlvec._between(s.vector_score, l.vector_bottom, l.vector_top, 1)
+              + weights[3] * sqlvec._between(s.tokens_score, 0, l.tokens_top, 0)) / (weights[1] + weights[2] + weights[3]) END ORDER BY s.n) END
     FROM scored AS s, of_list AS l;
 END;
 
@@ -8785,27 +8798,31 @@ BEGIN
 END
 $body$;
 
--- The condition that a row stands at a place "sqlvec hit" that sqlvec._hit_statement gave.
-CREATE OR REPLACE FUNCTION sqlvec._at_place(rel oid, alias text, key_column text, key_type regtype) RETURNS text
+-- How a statement finds the rows at places that sqlvec._hit_statement gave: what the array of places is cast
+-- to as a whole, and the condition on "sqlvec hit". A cast in the condition would keep it behind the policies.
+CREATE OR REPLACE FUNCTION sqlvec._at_place(rel oid, alias text, key_column text, key_type regtype, OUT places text, OUT condition text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_key text;
-    v_column record;
+    v_type oid;
 BEGIN
     IF key_type IS NULL THEN
-        RETURN format('%1$s.ctid OPERATOR(pg_catalog.=) "sqlvec hit".row_id::pg_catalog.tid AND %1$s.tableoid OPERATOR(pg_catalog.=) "sqlvec hit".row_table', alias);
+        places := 'pg_catalog.tid[]';
+        condition := format('%1$s.ctid OPERATOR(pg_catalog.=) "sqlvec hit".row_id AND %1$s.tableoid OPERATOR(pg_catalog.=) "sqlvec hit".row_table', alias);
+        RETURN;
     END IF;
     v_key := sqlvec._key_column(rel, key_column);
-    v_column := sqlvec._column(rel, v_key);
-    RETURN format('%s.%I %s "sqlvec hit".row_id::%s', alias, v_key, sqlvec._btree_operator(v_column.type_oid, 3), format_type(v_column.type_oid, -1));
+    v_type := (sqlvec._column(rel, v_key)).type_oid;
+    places := sqlvec._type_name(v_type) || '[]';
+    condition := format('%s.%I %s "sqlvec hit".row_id', alias, v_key, sqlvec._btree_operator(v_type, 3));
 END
 $body$;
 
 CREATE OR REPLACE FUNCTION sqlvec._plan_hybrid(
     rel oid, asked boolean[], k int, candidates int, oversample float8, fusion text, weights jsonb, model text, min_relevance float8, autocut int,
     min_results int, mode text, rrf_k int, group_column text, group_size int, diversity float8, query_tokens halfvec[], key_column text, key_type regtype,
-    INOUT text_column text, INOUT vector_column text, INOUT tokens_column text, -- of the legs that are asked; vector_column also where rows are to differ
+    tenant text, INOUT filter jsonb, INOUT text_column text, INOUT vector_column text, INOUT tokens_column text, -- of the legs that are asked; vector_column also where rows are to differ
     OUT depth int,             -- rows that each leg gives
     OUT leg_weights float8[],  -- of text, vector, tokens
     OUT m sqlvec.relevance_model,
@@ -8849,6 +8866,11 @@ BEGIN
             USING ERRCODE = 'wrong_object_type', HINT = 'Use sqlvec.hybrid_search_keys with a key column.';
     END IF;
     PERFORM sqlvec._check_search('', 1, k, candidates, oversample, 'auto');
+    IF key_type IS NOT NULL AND EXISTS (SELECT FROM pg_class AS c WHERE c.oid = rel AND c.relkind IN ('r', 'p'))
+       AND NOT sqlvec._identifies(rel, sqlvec._key_column(rel, key_column)) THEN
+        RAISE EXCEPTION 'column "%" of table % does not identify its rows', sqlvec._key_column(rel, key_column), sqlvec._qualified(rel)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Legs are brought together by a key that is NOT NULL and UNIQUE.';
+    END IF;
     -- Scores of a hundred rows or more say how those of a query are spread.
     depth := coalesce(candidates, ceil(k * oversample)::int, greatest(100, 10 * k));
     IF depth > 10000 THEN
@@ -8863,9 +8885,16 @@ BEGIN
         PERFORM sqlvec._column(rel, group_column);
     END IF;
 
-    IF asked[1] THEN
+    IF asked[1] OR tenant IS NOT NULL THEN
         v_derived := sqlvec._bm25_column(rel, text_column);
         text_column := v_derived.target_column;
+        IF tenant IS NOT NULL AND v_derived.tenant_column IS NULL THEN
+            RAISE EXCEPTION 'column "%" of table % was not declared with a tenant', text_column, sqlvec._qualified(rel)
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Use filter.';
+        ELSIF tenant IS NOT NULL THEN
+            -- Every leg is the tenant's.
+            filter := jsonb_build_object('$and', jsonb_build_array(jsonb_build_object(v_derived.tenant_column, tenant), coalesce(filter, '{}')));
+        END IF;
     END IF;
     IF asked[2] OR diversity IS NOT NULL THEN
         vector_column := sqlvec._only_column(rel, ARRAY['vector', 'halfvec'], vector_column, 'vector_column');
@@ -8899,16 +8928,12 @@ BEGIN
 END
 $body$;
 
--- NULL for NaN, the cosine of a zero vector.
-CREATE OR REPLACE FUNCTION sqlvec._number(x float8) RETURNS float8
-LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN CASE WHEN x < 'NaN' THEN x END;
-
 -- The statements that follow the legs. In `gather`, $1 is params, $2 the weights of the words, $3 the values of
 -- filter, $4 the tsquery, $5 and $6 words and weights, as in a BM25 search; $7 to $14 the rows that were
 -- found with scores and ranks, $15 the query vector, $16 the query tokens.
 CREATE OR REPLACE FUNCTION sqlvec._hybrid_statements(
-    rel oid, key_column text, key_type regtype, text_score text, vector_column text, metric text, cosine boolean, tokens_column text,
-    group_column text, differ boolean,
+    rel oid, key_column text, key_type regtype, text_score text, vector_column text, query_dimensions int, metric text, cosine boolean,
+    tokens_column text, query_tokens int, group_column text, differ boolean,
     OUT gather text, -- the rows with what their legs have not given, equal scores in the order of the key
     OUT answer text  -- rows or keys of places $1, $2 in that order, with what stands in $3 to $10; $11 is complete
 ) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
@@ -8917,12 +8942,19 @@ DECLARE
     v_alias text := (SELECT quote_ident(c.relname) FROM pg_class AS c WHERE c.oid = rel);
     v_hit record := sqlvec._hit_statement(rel, v_alias, key_column, key_type, NULL);
     v_from text := format('%s AS %s', sqlvec._qualified(rel), v_alias);
-    v_at text := sqlvec._at_place(rel, v_alias, key_column, key_type);
+    v_at record := sqlvec._at_place(rel, v_alias, key_column, key_type);
     v_vector text := v_alias || '.' || quote_ident(vector_column);
     v_query text := '$15';
     v_tokens text := v_alias || '.' || quote_ident(tokens_column);
     v_null CONSTANT text := 'NULL::pg_catalog.float8';
+    v_fits text := '';
+    v_end text := '';
 BEGIN
+    IF vector_column IS NOT NULL AND (sqlvec._column(rel, vector_column)).dimensions IS NULL AND query_dimensions IS NOT NULL THEN
+        -- A column without dimensions may hold vectors that the query cannot be compared with.
+        v_fits := format('CASE WHEN sqlvec._dims(%s) OPERATOR(pg_catalog.=) %s THEN ', v_vector, query_dimensions);
+        v_end := ' END';
+    END IF;
     IF vector_column IS NOT NULL AND (sqlvec._column(rel, vector_column)).type_name = 'halfvec' THEN
         v_query := 'sqlvec._halfvec($15)';
     END IF;
@@ -8931,33 +8963,30 @@ BEGIN
         '  pg_catalog.array_agg(g.text_rank) AS text_ranks, pg_catalog.array_agg(g.distance) AS distances, pg_catalog.array_agg(g.vector_rank) AS vector_ranks,\n'
         '  pg_catalog.array_agg(g.tokens_score) AS tokens_scores, pg_catalog.array_agg(g.tokens_rank) AS tokens_ranks,\n'
         '  pg_catalog.array_agg(g.cosine) AS cosines, pg_catalog.array_agg(g.group_of) AS groups, pg_catalog.array_agg(g.own_vector) AS vectors\n'
-        'FROM (\n  SELECT "sqlvec hit".row_id, "sqlvec hit".row_table, "sqlvec hit".text_rank, "sqlvec hit".vector_rank, "sqlvec hit".tokens_rank,\n'
+        'FROM (\n  SELECT "sqlvec hit".row_id::pg_catalog.text AS row_id, "sqlvec hit".row_table, "sqlvec hit".text_rank, "sqlvec hit".vector_rank, "sqlvec hit".tokens_rank,\n'
         '    coalesce("sqlvec hit".text_score, %1$s) AS text_score,\n'
         '    coalesce("sqlvec hit".distance, %2$s) AS distance,\n'
         '    coalesce("sqlvec hit".tokens_score, %3$s) AS tokens_score,\n'
         '    %4$s AS cosine, %5$s AS group_of, %6$s AS own_vector\n'
-        '  FROM unnest($7, $8, $9, $10, $11, $12, $13, $14)\n'
+        '  FROM unnest($7::%10$s, $8, $9, $10, $11, $12, $13, $14)\n'
         '    AS "sqlvec hit" (row_id, row_table, text_score, text_rank, distance, vector_rank, tokens_score, tokens_rank)\n'
         '  JOIN %7$s ON %8$s\n  ORDER BY %9$s) AS g',
         coalesce(text_score, v_null),
-        CASE WHEN metric IS NULL THEN v_null ELSE format('sqlvec._number(%s %s %s)', v_vector, sqlvec._operator(metric), v_query) END,
-        CASE WHEN tokens_column IS NULL THEN v_null
-             ELSE format(CASE (sqlvec._column(rel, tokens_column)).type_name WHEN '_halfvec' THEN 'sqlvec.maxsim(%s, %s)'
-                         ELSE 'sqlvec.maxsim_vector(%s, sqlvec._vectors(%s))' END, v_tokens, '$16') END,
-        CASE WHEN cosine THEN format('sqlvec._number(1::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s %s %s))', v_vector, sqlvec._operator('cosine'), v_query) ELSE v_null END,
+        CASE WHEN metric IS NULL THEN v_null ELSE format('%ssqlvec._number(%s %s %s)%s', v_fits, v_vector, sqlvec._operator(metric), v_query, v_end) END,
+        CASE WHEN tokens_column IS NULL THEN v_null ELSE sqlvec._maxsim_expression((sqlvec._column(rel, tokens_column)).type_name, v_tokens, '$16', query_tokens) END,
+        CASE WHEN cosine THEN format('%ssqlvec._number(1::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s %s %s))%s', v_fits, v_vector, sqlvec._operator('cosine'), v_query, v_end)
+             ELSE v_null END,
         CASE WHEN group_column IS NULL THEN 'NULL::pg_catalog.text' ELSE format('%s.%I::pg_catalog.text', v_alias, group_column) END,
-        CASE WHEN differ THEN format('%s::%I.vector', v_vector, sqlvec._vector_schema()) ELSE format('NULL::%I.vector', sqlvec._vector_schema()) END,
-        v_from, v_at, v_hit.tie_break);
+        CASE WHEN differ THEN format('%s(%s::%I.vector)%s', v_fits, v_vector, sqlvec._vector_schema(), v_end) ELSE format('NULL::%I.vector', sqlvec._vector_schema()) END,
+        v_from, v_at.condition, v_hit.tie_break, v_at.places);
     answer := format(
         E'SELECT %s, "sqlvec hit".score, "sqlvec hit".relevance, "sqlvec hit".text_score, "sqlvec hit".text_rank, "sqlvec hit".distance,\n'
         '  "sqlvec hit".vector_rank, "sqlvec hit".tokens_score, "sqlvec hit".tokens_rank, $11::pg_catalog.bool\n'
-        'FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) WITH ORDINALITY\n'
+        'FROM unnest($1::%s, $2, $3, $4, $5, $6, $7, $8, $9, $10) WITH ORDINALITY\n'
         '  AS "sqlvec hit" (row_id, row_table, score, relevance, text_score, text_rank, distance, vector_rank, tokens_score, tokens_rank, place)%s\n'
         'ORDER BY "sqlvec hit".place',
-        CASE WHEN key_type IS NULL THEN format('(%s.*)::%s', v_alias, sqlvec._qualified(rel))
-             ELSE (SELECT format('"sqlvec hit".row_id::%s::%s', format_type(c.type_oid, -1), format_type(key_type, -1))
-                   FROM sqlvec._column(rel, sqlvec._key_column(rel, key_column)) AS c) END,
-        CASE WHEN key_type IS NULL THEN format(E'\nJOIN %s ON %s', v_from, v_at) ELSE '' END);
+        CASE WHEN key_type IS NULL THEN format('(%s.*)::%s', v_alias, sqlvec._qualified(rel)) ELSE format('"sqlvec hit".row_id::%s', sqlvec._type_name(key_type)) END,
+        v_at.places, CASE WHEN key_type IS NULL THEN format(E'\nJOIN %s ON %s', v_from, v_at.condition) ELSE '' END);
 END
 $body$;
 
@@ -8969,7 +8998,7 @@ CREATE OR REPLACE FUNCTION sqlvec._hybrid_order(
     r sqlvec._hybrid_rows, scores float8[], relevances float8[], k int, min_relevance float8, jumps int, min_results int, grouped boolean, group_size int, differ float8,
     OUT places int[],
     OUT fit int,       -- rows that no cut took away
-    OUT groups int     -- what they make together, each row without group counting as one
+    OUT enough boolean -- groups, where they are asked for, give k rows
 ) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
@@ -8987,11 +9016,12 @@ BEGIN
     END IF;
     fit := cardinality(places);
     IF grouped THEN
-        SELECT coalesce(array_agg(g.n ORDER BY g.place), '{}'), count(*) FILTER (WHERE g.in_group = 1) INTO places, _hybrid_order.groups
+        SELECT coalesce(array_agg(g.n ORDER BY g.place), '{}') INTO places
         FROM (SELECT p.n, p.place, row_number() OVER (PARTITION BY coalesce('=' || (r).groups[p.n], p.place::text) ORDER BY p.place) AS in_group
               FROM unnest(places) WITH ORDINALITY AS p (n, place)) AS g
         WHERE g.in_group <= group_size;
     END IF;
+    enough := NOT grouped OR cardinality(places) >= k;
     IF differ > 0 AND places <> '{}' THEN
         -- Scores of a fusion have no scale of their own.
         v_low := (SELECT min(scores[p]) FROM unnest(places) AS p);
@@ -8999,7 +9029,7 @@ BEGIN
         places := ARRAY(
             SELECT places[s.position]
             FROM sqlvec.mmr(ARRAY(SELECT (r).vectors[p.n] FROM unnest(places) WITH ORDINALITY AS p (n, place) ORDER BY p.place),
-                            ARRAY(SELECT coalesce((scores[p.n] - v_low) / v_span, 1) FROM unnest(places) WITH ORDINALITY AS p (n, place) ORDER BY p.place),
+                            ARRAY(SELECT CASE WHEN v_span IS NULL THEN 1 ELSE coalesce((scores[p.n] - v_low) / v_span, 0) END FROM unnest(places) WITH ORDINALITY AS p (n, place) ORDER BY p.place),
                             k, differ) WITH ORDINALITY AS s (position, score, turn)
             ORDER BY s.turn);
     END IF;
@@ -9088,11 +9118,15 @@ BEGIN ATOMIC
     FROM unnest(relevances) AS u (relevance);
 END;
 
--- How deep the legs are to be asked next, NULL where that is of no use: groups are wanted, too few were
--- found, and a leg has more rows.
-CREATE OR REPLACE FUNCTION sqlvec._deeper(depth int, k int, groups int, group_size int, found int, legs int[]) RETURNS int
+-- Whether a leg has given as many rows as it was asked for, and so may have more.
+CREATE OR REPLACE FUNCTION sqlvec._has_more(depth int, legs int[]) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN groups * group_size < k AND depth < 10000 AND depth <= ANY (legs) THEN least(4 * depth, 10000) END;
+RETURN coalesce(depth <= ANY (legs), false);
+
+-- How deep the legs are asked next; NULL where they have been asked for all that they give.
+CREATE OR REPLACE FUNCTION sqlvec._deeper(depth int) RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN depth < 10000 THEN least(4 * depth, 10000) END;
 
 -- The whole search up to the statement that answers its rows or keys, which is NULL when there are none.
 -- STABLE, so that every leg sees the snapshot of the statement that searches. No SET: the caller's where_sql
@@ -9106,42 +9140,43 @@ CREATE OR REPLACE FUNCTION sqlvec._run_hybrid(
 ) LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
-    v_rel oid := sqlvec._relation_of(rel_type);
+    v_rel pg_catalog.oid := sqlvec._relation_of(rel_type);
     v_asked boolean[] := ARRAY[query_text IS NOT NULL, query_vector IS NOT NULL, query_tokens IS NOT NULL];
-    p record;
+    p pg_catalog.record;
     v_depth int;
     v_text sqlvec._leg;
     v_vector sqlvec._leg;
     v_tokens sqlvec._leg;
     v_rows sqlvec._hybrid_rows;
     v_curves sqlvec._hybrid_curves;
-    v_statement record;
-    v_order record;
-    v_scores float8[];
-    v_relevances float8[];
+    v_statement pg_catalog.record;
+    v_order pg_catalog.record;
+    v_scores pg_catalog.float8[];
+    v_relevances pg_catalog.float8[];
 BEGIN
     p := sqlvec._plan_hybrid(v_rel, v_asked, k, candidates, oversample, fusion, weights, model, min_relevance, autocut, min_results, mode, rrf_k,
-                             group_column, group_size, diversity, query_tokens, key_column, key_type, text_column, vector_column, tokens_column);
+                             group_column, group_size, diversity, query_tokens, key_column, key_type, tenant, filter, text_column, vector_column,
+                             tokens_column);
     v_depth := p.depth;
     LOOP
         notes := '{}';
         IF v_asked[1] THEN
             SELECT r.row_ids, r.row_tables, r.scores, coalesce(r.complete, true), r.compared, r.vector, r.bound, r.condition, r.lexemes, r.weights, r.maximum, NULL
             INTO v_text
-            FROM sqlvec._run_bm25(rel_type, p.text_column, query_text, v_depth, filter, where_sql, params, NULL, NULL, tenant, backend, key_column, key_type,
+            FROM sqlvec._run_bm25(rel_type, p.text_column, query_text, v_depth, p.filter, where_sql, params, NULL, NULL, tenant, backend, key_column, key_type,
                                   CASE WHEN p.cuts_text THEN model END, min_relevance) AS r;
             notes := pg_catalog.array_cat(notes, ARRAY['text', sqlvec._about_leg(v_text, p.text_column, v_depth, p.leg_weights[1],
                                                               CASE WHEN v_text.condition IS NULL THEN 'the query asks for nothing' END)]);
         END IF;
         IF v_asked[2] THEN
             SELECT r.row_ids, r.row_tables, r.scores, r.complete, NULL, NULL, NULL, NULL, NULL, NULL, NULL, r.metric_used INTO v_vector
-            FROM sqlvec._run_vector(rel_type, p.vector_column, query_vector, k, v_depth, filter, where_sql, params, metric, mode, key_column, key_type,
+            FROM sqlvec._run_vector(rel_type, p.vector_column, query_vector, k, v_depth, p.filter, where_sql, params, metric, mode, key_column, key_type,
                                     CASE WHEN p.cuts_vector THEN model END, min_relevance) AS r;
             notes := pg_catalog.array_cat(notes, ARRAY['vector', sqlvec._about_leg(v_vector, p.vector_column, v_depth, p.leg_weights[2], v_vector.metric)]);
         END IF;
         IF v_asked[3] THEN
             SELECT r.row_ids, r.row_tables, r.scores, r.complete, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL INTO v_tokens
-            FROM sqlvec._run_maxsim(rel_type, p.tokens_column, query_tokens, k, filter, where_sql, params, NULL, NULL, mode, 0.95::float8, 'auto', NULL, true,
+            FROM sqlvec._run_maxsim(rel_type, p.tokens_column, query_tokens, k, p.filter, where_sql, params, NULL, NULL, mode, 0.95::float8, 'auto', NULL, true,
                                     key_column, key_type, v_depth) AS r;
             notes := pg_catalog.array_cat(notes, ARRAY['tokens', sqlvec._about_leg(v_tokens, p.tokens_column, v_depth, p.leg_weights[3], NULL)]);
         END IF;
@@ -9149,9 +9184,9 @@ BEGIN
         v_rows := sqlvec._hybrid_union(v_text.row_ids, v_text.row_tables, v_text.scores, v_vector.row_ids, v_vector.row_tables, v_vector.scores,
                                        v_tokens.row_ids, v_tokens.row_tables, v_tokens.scores);
         v_statement := sqlvec._hybrid_statements(
-            v_rel, key_column, key_type, CASE WHEN p.fills THEN v_text.compared END, p.vector_column,
+            v_rel, key_column, key_type, CASE WHEN p.fills THEN v_text.compared END, p.vector_column, sqlvec._dims(query_vector),
             CASE WHEN p.fills THEN v_vector.metric END, sqlvec._model_of(p.m, 'vector') IS NOT NULL AND v_asked[2], CASE WHEN p.fills AND v_asked[3] THEN p.tokens_column END,
-            group_column, diversity IS NOT NULL);
+            pg_catalog.cardinality(query_tokens), group_column, diversity IS NOT NULL);
         gather := v_statement.gather;
         EXECUTE gather INTO v_rows
         USING params, v_text.vector, v_text.bound, v_text.condition, v_text.lexemes, v_text.weights,
@@ -9163,9 +9198,14 @@ BEGIN
         END IF;
         v_scores := sqlvec._fuse(fusion, p.leg_weights, rrf_k, v_vector.metric, v_rows, v_relevances);
         v_order := sqlvec._hybrid_order(v_rows, v_scores, v_relevances, k, min_relevance, autocut, min_results, group_column IS NOT NULL, group_size, diversity);
-        v_depth := sqlvec._deeper(v_depth, k, v_order.groups, group_size, v_order.fit,
-                                  ARRAY[pg_catalog.cardinality(v_text.row_ids), pg_catalog.cardinality(v_vector.row_ids), pg_catalog.cardinality(v_tokens.row_ids)]);
-        EXIT WHEN v_depth IS NULL;
+        -- Groups that are short of k rows may have them further down.
+        EXIT WHEN v_order.enough OR NOT sqlvec._has_more(v_depth, ARRAY[pg_catalog.cardinality(v_text.row_ids), pg_catalog.cardinality(v_vector.row_ids),
+                                                                        pg_catalog.cardinality(v_tokens.row_ids)]);
+        v_depth := sqlvec._deeper(v_depth);
+        IF v_depth IS NULL THEN
+            complete := false;
+            EXIT;
+        END IF;
     END LOOP;
     notes := pg_catalog.array_cat(notes, sqlvec._about_fusion(fusion, rrf_k, p.m, min_relevance, v_curves));
     notes := pg_catalog.array_cat(notes, ARRAY['cut', sqlvec._about_cut(v_scores, v_relevances, v_order.fit, min_relevance, autocut, min_results)]);
@@ -9186,7 +9226,7 @@ CREATE OR REPLACE FUNCTION sqlvec._hybrid_search(
 LANGUAGE plpgsql STABLE ROWS 10
 AS $body$
 DECLARE
-    v_run record;
+    v_run pg_catalog.record;
 BEGIN
     v_run := sqlvec._run_hybrid(pg_catalog.pg_typeof(rel), query_text, query_vector, query_tokens, k, filter, where_sql, params, candidates, oversample,
                                 fusion, weights, model, min_relevance, autocut, min_results, text_column, vector_column, tokens_column, metric, mode,
@@ -9232,7 +9272,7 @@ CREATE OR REPLACE FUNCTION sqlvec._hybrid_search_keys(
 LANGUAGE plpgsql STABLE ROWS 10
 AS $body$
 DECLARE
-    v_run record;
+    v_run pg_catalog.record;
 BEGIN
     v_run := sqlvec._run_hybrid(pg_catalog.pg_typeof(rel), query_text, query_vector, query_tokens, k, filter, where_sql, params, candidates, oversample,
                                 fusion, weights, model, min_relevance, autocut, min_results, text_column, vector_column, tokens_column, metric, mode,
@@ -9300,6 +9340,7 @@ AS $body$
 DECLARE
     v_alias text := (SELECT quote_ident(c.relname) FROM pg_class AS c WHERE c.oid = rel);
     v_hit record;
+    v_at record;
     v_curve record;
     v_cosines text;
 BEGIN
@@ -9340,14 +9381,15 @@ BEGIN
     END LOOP;
 
     v_hit := sqlvec._hit_statement(rel, v_alias, key_column, key_type, k);
+    v_at := sqlvec._at_place(rel, v_alias, key_column, key_type);
     answer := v_hit.answer;
     SELECT string_agg(format('sqlvec._number(1::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s.%I %s %s))', v_alias, column_name, sqlvec._operator('cosine'),
                              format(CASE c.type_name WHEN 'halfvec' THEN 'sqlvec._halfvec(($3)[%s])' ELSE '($3)[%s]' END, i)), ', ' ORDER BY i)
     INTO v_cosines FROM generate_series(1, cardinality(queries)) AS i, sqlvec._column(rel, column_name) AS c;
     gather := format(
-        'SELECT pg_catalog.array_agg("sqlvec hit".row_id) AS row_ids, pg_catalog.array_agg("sqlvec hit".row_table) AS row_tables, '
-        'pg_catalog.array_agg(ARRAY[%s]) AS cosines FROM unnest($1, $2) AS "sqlvec hit" (row_id, row_table) JOIN %s AS %s ON %s',
-        v_cosines, sqlvec._qualified(rel), v_alias, sqlvec._at_place(rel, v_alias, key_column, key_type));
+        'SELECT pg_catalog.array_agg("sqlvec hit".row_id::pg_catalog.text) AS row_ids, pg_catalog.array_agg("sqlvec hit".row_table) AS row_tables, '
+        'pg_catalog.array_agg(ARRAY[%s]) AS cosines FROM unnest($1::%s, $2) AS "sqlvec hit" (row_id, row_table) JOIN %s AS %s ON %s',
+        v_cosines, v_at.places, sqlvec._qualified(rel), v_alias, v_at.condition);
 END
 $body$;
 
@@ -9688,7 +9730,7 @@ CREATE OR REPLACE FUNCTION sqlvec.explain_hybrid_search(
 LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
-    v_run record;
+    v_run pg_catalog.record;
 BEGIN
     v_run := sqlvec._run_hybrid(pg_catalog.pg_typeof(rel), query_text, query_vector, query_tokens, k, filter, where_sql, params, candidates, oversample,
                                 fusion, weights, relevance, min_relevance, autocut, min_results, text_column, vector_column, tokens_column, metric, mode,

@@ -779,3 +779,118 @@ def test_rrf_is_a_function(db):
         0.2,
         None,
     )
+
+
+def test_a_tenant_has_all_legs_to_itself(fresh):
+    fresh.execute(
+        "CREATE TABLE doc (id int PRIMARY KEY, tenant int, body text, embedding vector(2))"
+    )
+    fresh.execute("CALL sqlvec.add_bm25('doc', 'body', tenant => 'tenant')")
+    fresh.execute(
+        "INSERT INTO doc SELECT n, n % 3, 'apple ' || n, ARRAY[n, 1]::vector"
+        " FROM generate_series(1, 30) AS n"
+    )
+    for asked in ({"query_text": "apple", "query_vector": "[1,0]"}, {"query_vector": "[1,0]"}):
+        rows = hybrid(fresh, columns="(hit).tenant", **asked, tenant="1", k=30)
+        assert rows == [(1,)] * 10
+    fresh.execute("CREATE TABLE other (id int PRIMARY KEY, body text, embedding vector(2))")
+    with pytest.raises(UndefinedColumn, match="no BM25 column"):
+        hybrid(fresh, table="other", query_vector="[1,0]", tenant="1")
+    fresh.execute("CALL sqlvec.add_bm25('other', 'body')")
+    with pytest.raises(InvalidParameterValue, match="was not declared with a tenant"):
+        hybrid(fresh, table="other", query_vector="[1,0]", tenant="1")
+
+
+def test_unknown_relevance_stays_last_where_rows_are_to_differ(models):
+    models.execute("UPDATE doc SET embedding = NULL WHERE id % 2 = 0")
+    rows = hybrid(
+        models,
+        query_text=TEXT,
+        query_vector=vector(VECTOR),
+        fusion="relevance",
+        relevance="v",
+        diversity=0.1,
+    )
+    assert all(row[2] is not None for row in rows)
+
+
+def test_a_key_identifies_rows(docs):
+    docs.execute("ALTER TABLE doc ADD code int UNIQUE")
+    call = "SELECT * FROM sqlvec.hybrid_search_keys(NULL::doc, NULL::int, 'x', key_column => %s)"
+    for column in ("tenant", "code"):
+        expected = pytest.raises(
+            InvalidParameterValue, match=f'"{column}" of table .* not identify'
+        )
+        with expected, docs.transaction():
+            docs.execute(call, (column,))
+
+
+def test_groups_go_as_deep_as_it_takes_or_say_that_they_did_not(fresh):
+    fresh.execute("CREATE TABLE doc (id int PRIMARY KEY, g text, embedding vector(1))")
+    fresh.execute(
+        "INSERT INTO doc SELECT n, CASE WHEN n < 98 THEN 'a' ELSE n::text END, ARRAY[n]::vector"
+        " FROM generate_series(1, 400) AS n"
+    )
+    asked: dict[str, Any] = {"query_vector": "[1]", "metric": "l2", "group_column": "g"}
+    rows = hybrid(fresh, columns="(hit).id, complete", **asked, group_size=3)
+    assert rows == [(n, True) for n in (1, 2, 3, *range(98, 105))]
+    fresh.execute("INSERT INTO doc SELECT n, 'b', '[0]' FROM generate_series(1000, 11500) AS n")
+    rows = hybrid(fresh, columns="(hit).g, complete", **asked | {"query_vector": "[0]"})
+    assert rows == [("b", False)]
+
+
+def test_vectors_of_other_dimensions_are_not_compared(fresh):
+    fresh.execute("CREATE TABLE doc (id int PRIMARY KEY, body text, embedding vector)")
+    fresh.execute("CALL sqlvec.add_bm25('doc', 'body')")
+    fresh.execute("INSERT INTO doc VALUES (1, 'apple', '[1,0]'), (2, 'apple', '[1,0,0]')")
+    for more in ({}, {"diversity": 0.5}):
+        rows = hybrid(
+            fresh,
+            query_text="apple",
+            query_vector="[1,0]",
+            fusion="convex",
+            metric="cosine",
+            **more,
+        )
+        assert [(row[0], row[5]) for row in rows] == [(1, 0), (2, None)]
+
+
+@pytest.mark.parametrize("metric", ["l2", "inner_product"])
+@pytest.mark.parametrize("fusion", ["convex", "dbsf"])
+def test_a_distance_that_overflows_spoils_no_other(fresh, metric, fusion):
+    fresh.execute("CREATE TABLE doc (id int PRIMARY KEY, embedding vector(2))")
+    fresh.execute("INSERT INTO doc VALUES (1, '[1,0]'), (2, '[2,1]'), (3, '[3e38,3e38]')")
+    rows = hybrid(
+        fresh,
+        columns="(hit).id, score",
+        query_vector="[3e38,1]" if metric == "inner_product" else "[1,0]",
+        metric=metric,
+        fusion=fusion,
+        autocut=1,
+        min_results=3,
+        diversity=0.1,
+    )
+    assert len(rows) == 3
+    assert not any(math.isnan(row[1]) for row in rows)
+
+
+def test_a_flat_curve_loses_no_rows(models, truth):
+    model(models, "flat", "vector", -22, -1, "embedding")
+    rows = hybrid(models, query_vector=vector(VECTOR), relevance="flat", k=200)
+    for place in (5, 50, 120):
+        least = rows[place][2]
+        cut = hybrid(
+            models, query_vector=vector(VECTOR), relevance="flat", k=200, min_relevance=least
+        )
+        assert len(cut) >= place + 1
+
+
+def test_a_row_with_a_vector_comes_before_one_without(fresh):
+    fresh.execute("CREATE TABLE doc (id int PRIMARY KEY, body text, embedding vector(2))")
+    fresh.execute("CALL sqlvec.add_bm25('doc', 'body')")
+    fresh.execute("INSERT INTO doc VALUES (1, 'apple', NULL), (2, 'apple', '[1,0]')")
+    for metric in ("l2", "cosine", "inner_product"):
+        rows = hybrid(
+            fresh, query_text="apple", query_vector="[1,0]", metric=metric, fusion="convex"
+        )
+        assert ids(rows) == [2, 1]
