@@ -26,7 +26,8 @@ CREATE TABLE IF NOT EXISTS sqlvec.relevance_model (
     brier       float8, -- on queries held out of the fit
     owner       name NOT NULL DEFAULT current_user,
     created_at  timestamptz NOT NULL DEFAULT now(),
-    CHECK ((leg = 'fused') = (models IS NOT NULL))
+    CHECK ((leg = 'fused') = (models IS NOT NULL)),
+    CONSTRAINT fitted_for_a_column CHECK (leg = 'fused' OR num_nulls(relation, attnum, schema_name, table_name, column_name) = 0)
 );
 COMMENT ON TABLE sqlvec.relevance_model IS
     'Relevance models: maps from scores to calibrated probabilities, fitted by sqlvec.fit.relevance. Written by sqlvec.create_relevance_model.';

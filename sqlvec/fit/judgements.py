@@ -154,7 +154,7 @@ def load_judgements(
     names = _Names(connection)
     query, document, grade = map(names.column, columns)
     statement = f"SELECT {query}::text, {document}::text, {grade}::float8 FROM {names.table(table)}"
-    statement += f" WHERE num_nulls({query}, {document}, {grade}) = 0"
+    statement += f" WHERE {query} IS NOT NULL AND {document} IS NOT NULL AND {grade} IS NOT NULL"
     try:
         return _judgements(_row(*row) for row in _execute(connection, statement, ()))
     except ValueError as error:
@@ -364,17 +364,18 @@ def _search(connection: Connection, names: _Names, source: Source, query: str, k
     if source.leg == "vector":
         rows = _execute(
             connection,
-            f"SELECT key, 1 - distance FROM sqlvec.vector_search_keys(NULL::{table}, %s,"
+            f"SELECT key, distance FROM sqlvec.vector_search_keys(NULL::{table}, %s,"
             f" CAST(%s AS {names.type('vector')}), key => NULL::text, k => %s,"
             " metric => 'cosine', key_column => %s)",
             (source.column, query, k, source.key),
         )
-        return _found(rows, 1.0, 1)
+        cosines = [(key, 1 - distance) for key, distance in rows if distance is not None]
+        return _found(cosines, 1.0, 1)
     if source.leg == "text":
         maximum, terms = _execute(
             connection,
             f"SELECT sqlvec.bm25_maximum(NULL::{table}, %s, %s),"
-            f" (numnode(sqlvec.bm25_tsquery(NULL::{table}, %s, %s)) + 1) / 2",
+            f" sqlvec._words(sqlvec.bm25_tsquery(NULL::{table}, %s, %s))",
             (source.column, query) * 2,
         )[0]
         rows = _execute(
@@ -386,7 +387,9 @@ def _search(connection: Connection, names: _Names, source: Source, query: str, k
         return _found(rows if maximum else [], maximum, terms)
     kind = f"{names.type('halfvec')}[]"
     # As the model divides: by the tokens of the query.
-    [(count,)] = _execute(connection, f"SELECT cardinality(CAST(%s AS {kind}))", (query,))
+    [(count,)] = _execute(
+        connection, f"SELECT pg_catalog.cardinality(CAST(%s AS {kind}))", (query,)
+    )
     rows = _execute(
         connection,
         f"SELECT key, score FROM sqlvec.maxsim_search_keys(NULL::{table}, %s, CAST(%s AS {kind}),"
@@ -401,14 +404,14 @@ def _scores(
 ) -> dict[str, float]:
     """Return the scores of rows by key; a row may have none."""
     table, key = names.table(source.table), names.column(source.key)
+    key_type = names.key_type(source.table, source.key)
     column = f"t.{names.column(source.column)}"
     kind = names.column_type(source.table, source.column)
     values: tuple[Any, ...] = (query,)
     if source.leg == "vector":
-        score = f"1 - ({column} {names.operator('<=>')} CAST(%s AS {names.type(kind)}))"
+        score = f"{column} {names.operator('<=>')} CAST(%s AS {names.type(kind)})"
     elif source.leg == "text":
-        # 0 is that of a row without any of the words.
-        score = "nullif(sqlvec.bm25_score(t, %s, %s), 0)"
+        score = "sqlvec.bm25_score(t, %s, %s)"
         values = (source.column, query)
     else:
         function = "maxsim" if kind == "_halfvec" else "maxsim_vector"
@@ -416,14 +419,18 @@ def _scores(
     rows = _execute(
         connection,
         f"SELECT t.{key}::text, {score} FROM {table} AS t"
-        f" WHERE t.{key} = ANY (CAST(%s AS {names.key_type(source.table, source.key)}[]))",
+        f" WHERE t.{key} OPERATOR(pg_catalog.=) ANY (CAST(%s AS {key_type}[]))",
         (*values, keys),
     )
-    return {key: score for key, score in rows if score is not None and not np.isnan(score)}
+    found = {key: score for key, score in rows if score is not None and not np.isnan(score)}
+    if source.leg == "vector":
+        return {key: 1.0 - distance for key, distance in found.items()}
+    # A text score of 0 is that of a row without any of the words.
+    return {key: score for key, score in found.items() if score != 0 or source.leg != "text"}
 
 
 def _found(rows: list[Any], maximum: float, terms: int) -> _Found:
-    kept = [row for row in rows if row[1] is not None]
+    kept = [row for row in rows if row[1] is not None and not np.isnan(row[1])]
     x = np.array([row[1] / maximum for row in kept], dtype=np.float64)
     return _Found([row[0] for row in kept], x, maximum, terms)
 
@@ -460,7 +467,8 @@ def _sample(
         connection,
         f"SELECT {column}::text FROM {table} TABLESAMPLE SYSTEM (%s) REPEATABLE (%s)"
         # Not those that come first in the table.
-        f" WHERE {column} IS NOT NULL ORDER BY hashtextextended(ctid::text, %s) LIMIT %s",
+        f" WHERE {column} IS NOT NULL"
+        " ORDER BY pg_catalog.hashtextextended(ctid::text, %s) LIMIT %s",
         (share, seed, seed, _BACKGROUND_ROWS),
     )
     vectors = [_vector(row[0]) for row in found]
@@ -469,7 +477,7 @@ def _sample(
 
 def _count(connection: Connection, names: _Names, source: Source) -> int:
     table, column = names.table(source.table), names.column(source.column)
-    return int(_execute(connection, f"SELECT count({column}) FROM {table}", ())[0][0])
+    return int(_execute(connection, f"SELECT pg_catalog.count({column}) FROM {table}", ())[0][0])
 
 
 def _vector(literal: str) -> NDArray[np.float64]:

@@ -56,6 +56,10 @@ def collection(dsn: str) -> str:
             )
             for row in range(query * ROWS, (query + 1) * ROWS):
                 connection.execute("INSERT INTO judgement VALUES (%s, %s, 1)", (f"q{query}", row))
+        # Rows that no leg can score.
+        connection.execute(
+            """INSERT INTO "Doc %1" VALUES (-1, NULL, NULL, NULL), (-2, '', array_fill(0, ARRAY[32])::vector, '{}')"""
+        )
         connection.execute("CALL sqlvec.analyze_bm25('\"Doc %1\"')")
     return dsn
 
@@ -212,7 +216,7 @@ def test_what_other_legs_found_is_scored_as_by_a_search(collection: str, leg: st
         some, all_of_them = (
             collect(connection, source, judgements, candidates=count) for count in (20, 320)
         )
-        asked = [(query, str(row)) for query in ("q0", "q7", "nobody") for row in range(320)]
+        asked = [(query, str(row)) for query in ("q0", "q7", "nobody") for row in range(-2, 320)]
         others = complete(connection, source, some, asked, judgements)
     assert not set(others.pairs) & set(some.pairs)
     every = dict(zip(all_of_them.pairs, all_of_them.examples.x, strict=True))

@@ -606,6 +606,34 @@ def test_a_leg_in_use_stays(doc: Connection) -> None:
         doc.execute(drop, {"m": name})
 
 
+def test_a_model_of_a_partition_is_that_of_its_table(conn: Connection) -> None:
+    conn.exec_driver_sql("CREATE TABLE whole (n int, embedding vector(3)) PARTITION BY LIST (n)")
+    # The column has another number in the partition.
+    conn.exec_driver_sql("CREATE TABLE part (gone int, n int, embedding vector(3))")
+    conn.exec_driver_sql("ALTER TABLE part DROP gone")
+    conn.exec_driver_sql("ALTER TABLE whole ATTACH PARTITION part DEFAULT")
+    name = stored(conn, RAW, "part")
+    check = text(
+        "SELECT sqlvec._check_relevance(:m, 'vector', CAST(CAST(:t AS text) AS regclass), 'embedding')"
+    )
+    for table in ("part", "whole"):
+        conn.execute(check, {"m": name, "t": table})
+    conn.exec_driver_sql("ALTER TABLE whole DETACH PARTITION part")
+    with pytest.raises(
+        DBAPIError,
+        match='fitted for column "embedding" of table public.whole, not for .* of table public.part',
+    ):
+        conn.execute(check, {"m": name, "t": "part"})
+
+
+def test_a_model_of_no_column_is_none(doc: Connection) -> None:
+    """Rows can be written without the procedure."""
+    with pytest.raises(DBAPIError, match="fitted_for_a_column"):
+        doc.exec_driver_sql(
+            "INSERT INTO sqlvec.relevance_model (name, leg, family, slope, intercept, exponent) VALUES ('m', 'vector', 'raw', '{1}', '{1}', '{1}')"
+        )
+
+
 def test_names_are_values(doc: Connection) -> None:
     name = 'it\'s a "model"; DROP TABLE doc; --'
     relevance.save(doc, name, RAW, table="doc", column="embedding")
