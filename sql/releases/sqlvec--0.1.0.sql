@@ -8224,7 +8224,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ARRAY(SELECT u.total + greatest(sqlvec._unit_cosine(u.x, chosen), 0) FROM unnest(units, totals) AS u (x, total));
 
 CREATE OR REPLACE FUNCTION sqlvec.compress(
-    vectors vector[], k int = 10, relevance float8[] = NULL, coverage float8 = 0.3, diversity float8 = 0
+    vectors vector[], k int = 10, relevance float8[] = NULL, coverage float8 = 0.2, diversity float8 = 0
 ) RETURNS TABLE ("position" int, score float8)
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE ROWS 10 SET search_path = pg_catalog, pg_temp
 AS $body$
