@@ -18,6 +18,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import matplotlib
@@ -209,22 +210,27 @@ def _questions(
         asked = Collection(question, collection.documents, a, truth.astype(np.float32))
         every = np.arange(len(a))
         ways = {name: ranking(query @ collection.documents.T, K) for name, query in vectors.items()}
+        took: dict[str, list[float]] = {}
         for combine in ("product", "minimum"):
-            ways[f"boolean_search, {combine}"] = np.array(
-                [
-                    _boolean(session, x, y, QUESTIONS[question], combine)
-                    for x, y in zip(a, b, strict=True)
-                ]
-            )
+            way = f"boolean_search, {combine}"
+            took[way] = []
+            rows = []
+            for x, y in zip(a, b, strict=True):
+                started = perf_counter()
+                rows.append(_boolean(session, x, y, QUESTIONS[question], combine))
+                took[way].append((perf_counter() - started) * 1e3)
+            ways[way] = np.array(rows)
         found += [
             {
                 "collection": collection.name,
                 "question": question,
                 "way": way,
                 "pairs": len(a),
-                "ndcg": float(asked.ndcg(rows, every).mean()),
+                "ndcg": float(asked.ndcg(ranked, every).mean()),
+                "ms": float(np.median(took[way])) if way in took else None,
+                "least_ms": min(took[way]) if way in took else None,
             }
-            for way, rows in ways.items()
+            for way, ranked in ways.items()
         ]
     session.execute("CALL sqlvec.drop_relevance_model('model')")
     return found
