@@ -8295,7 +8295,7 @@ COMMENT ON FUNCTION sqlvec.compress(vector[], int, float8[], float8, float8) IS
 -- themselves are needed for the few hits alone that expand the query.
 
 -- Of each unit vector itself and its nearest others, `size` in all, with weights that sum to 1.
-CREATE OR REPLACE FUNCTION sqlvec._neighbours(units vector[], size int, beta float8, OUT places int[], OUT weights float8[])
+CREATE OR REPLACE FUNCTION sqlvec._nearest_hits(units vector[], size int, beta float8, OUT places int[], OUT weights float8[])
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT array_agg(p.place ORDER BY p.hit, p.weight DESC, p.place), array_agg(p.weight / p.total ORDER BY p.hit, p.weight DESC, p.place)
@@ -8360,7 +8360,7 @@ BEGIN
         RETURN;
     END IF;
     v_units := sqlvec._unit_vectors(vectors);
-    v_near := sqlvec._neighbours(v_units, least(neighbours + 1, v_hits), sqlvec._flushed(beta));
+    v_near := sqlvec._nearest_hits(v_units, least(neighbours + 1, v_hits), sqlvec._flushed(beta));
     v_scores := sqlvec._mean_cosines(v_units, v_near.places, v_near.weights, v_query[1]);
     IF expand THEN
         v_best := ARRAY(SELECT s.n FROM unnest(v_scores) WITH ORDINALITY AS s (score, n) ORDER BY s.score DESC, s.n LIMIT neighbours + 1);
