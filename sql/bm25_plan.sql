@@ -130,6 +130,12 @@ BEGIN
     IF q.required IS NOT NULL OR q.excluded IS NOT NULL THEN
         compared := format('CASE WHEN %s OPERATOR(pg_catalog.@@) $4 THEN %s END', CASE WHEN v_reads_codes THEN format('%s.%I', v_alias, v_terms) ELSE v_text END, compared);
     END IF;
+    IF v_reads_codes AND v_unfinished THEN
+        -- A row may wait for its terms as well.
+        compared := format('CASE WHEN %s.%I IS NOT NULL THEN %s %sELSE %s END', v_alias, v_terms, compared,
+                           CASE WHEN q.required IS NULL AND q.excluded IS NULL THEN '' ELSE format('WHEN NOT %s OPERATOR(pg_catalog.@@) $4 THEN 0::pg_catalog.float8 ', v_text) END,
+                           v_text_score);
+    END IF;
     compared := format('coalesce(%s, 0::pg_catalog.float8)', compared);
 
     v_hit := sqlvec._hit_statement(rel, v_alias, key_column, key_type, k);

@@ -23,7 +23,7 @@ CREATE OR REPLACE FUNCTION sqlvec._plan_boolean(
     combine text, mode text, key_column text, key_type regtype,
     OUT finders int[],       -- the queries that find rows
     OUT depth int,           -- how many each
-    OUT most int,            -- how many at most, where that is too few
+    OUT most int,            -- how many at most, where that is too few; NULL where the caller has said how many
     OUT slopes float8[], OUT intercepts float8[], OUT exponents float8[], -- the curve of each query
     OUT gather text,         -- of the rows at places $1, $2 the cosines to the queries $3
     OUT answer text          -- see sqlvec._hit_statement
@@ -61,7 +61,7 @@ BEGIN
         RAISE EXCEPTION 'a query of a boolean search gives 10000 candidates at most, not %', depth USING ERRCODE = 'invalid_parameter_value';
     END IF;
     depth := least(depth, 10000);
-    most := CASE WHEN num_nonnulls(candidates, oversample) > 0 THEN depth ELSE least(16 * depth, 10000) END;
+    most := CASE WHEN num_nonnulls(candidates, oversample) = 0 THEN least(16 * depth, 10000) END;
     PERFORM sqlvec._check_relevance(model, 'vector', rel, column_name);
     FOR i IN 1 .. cardinality(queries) LOOP
         IF queries[i] IS NULL THEN
@@ -123,6 +123,13 @@ BEGIN
 END
 $body$;
 
+-- How many rows each query gives next; NULL for no more. No rows at all say that none is relevant, and so
+-- may only be answered once everything has been read, unless the caller has said how much to read.
+CREATE OR REPLACE FUNCTION sqlvec._boolean_depth(depth int, most int, found text[]) RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN most IS NOT NULL AND depth < most THEN least(4 * depth, most)
+            WHEN most IS NOT NULL AND depth < 1000000 AND coalesce(cardinality(found), 0) = 0 THEN least(16 * depth, 1000000) END;
+
 -- The search up to the statement that answers its rows or keys. STABLE, so that every query sees the snapshot
 -- of the statement that searches. No SET: the caller's where_sql and policies run inside.
 CREATE OR REPLACE FUNCTION sqlvec._run_boolean(
@@ -157,10 +164,11 @@ BEGIN
         v_places := sqlvec._distinct_places(row_ids, row_tables);
         EXECUTE v_plan.gather INTO v_rows USING v_places.ids, v_places.tables, v_plan.queries;
         v_scored := sqlvec._score_boolean(expression, v_plan.finders, v_plan.slopes, v_plan.intercepts, v_plan.exponents, v_rows.cosines, v_last, k, min_relevance, combine);
-        EXIT WHEN v_scored.done OR v_depth OPERATOR(pg_catalog.>=) v_plan.most;
-        v_depth := least(v_depth OPERATOR(pg_catalog.*) 4, v_plan.most);
+        v_best := sqlvec._best_hits(v_scored.relevances, v_rows.row_ids, v_rows.row_tables, k);
+        EXIT WHEN v_scored.done;
+        v_depth := sqlvec._boolean_depth(v_depth, v_plan.most, v_best.row_ids);
+        EXIT WHEN v_depth IS NULL;
     END LOOP;
-    v_best := sqlvec._best_hits(v_scored.relevances, v_rows.row_ids, v_rows.row_tables, k);
     answer := v_plan.answer;
     row_ids := v_best.row_ids; row_tables := v_best.row_tables; relevances := v_best.scores;
     complete := complete AND v_scored.done;

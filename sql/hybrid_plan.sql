@@ -49,7 +49,7 @@ BEGIN
         FOR v_key, v_value IN SELECT * FROM jsonb_each(weights) LOOP
             IF v_key <> ALL (v_legs) THEN
                 RAISE EXCEPTION 'weights: there is no leg "%"', v_key USING ERRCODE = 'invalid_parameter_value', HINT = 'Legs are text, vector and tokens.';
-            ELSIF jsonb_typeof(v_value) <> 'number' OR v_value::float8 < 0 OR v_value::float8 > 1e9 THEN
+            ELSIF jsonb_typeof(v_value) <> 'number' OR v_value::numeric < 0 OR v_value::numeric > 1e9 THEN
                 RAISE EXCEPTION 'weights: leg "%" has weight %', v_key, v_value
                     USING ERRCODE = 'invalid_parameter_value', HINT = 'A weight is a number from 0 to 1e9.';
             END IF;
@@ -97,6 +97,7 @@ CREATE OR REPLACE FUNCTION sqlvec._plan_hybrid(
     tenant text, INOUT filter jsonb, INOUT text_column text, INOUT vector_column text, INOUT tokens_column text, -- of the legs that are asked; vector_column also where rows are to differ
     OUT depth int,             -- rows that each leg gives
     OUT leg_weights float8[],  -- of text, vector, tokens
+    OUT legs boolean[],        -- which of them are searched
     OUT m sqlvec.relevance_model,
     OUT fills boolean,         -- scores that a leg has not given are computed
     OUT cuts_text boolean,     -- min_relevance bounds the scores of the leg, and of its list nothing else is
@@ -128,6 +129,8 @@ BEGIN
         RAISE EXCEPTION 'group_size is a number from 1 to 1000, not %', group_size USING ERRCODE = 'invalid_parameter_value';
     ELSIF NOT coalesce(diversity BETWEEN 0 AND 1, diversity IS NULL) THEN
         RAISE EXCEPTION 'diversity is a number from 0 to 1, not %', diversity USING ERRCODE = 'invalid_parameter_value';
+    ELSIF diversity > 0 AND k > 1000 THEN
+        RAISE EXCEPTION 'with diversity k is at most 1000, not %', k USING ERRCODE = 'invalid_parameter_value';
     ELSIF model IS NULL AND (fusion = 'relevance' OR min_relevance IS NOT NULL) THEN
         RAISE EXCEPTION '% needs a relevance model', CASE WHEN fusion = 'relevance' THEN 'fusion "relevance"' ELSE 'min_relevance' END
             USING ERRCODE = 'invalid_parameter_value',
@@ -153,6 +156,8 @@ BEGIN
     END IF;
     leg_weights := sqlvec._leg_weights(weights, fusion, asked);
     fills := fusion IN ('convex', 'relevance') OR model IS NOT NULL;
+    -- What a leg without weight found would stand in the list for nothing.
+    legs := ARRAY(SELECT a.asked AND (a.weight > 0 OR model IS NOT NULL) FROM unnest(asked, leg_weights) WITH ORDINALITY AS a (asked, weight, n) ORDER BY a.n);
     IF group_column IS NOT NULL THEN
         PERFORM sqlvec._column(rel, group_column);
     END IF;
@@ -293,8 +298,11 @@ BEGIN
               FROM unnest(places) WITH ORDINALITY AS p (n, place)) AS g
         WHERE g.in_group <= group_size;
     END IF;
-    enough := NOT grouped OR cardinality(places) >= k;
+    -- What lies deeper than a cut would be cut as well.
+    enough := NOT grouped OR cardinality(places) >= k OR fit < cardinality(scores);
     IF differ > 0 AND places <> '{}' THEN
+        -- Each choice looks at all that are left.
+        places := places[: 1000];
         -- Scores of a fusion have no scale of their own.
         v_low := (SELECT min(scores[p]) FROM unnest(places) AS p);
         v_span := nullif((SELECT max(scores[p]) FROM unnest(places) AS p) - v_low, 0);

@@ -121,7 +121,7 @@ BEGIN
     v_depth := p.depth;
     LOOP
         notes := '{}';
-        IF v_asked[1] THEN
+        IF p.legs[1] THEN
             SELECT r.row_ids, r.row_tables, r.scores, coalesce(r.complete, true), r.compared, r.vector, r.bound, r.condition, r.lexemes, r.weights, r.maximum, NULL
             INTO v_text
             FROM sqlvec._run_bm25(rel_type, p.text_column, query_text, v_depth, p.filter, where_sql, params, NULL, NULL, tenant, backend, key_column, key_type,
@@ -129,13 +129,13 @@ BEGIN
             notes := pg_catalog.array_cat(notes, ARRAY['text', sqlvec._about_leg(v_text, p.text_column, v_depth, p.leg_weights[1],
                                                               CASE WHEN v_text.condition IS NULL THEN 'the query asks for nothing' END)]);
         END IF;
-        IF v_asked[2] THEN
+        IF p.legs[2] THEN
             SELECT r.row_ids, r.row_tables, r.scores, r.complete, NULL, NULL, NULL, NULL, NULL, NULL, NULL, r.metric_used INTO v_vector
             FROM sqlvec._run_vector(rel_type, p.vector_column, query_vector, k, v_depth, p.filter, where_sql, params, metric, mode, key_column, key_type,
                                     CASE WHEN p.cuts_vector THEN model END, min_relevance) AS r;
             notes := pg_catalog.array_cat(notes, ARRAY['vector', sqlvec._about_leg(v_vector, p.vector_column, v_depth, p.leg_weights[2], v_vector.metric)]);
         END IF;
-        IF v_asked[3] THEN
+        IF p.legs[3] THEN
             SELECT r.row_ids, r.row_tables, r.scores, r.complete, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL INTO v_tokens
             FROM sqlvec._run_maxsim(rel_type, p.tokens_column, query_tokens, k, p.filter, where_sql, params, NULL, NULL, mode, 0.95::float8, 'auto', NULL, true,
                                     key_column, key_type, v_depth) AS r;
@@ -146,7 +146,7 @@ BEGIN
                                        v_tokens.row_ids, v_tokens.row_tables, v_tokens.scores);
         v_statement := sqlvec._hybrid_statements(
             v_rel, key_column, key_type, CASE WHEN p.fills THEN v_text.compared END, p.vector_column, sqlvec._dims(query_vector),
-            CASE WHEN p.fills THEN v_vector.metric END, sqlvec._model_of(p.m, 'vector') IS NOT NULL AND v_asked[2], CASE WHEN p.fills AND v_asked[3] THEN p.tokens_column END,
+            CASE WHEN p.fills THEN v_vector.metric END, sqlvec._model_of(p.m, 'vector') IS NOT NULL AND p.legs[2], CASE WHEN p.fills AND p.legs[3] THEN p.tokens_column END,
             pg_catalog.cardinality(query_tokens), group_column, diversity IS NOT NULL);
         gather := v_statement.gather;
         EXECUTE gather INTO v_rows
@@ -218,7 +218,7 @@ AS $body$
 $body$;
 
 COMMENT ON FUNCTION sqlvec.hybrid_search(anyelement, text, vector, halfvec[], int, jsonb, text, text[], int, float8, text, jsonb, text, float8, int, int, text, text, text, text, text, text, text, int, text, int, float8) IS
-    'Rows of table rel (a typed NULL row, NULL::doc) found by words, by a vector, by a multi-vector, or by several of these, as one list, best first; equal scores by primary key. Each leg gives candidates (or oversample x k; by default the greater of 100 and 10 x k) rows; fusion is rrf (reciprocal ranks, constant rrf_k), convex (scores from the least possible to the best found; what a leg has not given is computed), dbsf (distribution-based) or relevance (the probability that the model named by relevance gives); weights is JSON such as {"text": 1, "vector": 2}. With a model, relevance is a probability and min_relevance cuts; autocut cuts before that many jumps of the score; min_results rows stay in any case. No rows is a legal answer. group_column keeps the group_size best rows of each value; diversity 0 to 1 trades score for rows that differ (maximal marginal relevance). The columns are found where the table has one of a kind, else text_column, vector_column and tokens_column name them. k, filter, where_sql, params, metric, mode (auto or exact), tenant and backend are as in the searches of the legs. complete is false when a leg ended before all that was asked was found.';
+    'Rows of table rel (a typed NULL row, NULL::doc) found by words, by a vector, by a multi-vector, or by several of these, as one list, best first; equal scores by primary key. Each leg gives candidates (or oversample x k; by default the greater of 100 and 10 x k) rows; fusion is rrf (reciprocal ranks, constant rrf_k), convex (scores from the least possible to the best found; what a leg has not given is computed), dbsf (distribution-based) or relevance (the probability that the model named by relevance gives); weights is JSON such as {"text": 1, "vector": 2}. With a model, relevance is a probability and min_relevance cuts; autocut cuts before that many jumps of the score; the min_results best rows stay in any case. No rows is a legal answer. group_column then keeps the group_size best rows of each value, compared as text; diversity 0 to 1 trades score for rows that differ (maximal marginal relevance). The columns are found where the table has one of a kind, else text_column, vector_column and tokens_column name them. k, filter, where_sql, params, metric, mode (auto or exact), tenant and backend are as in the searches of the legs. complete is false when a leg ended before all that was asked was found.';
 
 -- key stands second: what follows has a default, and Postgres resolves the type of a result column from the
 -- position that its argument has in the call.

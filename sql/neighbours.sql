@@ -225,7 +225,9 @@ DECLARE
     v_known text := 'SELECT h.key FROM hop0 AS h';
     v_found text := 'SELECT h.key, h.score, 0 AS hop FROM hop0 AS h';
 BEGIN
-    IF cardinality(keys) IS DISTINCT FROM cardinality(scores) OR keys IS NULL THEN
+    IF keys IS NULL AND scores IS NULL THEN
+        RETURN; -- a search that found nothing
+    ELSIF cardinality(keys) IS DISTINCT FROM cardinality(scores) THEN
         RAISE EXCEPTION 'expand takes as many keys as scores, not % and %', coalesce(cardinality(keys), 0), coalesce(cardinality(scores), 0)
             USING ERRCODE = 'invalid_parameter_value';
     ELSIF array_position(keys, NULL) IS NOT NULL OR array_position(scores, NULL) IS NOT NULL OR 'NaN' = ANY (scores) THEN

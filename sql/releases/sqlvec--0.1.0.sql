@@ -5623,7 +5623,9 @@ DECLARE
     v_known text := 'SELECT h.key FROM hop0 AS h';
     v_found text := 'SELECT h.key, h.score, 0 AS hop FROM hop0 AS h';
 BEGIN
-    IF cardinality(keys) IS DISTINCT FROM cardinality(scores) OR keys IS NULL THEN
+    IF keys IS NULL AND scores IS NULL THEN
+        RETURN; -- a search that found nothing
+    ELSIF cardinality(keys) IS DISTINCT FROM cardinality(scores) THEN
         RAISE EXCEPTION 'expand takes as many keys as scores, not % and %', coalesce(cardinality(keys), 0), coalesce(cardinality(scores), 0)
             USING ERRCODE = 'invalid_parameter_value';
     ELSIF array_position(keys, NULL) IS NOT NULL OR array_position(scores, NULL) IS NOT NULL OR 'NaN' = ANY (scores) THEN
@@ -7245,6 +7247,12 @@ BEGIN
     IF q.required IS NOT NULL OR q.excluded IS NOT NULL THEN
         compared := format('CASE WHEN %s OPERATOR(pg_catalog.@@) $4 THEN %s END', CASE WHEN v_reads_codes THEN format('%s.%I', v_alias, v_terms) ELSE v_text END, compared);
     END IF;
+    IF v_reads_codes AND v_unfinished THEN
+        -- A row may wait for its terms as well.
+        compared := format('CASE WHEN %s.%I IS NOT NULL THEN %s %sELSE %s END', v_alias, v_terms, compared,
+                           CASE WHEN q.required IS NULL AND q.excluded IS NULL THEN '' ELSE format('WHEN NOT %s OPERATOR(pg_catalog.@@) $4 THEN 0::pg_catalog.float8 ', v_text) END,
+                           v_text_score);
+    END IF;
     compared := format('coalesce(%s, 0::pg_catalog.float8)', compared);
 
     v_hit := sqlvec._hit_statement(rel, v_alias, key_column, key_type, k);
@@ -8778,7 +8786,7 @@ BEGIN
         FOR v_key, v_value IN SELECT * FROM jsonb_each(weights) LOOP
             IF v_key <> ALL (v_legs) THEN
                 RAISE EXCEPTION 'weights: there is no leg "%"', v_key USING ERRCODE = 'invalid_parameter_value', HINT = 'Legs are text, vector and tokens.';
-            ELSIF jsonb_typeof(v_value) <> 'number' OR v_value::float8 < 0 OR v_value::float8 > 1e9 THEN
+            ELSIF jsonb_typeof(v_value) <> 'number' OR v_value::numeric < 0 OR v_value::numeric > 1e9 THEN
                 RAISE EXCEPTION 'weights: leg "%" has weight %', v_key, v_value
                     USING ERRCODE = 'invalid_parameter_value', HINT = 'A weight is a number from 0 to 1e9.';
             END IF;
@@ -8826,6 +8834,7 @@ CREATE OR REPLACE FUNCTION sqlvec._plan_hybrid(
     tenant text, INOUT filter jsonb, INOUT text_column text, INOUT vector_column text, INOUT tokens_column text, -- of the legs that are asked; vector_column also where rows are to differ
     OUT depth int,             -- rows that each leg gives
     OUT leg_weights float8[],  -- of text, vector, tokens
+    OUT legs boolean[],        -- which of them are searched
     OUT m sqlvec.relevance_model,
     OUT fills boolean,         -- scores that a leg has not given are computed
     OUT cuts_text boolean,     -- min_relevance bounds the scores of the leg, and of its list nothing else is
@@ -8857,6 +8866,8 @@ BEGIN
         RAISE EXCEPTION 'group_size is a number from 1 to 1000, not %', group_size USING ERRCODE = 'invalid_parameter_value';
     ELSIF NOT coalesce(diversity BETWEEN 0 AND 1, diversity IS NULL) THEN
         RAISE EXCEPTION 'diversity is a number from 0 to 1, not %', diversity USING ERRCODE = 'invalid_parameter_value';
+    ELSIF diversity > 0 AND k > 1000 THEN
+        RAISE EXCEPTION 'with diversity k is at most 1000, not %', k USING ERRCODE = 'invalid_parameter_value';
     ELSIF model IS NULL AND (fusion = 'relevance' OR min_relevance IS NOT NULL) THEN
         RAISE EXCEPTION '% needs a relevance model', CASE WHEN fusion = 'relevance' THEN 'fusion "relevance"' ELSE 'min_relevance' END
             USING ERRCODE = 'invalid_parameter_value',
@@ -8882,6 +8893,8 @@ BEGIN
     END IF;
     leg_weights := sqlvec._leg_weights(weights, fusion, asked);
     fills := fusion IN ('convex', 'relevance') OR model IS NOT NULL;
+    -- What a leg without weight found would stand in the list for nothing.
+    legs := ARRAY(SELECT a.asked AND (a.weight > 0 OR model IS NOT NULL) FROM unnest(asked, leg_weights) WITH ORDINALITY AS a (asked, weight, n) ORDER BY a.n);
     IF group_column IS NOT NULL THEN
         PERFORM sqlvec._column(rel, group_column);
     END IF;
@@ -9022,8 +9035,11 @@ BEGIN
               FROM unnest(places) WITH ORDINALITY AS p (n, place)) AS g
         WHERE g.in_group <= group_size;
     END IF;
-    enough := NOT grouped OR cardinality(places) >= k;
+    -- What lies deeper than a cut would be cut as well.
+    enough := NOT grouped OR cardinality(places) >= k OR fit < cardinality(scores);
     IF differ > 0 AND places <> '{}' THEN
+        -- Each choice looks at all that are left.
+        places := places[: 1000];
         -- Scores of a fusion have no scale of their own.
         v_low := (SELECT min(scores[p]) FROM unnest(places) AS p);
         v_span := nullif((SELECT max(scores[p]) FROM unnest(places) AS p) - v_low, 0);
@@ -9161,7 +9177,7 @@ BEGIN
     v_depth := p.depth;
     LOOP
         notes := '{}';
-        IF v_asked[1] THEN
+        IF p.legs[1] THEN
             SELECT r.row_ids, r.row_tables, r.scores, coalesce(r.complete, true), r.compared, r.vector, r.bound, r.condition, r.lexemes, r.weights, r.maximum, NULL
             INTO v_text
             FROM sqlvec._run_bm25(rel_type, p.text_column, query_text, v_depth, p.filter, where_sql, params, NULL, NULL, tenant, backend, key_column, key_type,
@@ -9169,13 +9185,13 @@ BEGIN
             notes := pg_catalog.array_cat(notes, ARRAY['text', sqlvec._about_leg(v_text, p.text_column, v_depth, p.leg_weights[1],
                                                               CASE WHEN v_text.condition IS NULL THEN 'the query asks for nothing' END)]);
         END IF;
-        IF v_asked[2] THEN
+        IF p.legs[2] THEN
             SELECT r.row_ids, r.row_tables, r.scores, r.complete, NULL, NULL, NULL, NULL, NULL, NULL, NULL, r.metric_used INTO v_vector
             FROM sqlvec._run_vector(rel_type, p.vector_column, query_vector, k, v_depth, p.filter, where_sql, params, metric, mode, key_column, key_type,
                                     CASE WHEN p.cuts_vector THEN model END, min_relevance) AS r;
             notes := pg_catalog.array_cat(notes, ARRAY['vector', sqlvec._about_leg(v_vector, p.vector_column, v_depth, p.leg_weights[2], v_vector.metric)]);
         END IF;
-        IF v_asked[3] THEN
+        IF p.legs[3] THEN
             SELECT r.row_ids, r.row_tables, r.scores, r.complete, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL INTO v_tokens
             FROM sqlvec._run_maxsim(rel_type, p.tokens_column, query_tokens, k, p.filter, where_sql, params, NULL, NULL, mode, 0.95::float8, 'auto', NULL, true,
                                     key_column, key_type, v_depth) AS r;
@@ -9186,7 +9202,7 @@ BEGIN
                                        v_tokens.row_ids, v_tokens.row_tables, v_tokens.scores);
         v_statement := sqlvec._hybrid_statements(
             v_rel, key_column, key_type, CASE WHEN p.fills THEN v_text.compared END, p.vector_column, sqlvec._dims(query_vector),
-            CASE WHEN p.fills THEN v_vector.metric END, sqlvec._model_of(p.m, 'vector') IS NOT NULL AND v_asked[2], CASE WHEN p.fills AND v_asked[3] THEN p.tokens_column END,
+            CASE WHEN p.fills THEN v_vector.metric END, sqlvec._model_of(p.m, 'vector') IS NOT NULL AND p.legs[2], CASE WHEN p.fills AND p.legs[3] THEN p.tokens_column END,
             pg_catalog.cardinality(query_tokens), group_column, diversity IS NOT NULL);
         gather := v_statement.gather;
         EXECUTE gather INTO v_rows
@@ -9258,7 +9274,7 @@ AS $body$
 $body$;
 
 COMMENT ON FUNCTION sqlvec.hybrid_search(anyelement, text, vector, halfvec[], int, jsonb, text, text[], int, float8, text, jsonb, text, float8, int, int, text, text, text, text, text, text, text, int, text, int, float8) IS
-    'Rows of table rel (a typed NULL row, NULL::doc) found by words, by a vector, by a multi-vector, or by several of these, as one list, best first; equal scores by primary key. Each leg gives candidates (or oversample x k; by default the greater of 100 and 10 x k) rows; fusion is rrf (reciprocal ranks, constant rrf_k), convex (scores from the least possible to the best found; what a leg has not given is computed), dbsf (distribution-based) or relevance (the probability that the model named by relevance gives); weights is JSON such as {"text": 1, "vector": 2}. With a model, relevance is a probability and min_relevance cuts; autocut cuts before that many jumps of the score; min_results rows stay in any case. No rows is a legal answer. group_column keeps the group_size best rows of each value; diversity 0 to 1 trades score for rows that differ (maximal marginal relevance). The columns are found where the table has one of a kind, else text_column, vector_column and tokens_column name them. k, filter, where_sql, params, metric, mode (auto or exact), tenant and backend are as in the searches of the legs. complete is false when a leg ended before all that was asked was found.';
+    'Rows of table rel (a typed NULL row, NULL::doc) found by words, by a vector, by a multi-vector, or by several of these, as one list, best first; equal scores by primary key. Each leg gives candidates (or oversample x k; by default the greater of 100 and 10 x k) rows; fusion is rrf (reciprocal ranks, constant rrf_k), convex (scores from the least possible to the best found; what a leg has not given is computed), dbsf (distribution-based) or relevance (the probability that the model named by relevance gives); weights is JSON such as {"text": 1, "vector": 2}. With a model, relevance is a probability and min_relevance cuts; autocut cuts before that many jumps of the score; the min_results best rows stay in any case. No rows is a legal answer. group_column then keeps the group_size best rows of each value, compared as text; diversity 0 to 1 trades score for rows that differ (maximal marginal relevance). The columns are found where the table has one of a kind, else text_column, vector_column and tokens_column name them. k, filter, where_sql, params, metric, mode (auto or exact), tenant and backend are as in the searches of the legs. complete is false when a leg ended before all that was asked was found.';
 
 -- key stands second: what follows has a default, and Postgres resolves the type of a result column from the
 -- position that its argument has in the call.
@@ -9332,7 +9348,7 @@ CREATE OR REPLACE FUNCTION sqlvec._plan_boolean(
     combine text, mode text, key_column text, key_type regtype,
     OUT finders int[],       -- the queries that find rows
     OUT depth int,           -- how many each
-    OUT most int,            -- how many at most, where that is too few
+    OUT most int,            -- how many at most, where that is too few; NULL where the caller has said how many
     OUT slopes float8[], OUT intercepts float8[], OUT exponents float8[], -- the curve of each query
     OUT gather text,         -- of the rows at places $1, $2 the cosines to the queries $3
     OUT answer text          -- see sqlvec._hit_statement
@@ -9370,7 +9386,7 @@ BEGIN
         RAISE EXCEPTION 'a query of a boolean search gives 10000 candidates at most, not %', depth USING ERRCODE = 'invalid_parameter_value';
     END IF;
     depth := least(depth, 10000);
-    most := CASE WHEN num_nonnulls(candidates, oversample) > 0 THEN depth ELSE least(16 * depth, 10000) END;
+    most := CASE WHEN num_nonnulls(candidates, oversample) = 0 THEN least(16 * depth, 10000) END;
     PERFORM sqlvec._check_relevance(model, 'vector', rel, column_name);
     FOR i IN 1 .. cardinality(queries) LOOP
         IF queries[i] IS NULL THEN
@@ -9432,6 +9448,13 @@ BEGIN
 END
 $body$;
 
+-- How many rows each query gives next; NULL for no more. No rows at all say that none is relevant, and so
+-- may only be answered once everything has been read, unless the caller has said how much to read.
+CREATE OR REPLACE FUNCTION sqlvec._boolean_depth(depth int, most int, found text[]) RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN most IS NOT NULL AND depth < most THEN least(4 * depth, most)
+            WHEN most IS NOT NULL AND depth < 1000000 AND coalesce(cardinality(found), 0) = 0 THEN least(16 * depth, 1000000) END;
+
 -- The search up to the statement that answers its rows or keys. STABLE, so that every query sees the snapshot
 -- of the statement that searches. No SET: the caller's where_sql and policies run inside.
 CREATE OR REPLACE FUNCTION sqlvec._run_boolean(
@@ -9466,10 +9489,11 @@ BEGIN
         v_places := sqlvec._distinct_places(row_ids, row_tables);
         EXECUTE v_plan.gather INTO v_rows USING v_places.ids, v_places.tables, v_plan.queries;
         v_scored := sqlvec._score_boolean(expression, v_plan.finders, v_plan.slopes, v_plan.intercepts, v_plan.exponents, v_rows.cosines, v_last, k, min_relevance, combine);
-        EXIT WHEN v_scored.done OR v_depth OPERATOR(pg_catalog.>=) v_plan.most;
-        v_depth := least(v_depth OPERATOR(pg_catalog.*) 4, v_plan.most);
+        v_best := sqlvec._best_hits(v_scored.relevances, v_rows.row_ids, v_rows.row_tables, k);
+        EXIT WHEN v_scored.done;
+        v_depth := sqlvec._boolean_depth(v_depth, v_plan.most, v_best.row_ids);
+        EXIT WHEN v_depth IS NULL;
     END LOOP;
-    v_best := sqlvec._best_hits(v_scored.relevances, v_rows.row_ids, v_rows.row_tables, k);
     answer := v_plan.answer;
     row_ids := v_best.row_ids; row_tables := v_best.row_tables; relevances := v_best.scores;
     complete := complete AND v_scored.done;

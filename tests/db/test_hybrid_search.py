@@ -894,3 +894,45 @@ def test_a_row_with_a_vector_comes_before_one_without(fresh):
             fresh, query_text="apple", query_vector="[1,0]", metric=metric, fusion="convex"
         )
         assert ids(rows) == [2, 1]
+
+
+def test_rows_that_wait_for_their_terms_score_by_their_text(fresh):
+    fresh.execute("CREATE TABLE doc (id int PRIMARY KEY, body text, embedding vector(2))")
+    fresh.execute("CALL sqlvec.add_bm25('doc', 'body', config => 'simple')")
+    fresh.execute(
+        "INSERT INTO doc SELECT n, 'w1 w' || n % 9, ARRAY[n, 1]::vector FROM generate_series(1, 60) AS n"
+    )
+    fresh.execute("CREATE INDEX ON doc USING gin (body_bm25_tsv)")
+    fresh.execute("SET sqlvec.maintain = off")
+    fresh.execute("UPDATE doc SET body = 'w1 w2 w3 w4' WHERE id % 5 = 0")
+    for words in ("w1 w2", "+w1 w2", "w1 -w4"):
+        rows = hybrid(
+            fresh,
+            columns="(hit).id, text_score, sqlvec.bm25_score(hit, 'body', 'w1 w2')",
+            query_text=words,
+            query_vector="[60,1]",
+            metric="l2",
+            fusion="convex",
+            candidates=20,
+            k=20,
+        )
+        assert any(row[0] % 5 == 0 for row in rows)
+        for n, score, wanted in rows:
+            if words == "w1 -w4":
+                assert (score > 0) == (n % 5 != 0 and n % 9 != 4)
+            else:
+                assert score == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_leg_without_weight_finds_nothing(docs):
+    asked = {"query_text": "applea", "query_vector": vector(VECTOR)}
+    for fusion in ("rrf", "convex", "dbsf"):
+        alone = hybrid(docs, query_text="applea", fusion=fusion, k=400, candidates=400)
+        rows = hybrid(
+            docs, **asked, fusion=fusion, k=400, candidates=400, weights={"text": 1, "vector": 0}
+        )
+        assert ids(rows) == ids(alone)
+    with pytest.raises(InvalidParameterValue, match='leg "text" has weight'):
+        docs.execute(
+            "SELECT * FROM sqlvec.hybrid_search(NULL::doc, 'x', weights => '{\"text\": 1e400}')"
+        )

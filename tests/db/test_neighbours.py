@@ -392,7 +392,6 @@ def test_the_best_of_equal_seeds(conn, graph):
     ("arguments", "fragments"),
     [
         ("'edge', '{1}'::int[], '{}'", ["as many keys as scores, not 1 and 0"]),
-        ("'edge', NULL::int[], NULL", ["not 0 and 0"]),
         ("'edge', '{NULL}'::int[], '{1}'", ["is NULL"]),
         ("'edge', '{1}'::int[], '{NULL}'", ["is NULL"]),
         ("'edge', '{1}'::int[], '{NaN}'", ["NaN"]),
