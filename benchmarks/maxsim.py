@@ -55,6 +55,12 @@ LAYOUTS = {
 }
 BEST = "40 repetitions, signs, pooled"
 
+# Exhaustive MaxSim as it is written by hand, with the function that stands for it.
+BY_HAND = """
+    SELECT id FROM {table}
+    ORDER BY sqlvec.maxsim(tokens, %s::halfvec[]) DESC NULLS LAST, id LIMIT {k}
+"""
+
 # What pgvector-python's ColBERT example does: number the query tokens, pair them with all document
 # tokens, and group.
 GROUPING = """
@@ -96,6 +102,7 @@ def run(database: Database, options: argparse.Namespace) -> Report:
     figures: dict[str, Any] = {
         "ndcg_ratio": {case["collection"]: case["ndcg_ratio"] for case in quality},
         "speedup_vs_exhaustive": large["cases"][BEST]["speedup"],
+        "speedup_vs_mode_exact": large["cases"][BEST]["speedup_vs_mode_exact"],
         "quality": quality,
         "large": large,
         "bytes_per_document": size,
@@ -155,10 +162,11 @@ def _large(connection: Connection, engine: Engine, options: argparse.Namespace) 
         build = _load(connection, engine, "large", documents, layout)
         asked = "mode => 'large_fde'" if layout.index else "mode => 'tokens_fde'"
         sides = {
-            side: lambda n, how=how: _search(connection, "large", queries[n], how)
-            for side, how in (("exhaustive", "mode => 'exact'"), ("search", asked))
+            "exhaustive": lambda n: _by_hand(connection, "large", queries[n]),
+            "exact": lambda n: _search(connection, "large", queries[n], "mode => 'exact'"),
+            "search": lambda n, asked=asked: _search(connection, "large", queries[n], asked),
         }
-        exact = [sides["exhaustive"](n) for n in range(len(queries))]
+        exact = [sides["exact"](n) for n in range(len(queries))]
         found = [sides["search"](n) for n in range(len(queries))]
         times = interleaved(sides, len(queries), options.rounds)
         cases[name] = {
@@ -166,7 +174,9 @@ def _large(connection: Connection, engine: Engine, options: argparse.Namespace) 
             "recall": _recall(found, exact),
             "search_ms": median(times["search"]),
             "exhaustive_ms": median(times["exhaustive"]),
+            "exact_ms": median(times["exact"]),
             "speedup": 1 / ratio(times["search"], times["exhaustive"]),
+            "speedup_vs_mode_exact": 1 / ratio(times["search"], times["exact"]),
         }
     return {"documents": len(documents), "made_up": len(documents) - len(real), "cases": cases}
 
@@ -227,6 +237,12 @@ def _search(connection: Connection, name: str, query: Any, how: str) -> list[int
         (to_text(query),),
         prepare=True,
     )
+    return [int(str(key)) for (key,) in rows]
+
+
+def _by_hand(connection: Connection, name: str, query: Any) -> list[int]:
+    statement = BY_HAND.format(table=name, k=K)
+    rows = connection.execute(statement, (to_text(query),), prepare=True)
     return [int(str(key)) for (key,) in rows]
 
 
@@ -332,7 +348,9 @@ def _tables(figures: dict[str, Any]) -> list[Any]:
                     "recall",
                     "search_ms",
                     "exhaustive_ms",
+                    "exact_ms",
                     "speedup",
+                    "speedup_vs_mode_exact",
                     "index_bytes",
                     "encode_s",
                     "index_s",
@@ -361,7 +379,9 @@ def _tables(figures: dict[str, Any]) -> list[Any]:
                 "recall@10",
                 "ms",
                 "exhaustive ms",
+                "mode exact ms",
                 "speed-up",
+                "on mode exact",
                 "index bytes",
                 "encode s",
                 "index s",
