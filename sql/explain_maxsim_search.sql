@@ -17,13 +17,19 @@ DECLARE
     p record;
     v_state sqlvec._maxsim_state;
     v_query record;
+    v_listed record;
     v_found record;
+    v_from int := 0;
+    v_to int;
+    v_limit int;
     v_before text[];
     v_now text[];
     v_problem record;
     v_origin text;
     v_line text;
     v_step int := 0;
+    v_listed_by CONSTANT text := E'\n-- $1 = params, $2 = query, $3 = values of filter, $4 or $11 and $12 = code of the query, $5 and $6 = rows seen before, '
+                                 '$7 = candidates';
 BEGIN
     p := sqlvec._plan_maxsim(v_rel, column_name, query, k, filter, where_sql, params, candidates, oversample, mode, recall, pooled, carve,
                              rescore, NULL, NULL, pg_catalog.current_setting('search_path'));
@@ -61,7 +67,7 @@ BEGIN
     IF p.step IS NULL OR NOT rescore THEN
         v_line := CASE WHEN rescore THEN coalesce(p.direct, p.exhaustive) ELSE coalesce(p.listed, p.everything) END;
         topic := 'statement';
-        detail := v_line || E'\n-- $1 = params, $2 = query, $3 = values of filter, $4 or $11 = code of the query, $7 = candidates';
+        detail := v_line || v_listed_by;
         RETURN NEXT;
         IF p.step IS NULL THEN
             FOR v_line IN EXECUTE 'EXPLAIN ' || v_line USING params, query, p.bound LOOP
@@ -72,7 +78,8 @@ BEGIN
         END IF;
         EXECUTE p.prepare INTO v_query USING query, carve;
         FOR v_line IN EXECUTE 'EXPLAIN ' || v_line
-                      USING params, query, p.bound, v_query.code, NULL::text[], NULL::oid[], p.first, NULL::int, NULL::int, NULL::int, v_query.signs LOOP
+                      USING params, query, p.bound, v_query.code, NULL::text[], NULL::oid[], p.first, v_query.tokens, NULL::float8, NULL::float8, v_query.signs,
+                            v_query.strong LOOP
             topic := 'explain'; detail := sqlvec._shortened(v_line);
             RETURN NEXT;
         END LOOP;
@@ -84,40 +91,57 @@ BEGIN
                                     coalesce(pg_catalog.pg_partition_root(v_rel), v_rel)::pg_catalog.regclass);
         RETURN NEXT;
     END IF;
-    topic := 'statement';
-    detail := p.step || E'\n-- $1 = params, $2 = query, $3 = values of filter, $4 or $11 = code of the query, $5 and $6 = rows seen before, $7 = candidates, '
-                        '$8 = query to compare with, $9 and $10 = least pooled score + $10 * estimate';
+    topic := 'statement'; detail := p.listed || v_listed_by;
+    RETURN NEXT;
+    detail := p.step || E'\n-- $5 and $6 = rows of the list with estimates $13, $8 = query to compare with, $9 and $10 = least pooled score + $10 * estimate';
     RETURN NEXT;
     EXECUTE p.prepare INTO v_query USING query, carve;
     IF carve IS NOT NULL THEN
         topic := 'query'; detail := pg_catalog.format('%s tokens carved to %s', pg_catalog.cardinality(query), pg_catalog.cardinality(v_query.tokens));
         RETURN NEXT;
     END IF;
-    -- The search itself, step by step, with the plan of the first.
+    -- The search itself, step by step, with the plans of the first.
     v_state := sqlvec._maxsim_start(p.first);
     LOOP
         v_step := v_step + 1;
-        v_now := sqlvec._set_scan(sqlvec._maxsim_settings(v_state.wanted, p.total, p.matching, p.whole));
-        v_before := coalesce(v_before, v_now);
+        IF p.index_name IS NOT NULL OR v_step = 1 THEN
+            v_now := sqlvec._set_scan(sqlvec._maxsim_settings(v_state.wanted, p.total, p.matching, p.whole));
+            v_before := coalesce(v_before, v_now);
+            v_limit := CASE WHEN p.index_name IS NULL THEN p.budget ELSE v_state.wanted END;
+            IF v_step = 1 THEN
+                FOR v_line IN EXECUTE 'EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) ' || p.listed
+                              USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_limit, v_query.tokens, v_state.bar, v_state.tilt,
+                                    v_query.signs, v_query.strong LOOP
+                    topic := 'explain'; detail := sqlvec._shortened(v_line);
+                    RETURN NEXT;
+                END LOOP;
+            END IF;
+            EXECUTE p.listed INTO v_listed
+            USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_limit, v_query.tokens, v_state.bar, v_state.tilt,
+                  v_query.signs, v_query.strong;
+            v_from := 0;
+        END IF;
+        v_to := v_from + v_state.wanted - pg_catalog.cardinality(v_state.scores);
         IF v_step = 1 THEN
             FOR v_line IN EXECUTE 'EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) ' || p.step
-                          USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar, v_state.tilt,
-                                v_query.signs LOOP
+                          USING params, query, p.bound, v_query.code, v_listed.row_ids[:v_to], v_listed.row_tables[:v_to], v_limit, v_query.tokens, v_state.bar,
+                                v_state.tilt, v_query.signs, v_query.strong, v_listed.estimates[:v_to] LOOP
                 topic := 'explain'; detail := sqlvec._shortened(v_line);
                 RETURN NEXT;
             END LOOP;
         END IF;
         EXECUTE p.step INTO v_found
-        USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar, v_state.tilt,
-              v_query.signs;
+        USING params, query, p.bound, v_query.code, v_listed.row_ids[v_from + 1:v_to], v_listed.row_tables[v_from + 1:v_to], v_limit, v_query.tokens,
+              v_state.bar, v_state.tilt, v_query.signs, v_query.strong, v_listed.estimates[v_from + 1:v_to];
         topic := pg_catalog.format('step %s', v_step);
         detail := pg_catalog.format('%s candidates', v_state.wanted);
         v_state := sqlvec._maxsim_advance(v_state, v_found.estimates, v_found.pooled, v_found.scores, v_found.row_ids, v_found.row_tables,
-                                          v_found.found, k, p.matching, recall, p.fixed, p.budget, p.whole, p.index_name IS NOT NULL);
+                                          v_listed.estimates[v_to + 1:], v_listed.found, k, p.matching, recall, p.fixed, p.budget, p.whole, p.index_name IS NOT NULL);
         detail := detail || pg_catalog.format(', %s scored exactly so far', (SELECT pg_catalog.count(s) FROM pg_catalog.unnest(v_state.scores) AS s))
                   || coalesce(pg_catalog.format('; expected to be missing: %s of the %s best', pg_catalog.round(v_state.missing::numeric, 2), k), '')
                   || CASE WHEN v_state.exhaustive THEN '; read all that match instead' WHEN NOT v_state.complete THEN '; the budget ends here' ELSE '' END;
         RETURN NEXT;
+        v_from := v_to;
         EXIT WHEN v_state.finished;
     END LOOP;
     PERFORM sqlvec._set_scan(v_before);

@@ -154,23 +154,34 @@ CREATE OR REPLACE FUNCTION sqlvec._fde(
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN sqlvec._to_halfvec(sqlvec._fde_code(encoder, tokens, as_query, dimensions, repetitions, simhash_bits, projection, final_dimensions));
 
--- One bit per value; a vector has no more than 16000.
-CREATE OR REPLACE FUNCTION sqlvec._positive(x float8[]) RETURNS varbit
+-- One bit per value, set where factor * value is above `size`; a vector has no more than 16000.
+CREATE OR REPLACE FUNCTION sqlvec._bits_above(x float8[], factor float8, size float8) RETURNS bit
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN cardinality(x) <= 16000 THEN sqlvec._bits(x) ELSE sqlvec._bits(x[:16000]) || sqlvec._bits(x[16001:]) END;
+RETURN binary_quantize(sqlvec._constant(factor, cardinality(x)) * x::vector - sqlvec._constant(size, cardinality(x)));
+CREATE OR REPLACE FUNCTION sqlvec._above(x float8[], factor float8, size float8) RETURNS varbit
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN cardinality(x) <= 16000 THEN sqlvec._bits_above(x, factor, size)
+            ELSE sqlvec._bits_above(x[:16000], factor, size) || sqlvec._bits_above(x[16001:], factor, size) END;
 
 -- The same as signs: which values are positive, then which are negative. A document and a query that
 -- agree in a sign differ in no bit, those that disagree in two, and where one of them has a zero, as the
 -- empty buckets of a query do, in one whatever the other has: Hamming distance then ranks by the signs of
 -- the query's tokens alone.
+CREATE OR REPLACE FUNCTION sqlvec._signs(code float8[], size float8 = 0) RETURNS bit
+LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
+RETURN sqlvec._above(code, 1, size) || sqlvec._above(code, -1, size);
+
+-- The signs of values larger than their mean; the rest count as zeros. The distance to these added to that
+-- of all signs has the size of a query's values tell, as much of it as matters.
+CREATE OR REPLACE FUNCTION sqlvec._strong_signs(code float8[]) RETURNS bit
+LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
+RETURN sqlvec._signs(code, (SELECT coalesce(avg(abs(v)) FILTER (WHERE v <> 0), 0) FROM unnest(code) AS v));
+
 CREATE OR REPLACE FUNCTION sqlvec._fde_bits(
     encoder text, tokens halfvec[], as_query boolean, dimensions int, repetitions int, simhash_bits int, projection int, final_dimensions int
 ) RETURNS bit
 LANGUAGE sql STABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT CASE WHEN c.code IS NOT NULL THEN sqlvec._positive(c.code) || sqlvec._positive(ARRAY(SELECT 0 - v.value FROM unnest(c.code) WITH ORDINALITY AS v (value, n) ORDER BY v.n)) END
-    FROM (SELECT sqlvec._fde_code(encoder, tokens, as_query, dimensions, repetitions, simhash_bits, projection, final_dimensions) AS code OFFSET 0) AS c;
-END;
+RETURN sqlvec._signs(sqlvec._fde_code(encoder, tokens, as_query, dimensions, repetitions, simhash_bits, projection, final_dimensions));
 
 -- Dimensions and options of an encoder as SQL constants. Whatever a row of the catalog says, these are
 -- integers.
@@ -332,10 +343,15 @@ BEGIN
 END
 $body$;
 
--- The SQL expression that computes the code of a query, given that of its tokens.
-CREATE OR REPLACE FUNCTION sqlvec._fde_query_expression(encoder text, argument text) RETURNS text
+-- The SQL expressions that compute the code of a query, its signs and its strong signs, given that of its
+-- tokens.
+CREATE OR REPLACE FUNCTION sqlvec._fde_query(encoder text, argument text) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT format('sqlvec._fde%s(%L, %s, true, %s)', CASE e.code_type WHEN 'bit' THEN '_bits' END, encoder, argument, sqlvec._fde_constants(e.dimensions, e.options))
+    SELECT format(CASE e.code_type
+                  WHEN 'bit' THEN 'SELECT NULL::%4$I.halfvec AS code, sqlvec._signs(v.code) AS signs, sqlvec._strong_signs(v.code) AS strong '
+                                  'FROM sqlvec._fde_code(%1$L, %2$s, true, %3$s) AS v (code)'
+                  ELSE 'SELECT sqlvec._fde(%1$L, %2$s, true, %3$s) AS code, NULL::pg_catalog.bit AS signs, NULL::pg_catalog.bit AS strong' END,
+                  encoder, argument, sqlvec._fde_constants(e.dimensions, e.options), sqlvec._vector_schema())
     FROM sqlvec.encoder AS e WHERE e.name = encoder;
 END;

@@ -3,9 +3,9 @@
 CREATE OR REPLACE FUNCTION sqlvec._vectors(x halfvec[]) RETURNS vector[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x::vector[];
 
--- One aggregate per query token goes over a document once, in less than half the time of sqlvec.maxsim,
--- which cannot know how many tokens a query has. Statements for many are long in planning; there, and
--- where the number is NULL, the function is called.
+-- One aggregate per query token goes over a document once, in half the time of sqlvec.maxsim, which cannot
+-- know how many tokens a query has. Statements for many are long in planning; there, and where the number
+-- is NULL, the function is called, which workers share.
 CREATE OR REPLACE FUNCTION sqlvec._maxsim_expression(type_name text, tokens text, query text, query_tokens int) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -19,8 +19,7 @@ BEGIN
     END IF;
     v_sum := (SELECT string_agg(format('pg_catalog.min("sqlvec token".x %s (%s)[%s])', sqlvec._operator('inner_product'), v_query, n),
                                 ' OPERATOR(pg_catalog.+) ' ORDER BY n) FROM generate_series(1, query_tokens) AS n);
-    RETURN format(CASE WHEN v_half THEN '%s' ELSE 'sqlvec._number(%s)' END,
-                  format('(SELECT 0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s) FROM (SELECT pg_catalog.unnest(%s) AS x) AS "sqlvec token")',
-                         v_sum, tokens));
+    RETURN format('(SELECT %s(0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s)) FROM (SELECT pg_catalog.unnest(%s) AS x) AS "sqlvec token")',
+                  CASE WHEN NOT v_half THEN 'sqlvec._number' END, v_sum, tokens);
 END
 $body$;

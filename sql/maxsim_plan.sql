@@ -1,8 +1,9 @@
 -- How a MaxSim search of a table is written: the statements that are the same for each of its steps.
 --
--- $1 is the caller's params, $2 the query, $3 the values of filter. A step reads $4 or, of signs, $11 the code of the query,
--- $5 and $6 the places of rows seen before, $7 how many candidates, $8 the query to rescore with, $9 and
--- $10 bar and tilt of the middle stage.
+-- $1 is the caller's params, $2 the query, $3 the values of filter. Candidates are listed for $4, the code
+-- of the query, or of signs $11, and $12 beside it: $7 of them, without the rows at $5 and $6. A step reads
+-- those at $5 and $6 with estimates $13; it compares them with $8, bar and tilt of the middle stage are $9
+-- and $10.
 
 -- An error unless the query is made of vectors that fit the column, `dimensions` where it names them.
 CREATE OR REPLACE FUNCTION sqlvec._check_tokens(query halfvec[], column_name text, rel oid, dimensions int) RETURNS void
@@ -58,28 +59,30 @@ BEGIN ATOMIC
     ORDER BY i.index_name IS NULL, s.pooled IS NOT NULL, e.target_column, i.index_name;
 END;
 
--- Whether no two rows have the same value of a column, nor any NULL.
+-- Whether no two rows have the same value of a column, nor any NULL. Rows of tables that inherit may.
 CREATE OR REPLACE FUNCTION sqlvec._identifies(rel oid, column_name name) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 RETURN EXISTS (SELECT FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
                WHERE i.indrelid = rel AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indnkeyatts = 1
-                 AND a.attname = column_name AND a.attnotnull);
+                 AND a.attname = column_name AND a.attnotnull)
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits AS h JOIN pg_catalog.pg_class AS c ON c.oid = h.inhparent
+                       WHERE h.inhparent = rel AND c.relkind = 'r');
 
 CREATE OR REPLACE FUNCTION sqlvec._plan_maxsim(
     rel oid, column_name text, query halfvec[], k int, filter jsonb, where_sql text, params text[], candidates int, oversample float8,
     mode text, recall float8, pooled text, carve float8, rescore boolean, key_column text, key_type regtype, caller_path text,
     depth int = NULL,         -- rows to answer, of which k are to be sure; NULL is k
     OUT direct text,          -- answers a view, whose rows have no address; then nothing else is set
-    OUT step text,            -- candidates of an index with their scores; NULL where all matches are read
+    OUT listed text,          -- candidates with their estimates, best first; NULL where all matches are read
+    OUT step text,            -- scores of candidates
     OUT exhaustive text,      -- the k best of all that match, as arrays of scores and places
     OUT waiting text,         -- the same for rows that wait for their code; NULL when there are none
-    OUT listed text,          -- candidates of an index with their estimates for scores
     OUT unlisted text,        -- rows that wait for their code, without scores; NULL when there are none
     OUT everything text,      -- all that match, without scores
     OUT carved text,          -- scores of the rows at $5, $6 with the whole query; NULL unless it was carved
     OUT answer text,          -- rows or keys of places $1, $2 with scores $3
-    OUT prepare text,         -- answers $4, $11 and $8, code, signs and tokens of the query, for query $1 and carve $2: the types
-                              -- are always the same, or a session could not search tables of either kind
+    OUT prepare text,         -- answers $4, $11, $12 and $8, code, signs, strong signs and tokens of the query, for query $1 and
+                              -- carve $2: the types are always the same, or a session could not search tables of either kind
     OUT whole boolean,        -- everything may be read instead
     OUT bound text[], OUT condition text, OUT way text, OUT index_name text, OUT middle text,
     OUT kept int,             -- of the candidates: k, more where they are to be scored again
@@ -100,9 +103,10 @@ DECLARE
     v_exact text;
     v_score text;
     v_code text;
-    v_operator text;
-    v_asked text;
-    v_nearest text;
+    v_distance text;
+    v_type text;
+    v_where text;
+    v_located text;
     v_matching text;
     v_best text;
     v_list text;
@@ -129,7 +133,8 @@ BEGIN
     v_from := format('%s AS %s', sqlvec._qualified(rel), v_alias);
     SELECT c.bound, c.condition INTO bound, condition FROM sqlvec._condition(rel, v_class.relname, filter, where_sql) AS c;
     v_tokens := format('%s.%I', v_alias, column_name);
-    v_exact := sqlvec._maxsim_expression(v_source.type_name, v_tokens, '$2', v_count);
+    -- Workers share calls of a function, not aggregates over each row.
+    v_exact := sqlvec._maxsim_expression(v_source.type_name, v_tokens, '$2', CASE WHEN current_setting('max_parallel_workers_per_gather')::int < 2 THEN v_count END);
     IF v_source.dimensions IS NULL THEN
         -- A column without dimensions may hold vectors that the query cannot be compared with. Rows with a
         -- code do not, and the planner knows nothing of this condition: neither reads it.
@@ -143,7 +148,7 @@ BEGIN
         way := 'exact'; reason := 'rows of a view or foreign table have no address';
         direct := format('SELECT h.row_value, h.score, true FROM (SELECT (%1$s.*)::%2$s AS row_value, %3$s AS score FROM %4$s WHERE %5$s) AS h '
                          'WHERE h.score IS NOT NULL ORDER BY h.score DESC LIMIT %6$s',
-                         v_alias, sqlvec._qualified(rel), sqlvec._maxsim_expression(v_source.type_name, v_tokens, '$2', NULL), v_from, v_fits || condition, k);
+                         v_alias, sqlvec._qualified(rel), v_exact, v_from, v_fits || condition, k);
         RETURN;
     END IF;
     v_hit := sqlvec._hit_statement(rel, v_alias, key_column, key_type, CASE WHEN rescore THEN k END);
@@ -220,37 +225,47 @@ BEGIN
         first := least(fixed, greatest(10 * k, 100));
     END IF;
     v_code := format('%s.%I', v_alias, v_way.target_column);
-    v_operator := sqlvec._operator(CASE v_way.code_type WHEN 'bit' THEN 'hamming' ELSE 'inner_product' END);
     whole := mode = 'auto';
-    v_asked := CASE v_way.code_type WHEN 'bit' THEN '$11' ELSE '$4' END;
-    prepare := format(CASE v_way.code_type WHEN 'bit' THEN 'SELECT NULL::%1$I.halfvec AS code, %2$s AS signs, %3$s AS tokens'
-                                           ELSE 'SELECT %2$s AS code, NULL::pg_catalog.bit AS signs, %3$s AS tokens' END,
-                      sqlvec._vector_schema(), sqlvec._fde_query_expression(v_way.encoder, '$1'),
-                      CASE WHEN carve IS NULL THEN '$1' ELSE 'sqlvec.carve($1, $2)' END);
+    prepare := format('SELECT q.*, %s AS tokens FROM (%s) AS q', CASE WHEN carve IS NULL THEN '$1' ELSE 'sqlvec.carve($1, $2)' END,
+                      sqlvec._fde_query(v_way.encoder, '$1'));
     v_compared := CASE WHEN carve IS NULL THEN v_count ELSE cardinality(sqlvec.carve(query, carve)) END;
-    v_score := sqlvec._maxsim_expression(v_source.type_name, 'f.tokens', '$8', v_compared);
+    v_score := sqlvec._maxsim_expression(v_source.type_name, 'c.tokens', '$8', v_compared);
+    -- A row may wait for its pooled tokens.
     v_pooled := CASE WHEN middle IS NULL THEN 'NULL::pg_catalog.float8'
-                     ELSE sqlvec._maxsim_expression(v_source.type_name, 'f.few_tokens', '$8', v_compared) END;
-    -- Adding zero keeps the index out.
-    v_nearest := format('FROM %s WHERE %s AND %s IS NOT NULL ORDER BY %s LIMIT $7', v_from, condition, v_code,
-                        format(CASE WHEN index_name IS NULL THEN '(%s %s %s) OPERATOR(pg_catalog.+) 0::pg_catalog.float8' ELSE '%s %s %s' END, v_code, v_operator, v_asked));
-    listed := v_arrays || format('(SELECT 0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s %s %s) AS score, %s %s) AS h', v_code, v_operator, v_asked, v_hit.place, v_nearest);
+                     ELSE sqlvec._maxsim_expression(v_source.type_name, format('coalesce(%s.%I, %s)', v_alias, middle, v_tokens), '$8', v_compared) END;
+    v_distance := format(CASE WHEN v_way.code_type <> 'bit' THEN '%1$s %2$s $4'
+                              WHEN index_name IS NULL THEN '(%1$s %2$s $11) OPERATOR(pg_catalog.+) (%1$s %2$s $12)'
+                              ELSE '%1$s %2$s $11' END,
+                         v_code, sqlvec._operator(CASE v_way.code_type WHEN 'bit' THEN 'hamming' ELSE 'inner_product' END));
+    listed := format(
+        E'SELECT pg_catalog.array_agg(s.estimate) AS estimates, pg_catalog.array_agg(s.row_id) AS row_ids,\n'
+        '  pg_catalog.array_agg(s.row_table) AS row_tables, pg_catalog.max(s.found) AS found\n'
+        'FROM (\n  SELECT c.* FROM (\n    SELECT c.address::pg_catalog.text AS row_id, c.row_table, c.estimate, pg_catalog.count(*) OVER () AS found\n'
+        '    FROM (SELECT %s, 0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s) AS estimate\n      FROM %s WHERE %s AND %s IS NOT NULL ORDER BY %s LIMIT $7) AS c) AS c\n'
+        '%s  ORDER BY c.estimate DESC) AS s',
+        v_hit.address, v_distance, v_from, condition, v_code,
+        -- By its estimate no index is found to order by.
+        CASE WHEN index_name IS NULL THEN '3 DESC' ELSE v_distance END,
+        CASE WHEN index_name IS NOT NULL
+             THEN E'  WHERE NOT EXISTS (SELECT FROM unnest($5, $6) AS h (row_id, row_table)\n'
+                  '                    WHERE h.row_id OPERATOR(pg_catalog.=) c.row_id AND h.row_table OPERATOR(pg_catalog.=) c.row_table)\n' ELSE '' END);
+    IF key_type IS NULL THEN
+        v_type := 'pg_catalog.tid';
+        v_where := format('%1$s.ctid OPERATOR(pg_catalog.=) "sqlvec hit".place AND %1$s.tableoid OPERATOR(pg_catalog.=) "sqlvec hit".row_table', v_alias);
+    ELSE
+        SELECT format_type(c.type_oid, -1), format('%s.%I %s "sqlvec hit".place', v_alias, n.name, sqlvec._btree_operator(c.type_oid, 3))
+        INTO v_type, v_where FROM sqlvec._key_column(rel, key_column) AS n (name), sqlvec._column(rel, n.name) AS c;
+    END IF;
+    -- Cast as a whole: a cast in the condition would keep it behind the policies.
+    v_located := format('unnest($5::%s[], $5, $6, $13) AS "sqlvec hit" (place, row_id, row_table, estimate) JOIN %s ON %s', v_type, v_from, v_where);
     -- OFFSET 0 keeps the pooled score from being computed again wherever it is compared.
     step := format(
         E'SELECT pg_catalog.array_agg(s.estimate) AS estimates, pg_catalog.array_agg(s.pooled) AS pooled, pg_catalog.array_agg(s.score) AS scores,\n'
-        '  pg_catalog.array_agg(s.row_id) AS row_ids, pg_catalog.array_agg(s.row_table) AS row_tables, pg_catalog.max(s.found) AS found\n'
-        'FROM (\n  SELECT f.*, %1$s AS score\n  FROM (\n    SELECT f.*, %2$s AS pooled FROM (\n'
-        '      SELECT c.*, c.address::pg_catalog.text AS row_id, pg_catalog.count(*) OVER () AS found FROM (\n'
-        '        SELECT %3$s, %4$s AS tokens%5$s, 0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%6$s %7$s %9$s) AS estimate\n'
-        '        %8$s) AS c) AS f\n'
-        '    WHERE NOT EXISTS (SELECT FROM unnest($5, $6) AS h (row_id, row_table)\n'
-        '                      WHERE h.row_id OPERATOR(pg_catalog.=) f.row_id AND h.row_table OPERATOR(pg_catalog.=) f.row_table)\n'
-        '    OFFSET 0) AS f) AS s',
-        CASE WHEN middle IS NULL THEN v_score ELSE format('CASE WHEN (f.pooled OPERATOR(pg_catalog.+) ($10 OPERATOR(pg_catalog.*) f.estimate) OPERATOR(pg_catalog.<) $9) IS NOT TRUE THEN %s END', v_score) END,
-        v_pooled, v_hit.address, v_tokens,
-        -- A row may wait for its pooled tokens.
-        CASE WHEN middle IS NOT NULL THEN format(', coalesce(%s.%I, %s) AS few_tokens', v_alias, middle, v_tokens) ELSE '' END,
-        v_code, v_operator, v_nearest, v_asked);
+        '  pg_catalog.array_agg(s.row_id) AS row_ids, pg_catalog.array_agg(s.row_table) AS row_tables\n'
+        'FROM (\n  SELECT c.*, %s AS score\n  FROM (\n    SELECT "sqlvec hit".row_id, "sqlvec hit".row_table, "sqlvec hit".estimate, %s AS tokens, %s AS pooled\n'
+        '    FROM %s\n    OFFSET 0) AS c) AS s',
+        CASE WHEN middle IS NULL THEN v_score ELSE format('CASE WHEN (c.pooled OPERATOR(pg_catalog.+) ($10 OPERATOR(pg_catalog.*) c.estimate) OPERATOR(pg_catalog.<) $9) IS NOT TRUE THEN %s END', v_score) END,
+        v_tokens, v_pooled, v_located);
     v_ready := 'SELECT ' || sqlvec._all_encoded(rel, v_from, v_way.target_column, coalesce(v_way.pooled, column_name))
                || CASE WHEN v_way.pooled IS NULL THEN '' ELSE ' AND ' || sqlvec._all_encoded(rel, v_from, v_way.pooled, column_name) END;
     -- Policies run inside, which may need the caller's search_path.
@@ -263,13 +278,7 @@ BEGIN
         unlisted := v_list || v_matching || ') AS h';
     END IF;
     IF carve IS NOT NULL THEN
-        carved := v_arrays || format(
-                          '(SELECT %s AS score, "sqlvec hit".row_id, "sqlvec hit".row_table FROM unnest($5, $6) AS "sqlvec hit" (row_id, row_table) JOIN %s ON %s) AS h',
-                          v_exact, v_from,
-                          CASE WHEN key_type IS NULL
-                               THEN format('%1$s.ctid OPERATOR(pg_catalog.=) "sqlvec hit".row_id::pg_catalog.tid AND %1$s.tableoid OPERATOR(pg_catalog.=) "sqlvec hit".row_table', v_alias)
-                               ELSE (SELECT format('%s.%I %s "sqlvec hit".row_id::%s', v_alias, sqlvec._key_column(rel, key_column), sqlvec._btree_operator(c.type_oid, 3), format_type(c.type_oid, -1))
-                                     FROM sqlvec._column(rel, sqlvec._key_column(rel, key_column)) AS c) END);
+        carved := v_arrays || format('(SELECT %s AS score, "sqlvec hit".row_id, "sqlvec hit".row_table FROM %s) AS h', v_exact, v_located);
     END IF;
 END
 $body$;

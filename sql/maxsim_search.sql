@@ -25,7 +25,10 @@ DECLARE
     p record;
     v_state sqlvec._maxsim_state;
     v_query record;
+    v_listed record;
     v_found record;
+    v_from int := 0;
+    v_to int;
     v_before text[];
     v_now text[];
 BEGIN
@@ -44,9 +47,11 @@ BEGIN
     IF NOT rescore THEN
         IF p.step IS NOT NULL THEN
             v_before := sqlvec._set_scan(sqlvec._maxsim_settings(p.first, p.total, p.matching, p.whole));
-            EXECUTE p.listed INTO v_found USING params, query, p.bound, v_query.code, NULL::text[], NULL::oid[], p.first, NULL::int, NULL::int, NULL::int, v_query.signs;
+            EXECUTE p.listed INTO v_found
+            USING params, query, p.bound, v_query.code, NULL::text[], NULL::oid[], p.first, v_query.tokens, NULL::float8, NULL::float8, v_query.signs,
+                  v_query.strong;
             PERFORM sqlvec._set_scan(v_before);
-            scores := v_found.scores; row_ids := v_found.row_ids; row_tables := v_found.row_tables;
+            scores := v_found.estimates; row_ids := v_found.row_ids; row_tables := v_found.row_tables;
             complete := p.index_name IS NULL OR sqlvec._as_many(row_ids, p.first);
         END IF;
         -- Rows that have no code yet are candidates too; an early end of the scan makes all of them so.
@@ -65,13 +70,24 @@ BEGIN
     IF p.step IS NOT NULL THEN
         v_state := sqlvec._maxsim_start(p.first);
         LOOP
-            v_now := sqlvec._set_scan(sqlvec._maxsim_settings(v_state.wanted, p.total, p.matching, p.whole));
-            v_before := coalesce(v_before, v_now);
+            -- Reading all codes once lists all that any step may want; an index is asked again for more.
+            IF p.index_name IS NOT NULL OR v_from = 0 THEN
+                v_now := sqlvec._set_scan(sqlvec._maxsim_settings(v_state.wanted, p.total, p.matching, p.whole));
+                v_before := coalesce(v_before, v_now);
+                EXECUTE p.listed INTO v_listed
+                USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables,
+                      CASE WHEN p.index_name IS NULL THEN p.budget ELSE v_state.wanted END, v_query.tokens, v_state.bar, v_state.tilt, v_query.signs,
+                      v_query.strong;
+                v_from := 0;
+            END IF;
+            v_to := v_from + v_state.wanted - pg_catalog.cardinality(v_state.scores);
             EXECUTE p.step INTO v_found
-            USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar, v_state.tilt,
-                  v_query.signs;
+            USING params, query, p.bound, v_query.code, v_listed.row_ids[v_from + 1:v_to], v_listed.row_tables[v_from + 1:v_to], v_state.wanted,
+                  v_query.tokens, v_state.bar, v_state.tilt, v_query.signs, v_query.strong, v_listed.estimates[v_from + 1:v_to];
             v_state := sqlvec._maxsim_advance(v_state, v_found.estimates, v_found.pooled, v_found.scores, v_found.row_ids, v_found.row_tables,
-                                              v_found.found, k, p.matching, recall, p.fixed, p.budget, p.whole, p.index_name IS NOT NULL);
+                                              v_listed.estimates[v_to + 1:], v_listed.found, k, p.matching, recall, p.fixed, p.budget, p.whole,
+                                              p.index_name IS NOT NULL);
+            v_from := v_to;
             EXIT WHEN v_state.finished;
         END LOOP;
         PERFORM sqlvec._set_scan(v_before);
@@ -86,7 +102,9 @@ BEGIN
     complete := v_state.complete;
     v_found := sqlvec._best_hits(v_state.scores, v_state.row_ids, v_state.row_tables, p.kept);
     IF p.carved IS NOT NULL THEN
-        EXECUTE p.carved INTO v_found USING params, query, p.bound, v_query.code, v_found.row_ids, v_found.row_tables;
+        EXECUTE p.carved INTO v_found
+        USING params, query, p.bound, v_query.code, v_found.row_ids, v_found.row_tables, NULL::int, v_query.tokens, NULL::float8, NULL::float8,
+              v_query.signs, v_query.strong, v_found.scores;
     END IF;
     IF p.waiting IS NOT NULL THEN
         v_query := v_found;

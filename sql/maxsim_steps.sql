@@ -1,15 +1,15 @@
--- How many candidates a MaxSim search reads: it asks an index for some, scores them exactly, and goes on
--- while rows that it has not seen are expected to belong among the k best.
+-- How many candidates a MaxSim search reads: it lists some by their codes, scores the first exactly, and
+-- goes on while rows that it has not scored are expected to belong among the k best.
 --
--- What the index ranks by only estimates MaxSim. How well is seen on the candidates themselves: the
+-- What candidates are listed by only estimates MaxSim. How well is seen on the candidates themselves: the
 -- regression of exact scores on estimates holds for rows not read yet too, because candidates are chosen
--- by the estimate alone. Estimates fall by about the same step whenever the rank doubles. The two tell
--- how many of the rows left should beat the k-th score found; once that is less than k * (1 - recall),
--- the search ends.
+-- by the estimate alone. Beyond the list estimates fall by about the same step whenever the rank doubles.
+-- The two tell how many of the rows left should beat the k-th score found; once that is less than
+-- k * (1 - recall), the search ends.
 --
 -- A middle stage, MaxSim on pooled tokens, spares most candidates the exact score: the first ones get all
 -- three, later ones the exact one only where its regression on the estimate and the pooled score leaves
--- them a chance of a thousandth or so.
+-- them a chance of half a thousandth or so.
 
 -- Whether as many were found as were asked for.
 CREATE OR REPLACE FUNCTION sqlvec._as_many(row_ids text[], wanted int) RETURNS boolean
@@ -31,7 +31,7 @@ DO $do$
 BEGIN
     IF pg_catalog.to_regtype('sqlvec._maxsim_state') IS NULL THEN
         CREATE TYPE sqlvec._maxsim_state AS (
-            wanted     int,      -- candidates to ask the index for
+            wanted     int,      -- candidates to score, those scored among them
             bar        float8,   -- pooled + tilt * estimate below which a candidate is not scored exactly; NULL
             tilt       float8,   -- scores all
             estimates  float8[], -- of the candidates so far, with their pooled and exact scores and where they are
@@ -58,15 +58,18 @@ CREATE OR REPLACE FUNCTION sqlvec._maxsim_settings(wanted int, total float8, mat
 LANGUAGE sql STABLE
 RETURN sqlvec._scan_settings(4 * wanted, total, matching, whole);
 
--- Straight line of y over x with the variance around it. Never falling: a higher estimate is no worse.
+-- Straight line of y over x with the variance above it, the side on which rows are missed. Never falling: a
+-- higher estimate is no worse.
 CREATE OR REPLACE FUNCTION sqlvec._line(x float8[], y float8[], OUT slope float8, OUT intercept float8, OUT variance float8)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT b.slope, r.y - b.slope * r.x, greatest(r.yy - 2 * b.slope * r.xy + b.slope * b.slope * r.xx, 0) / greatest(r.n - 2, 1)
-    FROM (SELECT regr_count(p.y, p.x)::float8 AS n, regr_avgx(p.y, p.x) AS x, regr_avgy(p.y, p.x) AS y,
-                 regr_sxx(p.y, p.x) AS xx, regr_syy(p.y, p.x) AS yy, regr_sxy(p.y, p.x) AS xy
+    SELECT b.slope, b.intercept,
+           (SELECT coalesce(avg(d.above * d.above) FILTER (WHERE d.above > 0), 0)
+            FROM (SELECT p.y - b.intercept - b.slope * p.x AS above FROM unnest(_line.x, _line.y) AS p (x, y)) AS d)
+    FROM (SELECT regr_avgx(p.y, p.x) AS x, regr_avgy(p.y, p.x) AS y, regr_sxx(p.y, p.x) AS xx, regr_sxy(p.y, p.x) AS xy
           FROM unnest(x, y) AS p (x, y)) AS r,
-    LATERAL (SELECT CASE WHEN r.xx > 0 THEN greatest(r.xy / r.xx, 0) ELSE 0 END AS slope) AS b;
+    LATERAL (SELECT CASE WHEN r.xx > 0 THEN greatest(r.xy / r.xx, 0) ELSE 0 END AS slope) AS l,
+    LATERAL (SELECT l.slope, r.y - l.slope * r.x AS intercept) AS b;
 END;
 
 -- The plane through z over x and y, where z is known, with the variance around it.
@@ -88,14 +91,15 @@ BEGIN ATOMIC
 END;
 
 -- The state after the candidates of one step.
---   given     candidates that the index gave, of which those seen before are left out of the arrays
+--   coming    estimates of candidates that are listed for later steps, best first
+--   given     candidates that the list has found
 --   matching  rows that meet the condition, as far as the planner can tell
 --   fixed     candidates to read whatever is expected; NULL where that is for the expectation to say
 --   budget    most candidates to read
 --   whole     all matches may be read instead
 --   scanned   an index gave the candidates, which may have ended early
 CREATE OR REPLACE FUNCTION sqlvec._maxsim_advance(
-    state sqlvec._maxsim_state, estimates float8[], pooled float8[], scores float8[], row_ids text[], row_tables oid[], given bigint,
+    state sqlvec._maxsim_state, estimates float8[], pooled float8[], scores float8[], row_ids text[], row_tables oid[], coming float8[], given bigint,
     k int, matching float8, recall float8, fixed int, budget int, whole boolean, scanned boolean
 ) RETURNS sqlvec._maxsim_state
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
@@ -105,13 +109,12 @@ DECLARE
     v_count float8;
     v_left float8;
     v_estimates float8[];
-    v_last float8;
+    v_listed int;
     v_step float8;
     v_kth float8;
     v_line record;
     v_plane record;
     v_deviation float8;
-    v_gap float8;
     v_allowed float8 := (1 - recall) * k;
     v_wanted float8;
 BEGIN
@@ -135,7 +138,7 @@ BEGIN
         v_plane := sqlvec._plane(s.estimates, s.pooled, s.scores);
         IF v_plane.y_slope > 0 THEN
             s.tilt := v_plane.x_slope / v_plane.y_slope;
-            s.bar := (v_kth - v_plane.intercept - 3 * sqrt(v_plane.variance)) / v_plane.y_slope;
+            s.bar := (v_kth - v_plane.intercept - 3.25 * sqrt(v_plane.variance)) / v_plane.y_slope;
         END IF;
         v_line.intercept := v_plane.intercept + v_plane.y_slope * v_line.intercept;
         v_line.variance := v_plane.variance + v_plane.y_slope * v_plane.y_slope * v_line.variance;
@@ -150,17 +153,17 @@ BEGIN
     END IF;
 
     v_left := greatest(matching / v_count, 1);
-    v_estimates := ARRAY(SELECT u.estimate FROM unnest(s.estimates) AS u (estimate) ORDER BY u.estimate DESC);
-    v_last := v_estimates[v_count::int];
-    v_step := (v_estimates[greatest(v_count::int / 2, 1)] - v_last) / ln(2::float8);
+    v_estimates := ARRAY(SELECT u.estimate FROM unnest(s.estimates) AS u (estimate) ORDER BY u.estimate DESC) || coming;
+    v_listed := cardinality(v_estimates);
+    v_step := (v_estimates[greatest(v_listed / 2, 1)] - v_estimates[v_listed]) / ln(2::float8);
     v_deviation := greatest(sqrt(v_line.variance), 1e-9);
-    v_gap := (v_kth - v_line.intercept - v_line.slope * v_last) / v_deviation;
     -- Sum over ranks count * e^t, from the last one back: what is expected beyond each.
     SELECT max(b.beyond), min(b.rank) FILTER (WHERE b.beyond <= v_allowed) INTO s.missing, v_wanted
     FROM (SELECT v_count * exp(t.here) AS rank,
-                 sum(sqlvec._normal_tail(v_gap + v_line.slope * v_step / v_deviation * (t.here + t.width / 2)) * v_count * exp(t.here + t.width / 2) * t.width)
-                     OVER (ORDER BY t.here DESC) AS beyond
-          FROM (SELECT (i - 1) * ln(v_left) / 64 AS here, ln(v_left) / 64 AS width FROM generate_series(1, 64) AS i) AS t) AS b;
+                 sum(sqlvec._normal_tail((v_kth - v_line.intercept - v_line.slope * e.estimate) / v_deviation) * r.rank * t.width) OVER (ORDER BY t.here DESC) AS beyond
+          FROM (SELECT (i - 1) * ln(v_left) / 64 AS here, ln(v_left) / 64 AS width FROM generate_series(1, 64) AS i) AS t,
+          LATERAL (SELECT v_count * exp(t.here + t.width / 2) AS rank) AS r,
+          LATERAL (SELECT v_estimates[least(ceil(r.rank), v_listed)::int] - v_step * ln(greatest(r.rank / v_listed, 1)) AS estimate) AS e) AS b;
     -- Without a k-th score nothing can be said.
     s.missing := coalesce(s.missing, k);
     s.finished := s.missing <= v_allowed;
@@ -171,7 +174,8 @@ BEGIN
     s.exhaustive := whole AND matching <= budget AND v_wanted > 0.7 * matching;
     s.complete := s.wanted < budget;
     s.finished := s.exhaustive OR NOT s.complete;
-    s.wanted := least(greatest(v_wanted, 1.25 * v_count), 8 * v_count, budget);
+    -- An index is asked again for those that it has given.
+    s.wanted := least(greatest(v_wanted, 1.25 * v_count), CASE WHEN scanned THEN 8 ELSE 4 END * v_count, budget);
     RETURN s;
 END
 $body$;

@@ -1125,23 +1125,34 @@ CREATE OR REPLACE FUNCTION sqlvec._fde(
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN sqlvec._to_halfvec(sqlvec._fde_code(encoder, tokens, as_query, dimensions, repetitions, simhash_bits, projection, final_dimensions));
 
--- One bit per value; a vector has no more than 16000.
-CREATE OR REPLACE FUNCTION sqlvec._positive(x float8[]) RETURNS varbit
+-- One bit per value, set where factor * value is above `size`; a vector has no more than 16000.
+CREATE OR REPLACE FUNCTION sqlvec._bits_above(x float8[], factor float8, size float8) RETURNS bit
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN cardinality(x) <= 16000 THEN sqlvec._bits(x) ELSE sqlvec._bits(x[:16000]) || sqlvec._bits(x[16001:]) END;
+RETURN binary_quantize(sqlvec._constant(factor, cardinality(x)) * x::vector - sqlvec._constant(size, cardinality(x)));
+CREATE OR REPLACE FUNCTION sqlvec._above(x float8[], factor float8, size float8) RETURNS varbit
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN cardinality(x) <= 16000 THEN sqlvec._bits_above(x, factor, size)
+            ELSE sqlvec._bits_above(x[:16000], factor, size) || sqlvec._bits_above(x[16001:], factor, size) END;
 
 -- The same as signs: which values are positive, then which are negative. A document and a query that
 -- agree in a sign differ in no bit, those that disagree in two, and where one of them has a zero, as the
 -- empty buckets of a query do, in one whatever the other has: Hamming distance then ranks by the signs of
 -- the query's tokens alone.
+CREATE OR REPLACE FUNCTION sqlvec._signs(code float8[], size float8 = 0) RETURNS bit
+LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
+RETURN sqlvec._above(code, 1, size) || sqlvec._above(code, -1, size);
+
+-- The signs of values larger than their mean; the rest count as zeros. The distance to these added to that
+-- of all signs has the size of a query's values tell, as much of it as matters.
+CREATE OR REPLACE FUNCTION sqlvec._strong_signs(code float8[]) RETURNS bit
+LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
+RETURN sqlvec._signs(code, (SELECT coalesce(avg(abs(v)) FILTER (WHERE v <> 0), 0) FROM unnest(code) AS v));
+
 CREATE OR REPLACE FUNCTION sqlvec._fde_bits(
     encoder text, tokens halfvec[], as_query boolean, dimensions int, repetitions int, simhash_bits int, projection int, final_dimensions int
 ) RETURNS bit
 LANGUAGE sql STABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT CASE WHEN c.code IS NOT NULL THEN sqlvec._positive(c.code) || sqlvec._positive(ARRAY(SELECT 0 - v.value FROM unnest(c.code) WITH ORDINALITY AS v (value, n) ORDER BY v.n)) END
-    FROM (SELECT sqlvec._fde_code(encoder, tokens, as_query, dimensions, repetitions, simhash_bits, projection, final_dimensions) AS code OFFSET 0) AS c;
-END;
+RETURN sqlvec._signs(sqlvec._fde_code(encoder, tokens, as_query, dimensions, repetitions, simhash_bits, projection, final_dimensions));
 
 -- Dimensions and options of an encoder as SQL constants. Whatever a row of the catalog says, these are
 -- integers.
@@ -1303,11 +1314,16 @@ BEGIN
 END
 $body$;
 
--- The SQL expression that computes the code of a query, given that of its tokens.
-CREATE OR REPLACE FUNCTION sqlvec._fde_query_expression(encoder text, argument text) RETURNS text
+-- The SQL expressions that compute the code of a query, its signs and its strong signs, given that of its
+-- tokens.
+CREATE OR REPLACE FUNCTION sqlvec._fde_query(encoder text, argument text) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT format('sqlvec._fde%s(%L, %s, true, %s)', CASE e.code_type WHEN 'bit' THEN '_bits' END, encoder, argument, sqlvec._fde_constants(e.dimensions, e.options))
+    SELECT format(CASE e.code_type
+                  WHEN 'bit' THEN 'SELECT NULL::%4$I.halfvec AS code, sqlvec._signs(v.code) AS signs, sqlvec._strong_signs(v.code) AS strong '
+                                  'FROM sqlvec._fde_code(%1$L, %2$s, true, %3$s) AS v (code)'
+                  ELSE 'SELECT sqlvec._fde(%1$L, %2$s, true, %3$s) AS code, NULL::pg_catalog.bit AS signs, NULL::pg_catalog.bit AS strong' END,
+                  encoder, argument, sqlvec._fde_constants(e.dimensions, e.options), sqlvec._vector_schema())
     FROM sqlvec.encoder AS e WHERE e.name = encoder;
 END;
 
@@ -5696,18 +5712,18 @@ $body$;
 COMMENT ON FUNCTION sqlvec.carve(halfvec[], float8) IS
     'Ball carving of query tokens: each token takes along the later ones whose cosine to it is at least threshold (0 to 1; 0.7 or more keeps the ranking), and they stand as their sum. MaxSim with fewer tokens: the same where those of a ball share their best document token, otherwise a little less.';
 
--- How many candidates a MaxSim search reads: it asks an index for some, scores them exactly, and goes on
--- while rows that it has not seen are expected to belong among the k best.
+-- How many candidates a MaxSim search reads: it lists some by their codes, scores the first exactly, and
+-- goes on while rows that it has not scored are expected to belong among the k best.
 --
--- What the index ranks by only estimates MaxSim. How well is seen on the candidates themselves: the
+-- What candidates are listed by only estimates MaxSim. How well is seen on the candidates themselves: the
 -- regression of exact scores on estimates holds for rows not read yet too, because candidates are chosen
--- by the estimate alone. Estimates fall by about the same step whenever the rank doubles. The two tell
--- how many of the rows left should beat the k-th score found; once that is less than k * (1 - recall),
--- the search ends.
+-- by the estimate alone. Beyond the list estimates fall by about the same step whenever the rank doubles.
+-- The two tell how many of the rows left should beat the k-th score found; once that is less than
+-- k * (1 - recall), the search ends.
 --
 -- A middle stage, MaxSim on pooled tokens, spares most candidates the exact score: the first ones get all
 -- three, later ones the exact one only where its regression on the estimate and the pooled score leaves
--- them a chance of a thousandth or so.
+-- them a chance of half a thousandth or so.
 
 -- Whether as many were found as were asked for.
 CREATE OR REPLACE FUNCTION sqlvec._as_many(row_ids text[], wanted int) RETURNS boolean
@@ -5729,7 +5745,7 @@ DO $do$
 BEGIN
     IF pg_catalog.to_regtype('sqlvec._maxsim_state') IS NULL THEN
         CREATE TYPE sqlvec._maxsim_state AS (
-            wanted     int,      -- candidates to ask the index for
+            wanted     int,      -- candidates to score, those scored among them
             bar        float8,   -- pooled + tilt * estimate below which a candidate is not scored exactly; NULL
             tilt       float8,   -- scores all
             estimates  float8[], -- of the candidates so far, with their pooled and exact scores and where they are
@@ -5756,15 +5772,18 @@ CREATE OR REPLACE FUNCTION sqlvec._maxsim_settings(wanted int, total float8, mat
 LANGUAGE sql STABLE
 RETURN sqlvec._scan_settings(4 * wanted, total, matching, whole);
 
--- Straight line of y over x with the variance around it. Never falling: a higher estimate is no worse.
+-- Straight line of y over x with the variance above it, the side on which rows are missed. Never falling: a
+-- higher estimate is no worse.
 CREATE OR REPLACE FUNCTION sqlvec._line(x float8[], y float8[], OUT slope float8, OUT intercept float8, OUT variance float8)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT b.slope, r.y - b.slope * r.x, greatest(r.yy - 2 * b.slope * r.xy + b.slope * b.slope * r.xx, 0) / greatest(r.n - 2, 1)
-    FROM (SELECT regr_count(p.y, p.x)::float8 AS n, regr_avgx(p.y, p.x) AS x, regr_avgy(p.y, p.x) AS y,
-                 regr_sxx(p.y, p.x) AS xx, regr_syy(p.y, p.x) AS yy, regr_sxy(p.y, p.x) AS xy
+    SELECT b.slope, b.intercept,
+           (SELECT coalesce(avg(d.above * d.above) FILTER (WHERE d.above > 0), 0)
+            FROM (SELECT p.y - b.intercept - b.slope * p.x AS above FROM unnest(_line.x, _line.y) AS p (x, y)) AS d)
+    FROM (SELECT regr_avgx(p.y, p.x) AS x, regr_avgy(p.y, p.x) AS y, regr_sxx(p.y, p.x) AS xx, regr_sxy(p.y, p.x) AS xy
           FROM unnest(x, y) AS p (x, y)) AS r,
-    LATERAL (SELECT CASE WHEN r.xx > 0 THEN greatest(r.xy / r.xx, 0) ELSE 0 END AS slope) AS b;
+    LATERAL (SELECT CASE WHEN r.xx > 0 THEN greatest(r.xy / r.xx, 0) ELSE 0 END AS slope) AS l,
+    LATERAL (SELECT l.slope, r.y - l.slope * r.x AS intercept) AS b;
 END;
 
 -- The plane through z over x and y, where z is known, with the variance around it.
@@ -5786,14 +5805,15 @@ BEGIN ATOMIC
 END;
 
 -- The state after the candidates of one step.
---   given     candidates that the index gave, of which those seen before are left out of the arrays
+--   coming    estimates of candidates that are listed for later steps, best first
+--   given     candidates that the list has found
 --   matching  rows that meet the condition, as far as the planner can tell
 --   fixed     candidates to read whatever is expected; NULL where that is for the expectation to say
 --   budget    most candidates to read
 --   whole     all matches may be read instead
 --   scanned   an index gave the candidates, which may have ended early
 CREATE OR REPLACE FUNCTION sqlvec._maxsim_advance(
-    state sqlvec._maxsim_state, estimates float8[], pooled float8[], scores float8[], row_ids text[], row_tables oid[], given bigint,
+    state sqlvec._maxsim_state, estimates float8[], pooled float8[], scores float8[], row_ids text[], row_tables oid[], coming float8[], given bigint,
     k int, matching float8, recall float8, fixed int, budget int, whole boolean, scanned boolean
 ) RETURNS sqlvec._maxsim_state
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
@@ -5803,13 +5823,12 @@ DECLARE
     v_count float8;
     v_left float8;
     v_estimates float8[];
-    v_last float8;
+    v_listed int;
     v_step float8;
     v_kth float8;
     v_line record;
     v_plane record;
     v_deviation float8;
-    v_gap float8;
     v_allowed float8 := (1 - recall) * k;
     v_wanted float8;
 BEGIN
@@ -5833,7 +5852,7 @@ BEGIN
         v_plane := sqlvec._plane(s.estimates, s.pooled, s.scores);
         IF v_plane.y_slope > 0 THEN
             s.tilt := v_plane.x_slope / v_plane.y_slope;
-            s.bar := (v_kth - v_plane.intercept - 3 * sqrt(v_plane.variance)) / v_plane.y_slope;
+            s.bar := (v_kth - v_plane.intercept - 3.25 * sqrt(v_plane.variance)) / v_plane.y_slope;
         END IF;
         v_line.intercept := v_plane.intercept + v_plane.y_slope * v_line.intercept;
         v_line.variance := v_plane.variance + v_plane.y_slope * v_plane.y_slope * v_line.variance;
@@ -5848,17 +5867,17 @@ BEGIN
     END IF;
 
     v_left := greatest(matching / v_count, 1);
-    v_estimates := ARRAY(SELECT u.estimate FROM unnest(s.estimates) AS u (estimate) ORDER BY u.estimate DESC);
-    v_last := v_estimates[v_count::int];
-    v_step := (v_estimates[greatest(v_count::int / 2, 1)] - v_last) / ln(2::float8);
+    v_estimates := ARRAY(SELECT u.estimate FROM unnest(s.estimates) AS u (estimate) ORDER BY u.estimate DESC) || coming;
+    v_listed := cardinality(v_estimates);
+    v_step := (v_estimates[greatest(v_listed / 2, 1)] - v_estimates[v_listed]) / ln(2::float8);
     v_deviation := greatest(sqrt(v_line.variance), 1e-9);
-    v_gap := (v_kth - v_line.intercept - v_line.slope * v_last) / v_deviation;
     -- Sum over ranks count * e^t, from the last one back: what is expected beyond each.
     SELECT max(b.beyond), min(b.rank) FILTER (WHERE b.beyond <= v_allowed) INTO s.missing, v_wanted
     FROM (SELECT v_count * exp(t.here) AS rank,
-                 sum(sqlvec._normal_tail(v_gap + v_line.slope * v_step / v_deviation * (t.here + t.width / 2)) * v_count * exp(t.here + t.width / 2) * t.width)
-                     OVER (ORDER BY t.here DESC) AS beyond
-          FROM (SELECT (i - 1) * ln(v_left) / 64 AS here, ln(v_left) / 64 AS width FROM generate_series(1, 64) AS i) AS t) AS b;
+                 sum(sqlvec._normal_tail((v_kth - v_line.intercept - v_line.slope * e.estimate) / v_deviation) * r.rank * t.width) OVER (ORDER BY t.here DESC) AS beyond
+          FROM (SELECT (i - 1) * ln(v_left) / 64 AS here, ln(v_left) / 64 AS width FROM generate_series(1, 64) AS i) AS t,
+          LATERAL (SELECT v_count * exp(t.here + t.width / 2) AS rank) AS r,
+          LATERAL (SELECT v_estimates[least(ceil(r.rank), v_listed)::int] - v_step * ln(greatest(r.rank / v_listed, 1)) AS estimate) AS e) AS b;
     -- Without a k-th score nothing can be said.
     s.missing := coalesce(s.missing, k);
     s.finished := s.missing <= v_allowed;
@@ -5869,7 +5888,8 @@ BEGIN
     s.exhaustive := whole AND matching <= budget AND v_wanted > 0.7 * matching;
     s.complete := s.wanted < budget;
     s.finished := s.exhaustive OR NOT s.complete;
-    s.wanted := least(greatest(v_wanted, 1.25 * v_count), 8 * v_count, budget);
+    -- An index is asked again for those that it has given.
+    s.wanted := least(greatest(v_wanted, 1.25 * v_count), CASE WHEN scanned THEN 8 ELSE 4 END * v_count, budget);
     RETURN s;
 END
 $body$;
@@ -5879,9 +5899,9 @@ $body$;
 CREATE OR REPLACE FUNCTION sqlvec._vectors(x halfvec[]) RETURNS vector[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x::vector[];
 
--- One aggregate per query token goes over a document once, in less than half the time of sqlvec.maxsim,
--- which cannot know how many tokens a query has. Statements for many are long in planning; there, and
--- where the number is NULL, the function is called.
+-- One aggregate per query token goes over a document once, in half the time of sqlvec.maxsim, which cannot
+-- know how many tokens a query has. Statements for many are long in planning; there, and where the number
+-- is NULL, the function is called, which workers share.
 CREATE OR REPLACE FUNCTION sqlvec._maxsim_expression(type_name text, tokens text, query text, query_tokens int) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -5895,17 +5915,17 @@ BEGIN
     END IF;
     v_sum := (SELECT string_agg(format('pg_catalog.min("sqlvec token".x %s (%s)[%s])', sqlvec._operator('inner_product'), v_query, n),
                                 ' OPERATOR(pg_catalog.+) ' ORDER BY n) FROM generate_series(1, query_tokens) AS n);
-    RETURN format(CASE WHEN v_half THEN '%s' ELSE 'sqlvec._number(%s)' END,
-                  format('(SELECT 0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s) FROM (SELECT pg_catalog.unnest(%s) AS x) AS "sqlvec token")',
-                         v_sum, tokens));
+    RETURN format('(SELECT %s(0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s)) FROM (SELECT pg_catalog.unnest(%s) AS x) AS "sqlvec token")',
+                  CASE WHEN NOT v_half THEN 'sqlvec._number' END, v_sum, tokens);
 END
 $body$;
 
 -- How a MaxSim search of a table is written: the statements that are the same for each of its steps.
 --
--- $1 is the caller's params, $2 the query, $3 the values of filter. A step reads $4 or, of signs, $11 the code of the query,
--- $5 and $6 the places of rows seen before, $7 how many candidates, $8 the query to rescore with, $9 and
--- $10 bar and tilt of the middle stage.
+-- $1 is the caller's params, $2 the query, $3 the values of filter. Candidates are listed for $4, the code
+-- of the query, or of signs $11, and $12 beside it: $7 of them, without the rows at $5 and $6. A step reads
+-- those at $5 and $6 with estimates $13; it compares them with $8, bar and tilt of the middle stage are $9
+-- and $10.
 
 -- An error unless the query is made of vectors that fit the column, `dimensions` where it names them.
 CREATE OR REPLACE FUNCTION sqlvec._check_tokens(query halfvec[], column_name text, rel oid, dimensions int) RETURNS void
@@ -5961,28 +5981,30 @@ BEGIN ATOMIC
     ORDER BY i.index_name IS NULL, s.pooled IS NOT NULL, e.target_column, i.index_name;
 END;
 
--- Whether no two rows have the same value of a column, nor any NULL.
+-- Whether no two rows have the same value of a column, nor any NULL. Rows of tables that inherit may.
 CREATE OR REPLACE FUNCTION sqlvec._identifies(rel oid, column_name name) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 RETURN EXISTS (SELECT FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
                WHERE i.indrelid = rel AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indnkeyatts = 1
-                 AND a.attname = column_name AND a.attnotnull);
+                 AND a.attname = column_name AND a.attnotnull)
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits AS h JOIN pg_catalog.pg_class AS c ON c.oid = h.inhparent
+                       WHERE h.inhparent = rel AND c.relkind = 'r');
 
 CREATE OR REPLACE FUNCTION sqlvec._plan_maxsim(
     rel oid, column_name text, query halfvec[], k int, filter jsonb, where_sql text, params text[], candidates int, oversample float8,
     mode text, recall float8, pooled text, carve float8, rescore boolean, key_column text, key_type regtype, caller_path text,
     depth int = NULL,         -- rows to answer, of which k are to be sure; NULL is k
     OUT direct text,          -- answers a view, whose rows have no address; then nothing else is set
-    OUT step text,            -- candidates of an index with their scores; NULL where all matches are read
+    OUT listed text,          -- candidates with their estimates, best first; NULL where all matches are read
+    OUT step text,            -- scores of candidates
     OUT exhaustive text,      -- the k best of all that match, as arrays of scores and places
     OUT waiting text,         -- the same for rows that wait for their code; NULL when there are none
-    OUT listed text,          -- candidates of an index with their estimates for scores
     OUT unlisted text,        -- rows that wait for their code, without scores; NULL when there are none
     OUT everything text,      -- all that match, without scores
     OUT carved text,          -- scores of the rows at $5, $6 with the whole query; NULL unless it was carved
     OUT answer text,          -- rows or keys of places $1, $2 with scores $3
-    OUT prepare text,         -- answers $4, $11 and $8, code, signs and tokens of the query, for query $1 and carve $2: the types
-                              -- are always the same, or a session could not search tables of either kind
+    OUT prepare text,         -- answers $4, $11, $12 and $8, code, signs, strong signs and tokens of the query, for query $1 and
+                              -- carve $2: the types are always the same, or a session could not search tables of either kind
     OUT whole boolean,        -- everything may be read instead
     OUT bound text[], OUT condition text, OUT way text, OUT index_name text, OUT middle text,
     OUT kept int,             -- of the candidates: k, more where they are to be scored again
@@ -6003,9 +6025,10 @@ DECLARE
     v_exact text;
     v_score text;
     v_code text;
-    v_operator text;
-    v_asked text;
-    v_nearest text;
+    v_distance text;
+    v_type text;
+    v_where text;
+    v_located text;
     v_matching text;
     v_best text;
     v_list text;
@@ -6032,7 +6055,8 @@ BEGIN
     v_from := format('%s AS %s', sqlvec._qualified(rel), v_alias);
     SELECT c.bound, c.condition INTO bound, condition FROM sqlvec._condition(rel, v_class.relname, filter, where_sql) AS c;
     v_tokens := format('%s.%I', v_alias, column_name);
-    v_exact := sqlvec._maxsim_expression(v_source.type_name, v_tokens, '$2', v_count);
+    -- Workers share calls of a function, not aggregates over each row.
+    v_exact := sqlvec._maxsim_expression(v_source.type_name, v_tokens, '$2', CASE WHEN current_setting('max_parallel_workers_per_gather')::int < 2 THEN v_count END);
     IF v_source.dimensions IS NULL THEN
         -- A column without dimensions may hold vectors that the query cannot be compared with. Rows with a
         -- code do not, and the planner knows nothing of this condition: neither reads it.
@@ -6046,7 +6070,7 @@ BEGIN
         way := 'exact'; reason := 'rows of a view or foreign table have no address';
         direct := format('SELECT h.row_value, h.score, true FROM (SELECT (%1$s.*)::%2$s AS row_value, %3$s AS score FROM %4$s WHERE %5$s) AS h '
                          'WHERE h.score IS NOT NULL ORDER BY h.score DESC LIMIT %6$s',
-                         v_alias, sqlvec._qualified(rel), sqlvec._maxsim_expression(v_source.type_name, v_tokens, '$2', NULL), v_from, v_fits || condition, k);
+                         v_alias, sqlvec._qualified(rel), v_exact, v_from, v_fits || condition, k);
         RETURN;
     END IF;
     v_hit := sqlvec._hit_statement(rel, v_alias, key_column, key_type, CASE WHEN rescore THEN k END);
@@ -6123,37 +6147,47 @@ BEGIN
         first := least(fixed, greatest(10 * k, 100));
     END IF;
     v_code := format('%s.%I', v_alias, v_way.target_column);
-    v_operator := sqlvec._operator(CASE v_way.code_type WHEN 'bit' THEN 'hamming' ELSE 'inner_product' END);
     whole := mode = 'auto';
-    v_asked := CASE v_way.code_type WHEN 'bit' THEN '$11' ELSE '$4' END;
-    prepare := format(CASE v_way.code_type WHEN 'bit' THEN 'SELECT NULL::%1$I.halfvec AS code, %2$s AS signs, %3$s AS tokens'
-                                           ELSE 'SELECT %2$s AS code, NULL::pg_catalog.bit AS signs, %3$s AS tokens' END,
-                      sqlvec._vector_schema(), sqlvec._fde_query_expression(v_way.encoder, '$1'),
-                      CASE WHEN carve IS NULL THEN '$1' ELSE 'sqlvec.carve($1, $2)' END);
+    prepare := format('SELECT q.*, %s AS tokens FROM (%s) AS q', CASE WHEN carve IS NULL THEN '$1' ELSE 'sqlvec.carve($1, $2)' END,
+                      sqlvec._fde_query(v_way.encoder, '$1'));
     v_compared := CASE WHEN carve IS NULL THEN v_count ELSE cardinality(sqlvec.carve(query, carve)) END;
-    v_score := sqlvec._maxsim_expression(v_source.type_name, 'f.tokens', '$8', v_compared);
+    v_score := sqlvec._maxsim_expression(v_source.type_name, 'c.tokens', '$8', v_compared);
+    -- A row may wait for its pooled tokens.
     v_pooled := CASE WHEN middle IS NULL THEN 'NULL::pg_catalog.float8'
-                     ELSE sqlvec._maxsim_expression(v_source.type_name, 'f.few_tokens', '$8', v_compared) END;
-    -- Adding zero keeps the index out.
-    v_nearest := format('FROM %s WHERE %s AND %s IS NOT NULL ORDER BY %s LIMIT $7', v_from, condition, v_code,
-                        format(CASE WHEN index_name IS NULL THEN '(%s %s %s) OPERATOR(pg_catalog.+) 0::pg_catalog.float8' ELSE '%s %s %s' END, v_code, v_operator, v_asked));
-    listed := v_arrays || format('(SELECT 0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s %s %s) AS score, %s %s) AS h', v_code, v_operator, v_asked, v_hit.place, v_nearest);
+                     ELSE sqlvec._maxsim_expression(v_source.type_name, format('coalesce(%s.%I, %s)', v_alias, middle, v_tokens), '$8', v_compared) END;
+    v_distance := format(CASE WHEN v_way.code_type <> 'bit' THEN '%1$s %2$s $4'
+                              WHEN index_name IS NULL THEN '(%1$s %2$s $11) OPERATOR(pg_catalog.+) (%1$s %2$s $12)'
+                              ELSE '%1$s %2$s $11' END,
+                         v_code, sqlvec._operator(CASE v_way.code_type WHEN 'bit' THEN 'hamming' ELSE 'inner_product' END));
+    listed := format(
+        E'SELECT pg_catalog.array_agg(s.estimate) AS estimates, pg_catalog.array_agg(s.row_id) AS row_ids,\n'
+        '  pg_catalog.array_agg(s.row_table) AS row_tables, pg_catalog.max(s.found) AS found\n'
+        'FROM (\n  SELECT c.* FROM (\n    SELECT c.address::pg_catalog.text AS row_id, c.row_table, c.estimate, pg_catalog.count(*) OVER () AS found\n'
+        '    FROM (SELECT %s, 0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s) AS estimate\n      FROM %s WHERE %s AND %s IS NOT NULL ORDER BY %s LIMIT $7) AS c) AS c\n'
+        '%s  ORDER BY c.estimate DESC) AS s',
+        v_hit.address, v_distance, v_from, condition, v_code,
+        -- By its estimate no index is found to order by.
+        CASE WHEN index_name IS NULL THEN '3 DESC' ELSE v_distance END,
+        CASE WHEN index_name IS NOT NULL
+             THEN E'  WHERE NOT EXISTS (SELECT FROM unnest($5, $6) AS h (row_id, row_table)\n'
+                  '                    WHERE h.row_id OPERATOR(pg_catalog.=) c.row_id AND h.row_table OPERATOR(pg_catalog.=) c.row_table)\n' ELSE '' END);
+    IF key_type IS NULL THEN
+        v_type := 'pg_catalog.tid';
+        v_where := format('%1$s.ctid OPERATOR(pg_catalog.=) "sqlvec hit".place AND %1$s.tableoid OPERATOR(pg_catalog.=) "sqlvec hit".row_table', v_alias);
+    ELSE
+        SELECT format_type(c.type_oid, -1), format('%s.%I %s "sqlvec hit".place', v_alias, n.name, sqlvec._btree_operator(c.type_oid, 3))
+        INTO v_type, v_where FROM sqlvec._key_column(rel, key_column) AS n (name), sqlvec._column(rel, n.name) AS c;
+    END IF;
+    -- Cast as a whole: a cast in the condition would keep it behind the policies.
+    v_located := format('unnest($5::%s[], $5, $6, $13) AS "sqlvec hit" (place, row_id, row_table, estimate) JOIN %s ON %s', v_type, v_from, v_where);
     -- OFFSET 0 keeps the pooled score from being computed again wherever it is compared.
     step := format(
         E'SELECT pg_catalog.array_agg(s.estimate) AS estimates, pg_catalog.array_agg(s.pooled) AS pooled, pg_catalog.array_agg(s.score) AS scores,\n'
-        '  pg_catalog.array_agg(s.row_id) AS row_ids, pg_catalog.array_agg(s.row_table) AS row_tables, pg_catalog.max(s.found) AS found\n'
-        'FROM (\n  SELECT f.*, %1$s AS score\n  FROM (\n    SELECT f.*, %2$s AS pooled FROM (\n'
-        '      SELECT c.*, c.address::pg_catalog.text AS row_id, pg_catalog.count(*) OVER () AS found FROM (\n'
-        '        SELECT %3$s, %4$s AS tokens%5$s, 0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%6$s %7$s %9$s) AS estimate\n'
-        '        %8$s) AS c) AS f\n'
-        '    WHERE NOT EXISTS (SELECT FROM unnest($5, $6) AS h (row_id, row_table)\n'
-        '                      WHERE h.row_id OPERATOR(pg_catalog.=) f.row_id AND h.row_table OPERATOR(pg_catalog.=) f.row_table)\n'
-        '    OFFSET 0) AS f) AS s',
-        CASE WHEN middle IS NULL THEN v_score ELSE format('CASE WHEN (f.pooled OPERATOR(pg_catalog.+) ($10 OPERATOR(pg_catalog.*) f.estimate) OPERATOR(pg_catalog.<) $9) IS NOT TRUE THEN %s END', v_score) END,
-        v_pooled, v_hit.address, v_tokens,
-        -- A row may wait for its pooled tokens.
-        CASE WHEN middle IS NOT NULL THEN format(', coalesce(%s.%I, %s) AS few_tokens', v_alias, middle, v_tokens) ELSE '' END,
-        v_code, v_operator, v_nearest, v_asked);
+        '  pg_catalog.array_agg(s.row_id) AS row_ids, pg_catalog.array_agg(s.row_table) AS row_tables\n'
+        'FROM (\n  SELECT c.*, %s AS score\n  FROM (\n    SELECT "sqlvec hit".row_id, "sqlvec hit".row_table, "sqlvec hit".estimate, %s AS tokens, %s AS pooled\n'
+        '    FROM %s\n    OFFSET 0) AS c) AS s',
+        CASE WHEN middle IS NULL THEN v_score ELSE format('CASE WHEN (c.pooled OPERATOR(pg_catalog.+) ($10 OPERATOR(pg_catalog.*) c.estimate) OPERATOR(pg_catalog.<) $9) IS NOT TRUE THEN %s END', v_score) END,
+        v_tokens, v_pooled, v_located);
     v_ready := 'SELECT ' || sqlvec._all_encoded(rel, v_from, v_way.target_column, coalesce(v_way.pooled, column_name))
                || CASE WHEN v_way.pooled IS NULL THEN '' ELSE ' AND ' || sqlvec._all_encoded(rel, v_from, v_way.pooled, column_name) END;
     -- Policies run inside, which may need the caller's search_path.
@@ -6166,13 +6200,7 @@ BEGIN
         unlisted := v_list || v_matching || ') AS h';
     END IF;
     IF carve IS NOT NULL THEN
-        carved := v_arrays || format(
-                          '(SELECT %s AS score, "sqlvec hit".row_id, "sqlvec hit".row_table FROM unnest($5, $6) AS "sqlvec hit" (row_id, row_table) JOIN %s ON %s) AS h',
-                          v_exact, v_from,
-                          CASE WHEN key_type IS NULL
-                               THEN format('%1$s.ctid OPERATOR(pg_catalog.=) "sqlvec hit".row_id::pg_catalog.tid AND %1$s.tableoid OPERATOR(pg_catalog.=) "sqlvec hit".row_table', v_alias)
-                               ELSE (SELECT format('%s.%I %s "sqlvec hit".row_id::%s', v_alias, sqlvec._key_column(rel, key_column), sqlvec._btree_operator(c.type_oid, 3), format_type(c.type_oid, -1))
-                                     FROM sqlvec._column(rel, sqlvec._key_column(rel, key_column)) AS c) END);
+        carved := v_arrays || format('(SELECT %s AS score, "sqlvec hit".row_id, "sqlvec hit".row_table FROM %s) AS h', v_exact, v_located);
     END IF;
 END
 $body$;
@@ -6204,7 +6232,10 @@ DECLARE
     p record;
     v_state sqlvec._maxsim_state;
     v_query record;
+    v_listed record;
     v_found record;
+    v_from int := 0;
+    v_to int;
     v_before text[];
     v_now text[];
 BEGIN
@@ -6223,9 +6254,11 @@ BEGIN
     IF NOT rescore THEN
         IF p.step IS NOT NULL THEN
             v_before := sqlvec._set_scan(sqlvec._maxsim_settings(p.first, p.total, p.matching, p.whole));
-            EXECUTE p.listed INTO v_found USING params, query, p.bound, v_query.code, NULL::text[], NULL::oid[], p.first, NULL::int, NULL::int, NULL::int, v_query.signs;
+            EXECUTE p.listed INTO v_found
+            USING params, query, p.bound, v_query.code, NULL::text[], NULL::oid[], p.first, v_query.tokens, NULL::float8, NULL::float8, v_query.signs,
+                  v_query.strong;
             PERFORM sqlvec._set_scan(v_before);
-            scores := v_found.scores; row_ids := v_found.row_ids; row_tables := v_found.row_tables;
+            scores := v_found.estimates; row_ids := v_found.row_ids; row_tables := v_found.row_tables;
             complete := p.index_name IS NULL OR sqlvec._as_many(row_ids, p.first);
         END IF;
         -- Rows that have no code yet are candidates too; an early end of the scan makes all of them so.
@@ -6244,13 +6277,24 @@ BEGIN
     IF p.step IS NOT NULL THEN
         v_state := sqlvec._maxsim_start(p.first);
         LOOP
-            v_now := sqlvec._set_scan(sqlvec._maxsim_settings(v_state.wanted, p.total, p.matching, p.whole));
-            v_before := coalesce(v_before, v_now);
+            -- Reading all codes once lists all that any step may want; an index is asked again for more.
+            IF p.index_name IS NOT NULL OR v_from = 0 THEN
+                v_now := sqlvec._set_scan(sqlvec._maxsim_settings(v_state.wanted, p.total, p.matching, p.whole));
+                v_before := coalesce(v_before, v_now);
+                EXECUTE p.listed INTO v_listed
+                USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables,
+                      CASE WHEN p.index_name IS NULL THEN p.budget ELSE v_state.wanted END, v_query.tokens, v_state.bar, v_state.tilt, v_query.signs,
+                      v_query.strong;
+                v_from := 0;
+            END IF;
+            v_to := v_from + v_state.wanted - pg_catalog.cardinality(v_state.scores);
             EXECUTE p.step INTO v_found
-            USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar, v_state.tilt,
-                  v_query.signs;
+            USING params, query, p.bound, v_query.code, v_listed.row_ids[v_from + 1:v_to], v_listed.row_tables[v_from + 1:v_to], v_state.wanted,
+                  v_query.tokens, v_state.bar, v_state.tilt, v_query.signs, v_query.strong, v_listed.estimates[v_from + 1:v_to];
             v_state := sqlvec._maxsim_advance(v_state, v_found.estimates, v_found.pooled, v_found.scores, v_found.row_ids, v_found.row_tables,
-                                              v_found.found, k, p.matching, recall, p.fixed, p.budget, p.whole, p.index_name IS NOT NULL);
+                                              v_listed.estimates[v_to + 1:], v_listed.found, k, p.matching, recall, p.fixed, p.budget, p.whole,
+                                              p.index_name IS NOT NULL);
+            v_from := v_to;
             EXIT WHEN v_state.finished;
         END LOOP;
         PERFORM sqlvec._set_scan(v_before);
@@ -6265,7 +6309,9 @@ BEGIN
     complete := v_state.complete;
     v_found := sqlvec._best_hits(v_state.scores, v_state.row_ids, v_state.row_tables, p.kept);
     IF p.carved IS NOT NULL THEN
-        EXECUTE p.carved INTO v_found USING params, query, p.bound, v_query.code, v_found.row_ids, v_found.row_tables;
+        EXECUTE p.carved INTO v_found
+        USING params, query, p.bound, v_query.code, v_found.row_ids, v_found.row_tables, NULL::int, v_query.tokens, NULL::float8, NULL::float8,
+              v_query.signs, v_query.strong, v_found.scores;
     END IF;
     IF p.waiting IS NOT NULL THEN
         v_query := v_found;
@@ -6342,13 +6388,19 @@ DECLARE
     p record;
     v_state sqlvec._maxsim_state;
     v_query record;
+    v_listed record;
     v_found record;
+    v_from int := 0;
+    v_to int;
+    v_limit int;
     v_before text[];
     v_now text[];
     v_problem record;
     v_origin text;
     v_line text;
     v_step int := 0;
+    v_listed_by CONSTANT text := E'\n-- $1 = params, $2 = query, $3 = values of filter, $4 or $11 and $12 = code of the query, $5 and $6 = rows seen before, '
+                                 '$7 = candidates';
 BEGIN
     p := sqlvec._plan_maxsim(v_rel, column_name, query, k, filter, where_sql, params, candidates, oversample, mode, recall, pooled, carve,
                              rescore, NULL, NULL, pg_catalog.current_setting('search_path'));
@@ -6386,7 +6438,7 @@ BEGIN
     IF p.step IS NULL OR NOT rescore THEN
         v_line := CASE WHEN rescore THEN coalesce(p.direct, p.exhaustive) ELSE coalesce(p.listed, p.everything) END;
         topic := 'statement';
-        detail := v_line || E'\n-- $1 = params, $2 = query, $3 = values of filter, $4 or $11 = code of the query, $7 = candidates';
+        detail := v_line || v_listed_by;
         RETURN NEXT;
         IF p.step IS NULL THEN
             FOR v_line IN EXECUTE 'EXPLAIN ' || v_line USING params, query, p.bound LOOP
@@ -6397,7 +6449,8 @@ BEGIN
         END IF;
         EXECUTE p.prepare INTO v_query USING query, carve;
         FOR v_line IN EXECUTE 'EXPLAIN ' || v_line
-                      USING params, query, p.bound, v_query.code, NULL::text[], NULL::oid[], p.first, NULL::int, NULL::int, NULL::int, v_query.signs LOOP
+                      USING params, query, p.bound, v_query.code, NULL::text[], NULL::oid[], p.first, v_query.tokens, NULL::float8, NULL::float8, v_query.signs,
+                            v_query.strong LOOP
             topic := 'explain'; detail := sqlvec._shortened(v_line);
             RETURN NEXT;
         END LOOP;
@@ -6409,40 +6462,57 @@ BEGIN
                                     coalesce(pg_catalog.pg_partition_root(v_rel), v_rel)::pg_catalog.regclass);
         RETURN NEXT;
     END IF;
-    topic := 'statement';
-    detail := p.step || E'\n-- $1 = params, $2 = query, $3 = values of filter, $4 or $11 = code of the query, $5 and $6 = rows seen before, $7 = candidates, '
-                        '$8 = query to compare with, $9 and $10 = least pooled score + $10 * estimate';
+    topic := 'statement'; detail := p.listed || v_listed_by;
+    RETURN NEXT;
+    detail := p.step || E'\n-- $5 and $6 = rows of the list with estimates $13, $8 = query to compare with, $9 and $10 = least pooled score + $10 * estimate';
     RETURN NEXT;
     EXECUTE p.prepare INTO v_query USING query, carve;
     IF carve IS NOT NULL THEN
         topic := 'query'; detail := pg_catalog.format('%s tokens carved to %s', pg_catalog.cardinality(query), pg_catalog.cardinality(v_query.tokens));
         RETURN NEXT;
     END IF;
-    -- The search itself, step by step, with the plan of the first.
+    -- The search itself, step by step, with the plans of the first.
     v_state := sqlvec._maxsim_start(p.first);
     LOOP
         v_step := v_step + 1;
-        v_now := sqlvec._set_scan(sqlvec._maxsim_settings(v_state.wanted, p.total, p.matching, p.whole));
-        v_before := coalesce(v_before, v_now);
+        IF p.index_name IS NOT NULL OR v_step = 1 THEN
+            v_now := sqlvec._set_scan(sqlvec._maxsim_settings(v_state.wanted, p.total, p.matching, p.whole));
+            v_before := coalesce(v_before, v_now);
+            v_limit := CASE WHEN p.index_name IS NULL THEN p.budget ELSE v_state.wanted END;
+            IF v_step = 1 THEN
+                FOR v_line IN EXECUTE 'EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) ' || p.listed
+                              USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_limit, v_query.tokens, v_state.bar, v_state.tilt,
+                                    v_query.signs, v_query.strong LOOP
+                    topic := 'explain'; detail := sqlvec._shortened(v_line);
+                    RETURN NEXT;
+                END LOOP;
+            END IF;
+            EXECUTE p.listed INTO v_listed
+            USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_limit, v_query.tokens, v_state.bar, v_state.tilt,
+                  v_query.signs, v_query.strong;
+            v_from := 0;
+        END IF;
+        v_to := v_from + v_state.wanted - pg_catalog.cardinality(v_state.scores);
         IF v_step = 1 THEN
             FOR v_line IN EXECUTE 'EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) ' || p.step
-                          USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar, v_state.tilt,
-                                v_query.signs LOOP
+                          USING params, query, p.bound, v_query.code, v_listed.row_ids[:v_to], v_listed.row_tables[:v_to], v_limit, v_query.tokens, v_state.bar,
+                                v_state.tilt, v_query.signs, v_query.strong, v_listed.estimates[:v_to] LOOP
                 topic := 'explain'; detail := sqlvec._shortened(v_line);
                 RETURN NEXT;
             END LOOP;
         END IF;
         EXECUTE p.step INTO v_found
-        USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_state.wanted, v_query.tokens, v_state.bar, v_state.tilt,
-              v_query.signs;
+        USING params, query, p.bound, v_query.code, v_listed.row_ids[v_from + 1:v_to], v_listed.row_tables[v_from + 1:v_to], v_limit, v_query.tokens,
+              v_state.bar, v_state.tilt, v_query.signs, v_query.strong, v_listed.estimates[v_from + 1:v_to];
         topic := pg_catalog.format('step %s', v_step);
         detail := pg_catalog.format('%s candidates', v_state.wanted);
         v_state := sqlvec._maxsim_advance(v_state, v_found.estimates, v_found.pooled, v_found.scores, v_found.row_ids, v_found.row_tables,
-                                          v_found.found, k, p.matching, recall, p.fixed, p.budget, p.whole, p.index_name IS NOT NULL);
+                                          v_listed.estimates[v_to + 1:], v_listed.found, k, p.matching, recall, p.fixed, p.budget, p.whole, p.index_name IS NOT NULL);
         detail := detail || pg_catalog.format(', %s scored exactly so far', (SELECT pg_catalog.count(s) FROM pg_catalog.unnest(v_state.scores) AS s))
                   || coalesce(pg_catalog.format('; expected to be missing: %s of the %s best', pg_catalog.round(v_state.missing::numeric, 2), k), '')
                   || CASE WHEN v_state.exhaustive THEN '; read all that match instead' WHEN NOT v_state.complete THEN '; the budget ends here' ELSE '' END;
         RETURN NEXT;
+        v_from := v_to;
         EXIT WHEN v_state.finished;
     END LOOP;
     PERFORM sqlvec._set_scan(v_before);

@@ -107,7 +107,9 @@ def pages(_pages: None, db: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
     return db
 
 
-def test_exact_is_brute_force(pages):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_exact_is_brute_force(pages, workers):
+    pages.execute(f"SET LOCAL max_parallel_workers_per_gather = {workers}")
     for query in QUERIES:
         assert_same(search(pages, query, mode="exact"), expected(query))
         assert_same(search(pages, query, recall=1.0, k=3), expected(query, 3))
@@ -282,8 +284,8 @@ def test_explains_what_it_does(pages):
     assert "cheaper to read" in dict(exact)["why"]
 
 
-@pytest.mark.parametrize("count", [1, 128])
-def test_queries_of_one_and_of_128_tokens(pages, count):
+@pytest.mark.parametrize("count", [1, 128, 129])
+def test_queries_of_one_and_of_many_tokens(pages, count):
     query = clustered(np.random.default_rng(4), 1, 1)[0].repeat(count, axis=0)
     query = (query + 0.1 * np.random.default_rng(5).standard_normal(query.shape)).astype(np.float16)
     query = query.astype(np.float32)
@@ -307,7 +309,9 @@ def test_documents_of_one_and_of_3000_tokens_and_of_none(db):
         assert_same(search(db, query, "odd", mode=mode), wanted)
 
 
-def test_vector_columns(db):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_vector_columns(db, workers):
+    db.execute(f"SET LOCAL max_parallel_workers_per_gather = {workers}")
     db.execute(f"CREATE TABLE wide (id int PRIMARY KEY, tenant int, tokens vector({D})[])")
     db.execute("CALL sqlvec.add_fde('wide', 'tokens', projection => 4)")
     load(db, "wide", DOCUMENTS[:400])
@@ -462,7 +466,7 @@ def test_pooled_tokens_spare_exact_scores(pooled):
         without = scored(pooled, query, mode="tokens_fde", pooled="none")
         assert without[0] == without[1]
     assert np.mean([recall(*each) for each in zip(found, truth, strict=True)]) >= 0.9
-    assert exact < 0.8 * candidates
+    assert exact < 0.95 * candidates
 
 
 def test_all_candidates_by_pooled_tokens(pooled):
@@ -560,6 +564,15 @@ def test_rows_of_a_child_table_are_found(db):
     load_one = "INSERT INTO child (id, tokens) VALUES (1000, %s)"
     db.execute(load_one, (to_text(QUERIES[0]),))
     assert search(db, QUERIES[0], "parent")[0][0] == 1000
+    # Where they share keys, candidates cannot be told apart by them.
+    db.execute("UPDATE child SET id = 5, tokens = (SELECT tokens FROM parent WHERE id = 5)")
+    keys = db.execute(
+        "SELECT key FROM sqlvec.maxsim_search_keys(NULL::parent, 'tokens', %s::halfvec[], "
+        "key => NULL::int)",
+        (to_text(DOCUMENTS[5]),),
+    ).fetchall()
+    assert len(keys) == 10
+    assert keys.count((5,)) == 2
 
 
 def test_a_column_without_dimensions_is_searched_by_its_codes(db):
@@ -599,6 +612,12 @@ def test_candidates_without_estimates_come_last(db):
     db.execute("SET LOCAL sqlvec.maintain = off")
     db.execute("UPDATE waiting SET tokens = tokens || tokens WHERE id = 7")
     assert search(db, QUERIES[0], "waiting", rescore=False, mode="tokens_fde")[-1] == (7, None)
+
+
+def test_strong_signs_are_of_values_above_the_mean(db):
+    strong = db.execute("SELECT sqlvec._strong_signs('{1, -3, 0, 0.5}')::text").fetchone()
+    assert strong == ("0000" + "0100",)
+    assert db.execute("SELECT sqlvec._strong_signs('{0, 0}')::text").fetchone() == ("0000",)
 
 
 def test_share_of_the_normal_distribution(db):
