@@ -58,13 +58,13 @@ CREATE OR REPLACE FUNCTION sqlvec._maxsim_settings(wanted int, total float8, mat
 LANGUAGE sql STABLE
 RETURN sqlvec._scan_settings(4 * wanted, total, matching, whole);
 
--- Straight line of y over x with the variance above it, the side on which rows are missed. Never falling: a
--- higher estimate is no worse.
+-- Straight line of y over x with the variance around it, or above it where that is more: on that side rows
+-- are missed. Never falling: a higher estimate is no worse.
 CREATE OR REPLACE FUNCTION sqlvec._line(x float8[], y float8[], OUT slope float8, OUT intercept float8, OUT variance float8)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT b.slope, b.intercept,
-           (SELECT coalesce(avg(d.above * d.above) FILTER (WHERE d.above > 0), 0)
+           (SELECT greatest(avg(d.above * d.above), avg(d.above * d.above) FILTER (WHERE d.above > 0))
             FROM (SELECT p.y - b.intercept - b.slope * p.x AS above FROM unnest(_line.x, _line.y) AS p (x, y)) AS d)
     FROM (SELECT regr_avgx(p.y, p.x) AS x, regr_avgy(p.y, p.x) AS y, regr_sxx(p.y, p.x) AS xx, regr_sxy(p.y, p.x) AS xy
           FROM unnest(x, y) AS p (x, y)) AS r,
@@ -175,7 +175,7 @@ BEGIN
     s.complete := s.wanted < budget;
     s.finished := s.exhaustive OR NOT s.complete;
     -- An index is asked again for those that it has given.
-    s.wanted := least(greatest(v_wanted, 1.25 * v_count), CASE WHEN scanned THEN 8 ELSE 4 END * v_count, budget);
+    s.wanted := least(greatest(v_wanted, 2 * v_count), CASE WHEN scanned THEN 8 ELSE 4 END * v_count, budget);
     RETURN s;
 END
 $body$;
