@@ -388,6 +388,11 @@ def test_the_best_of_equal_seeds(conn, graph):
     assert set(run(conn, types).scalars()) == {"bigint"}
 
 
+def test_a_search_that_found_nothing_expands_to_nothing(conn, graph):
+    statement = "SELECT * FROM sqlvec.expand('edge', NULL::bigint[], NULL)"
+    assert run(conn, statement).all() == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [
