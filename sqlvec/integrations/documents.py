@@ -111,9 +111,22 @@ class Documents:
         )
         self.metadata = self._metadata_columns(metadata_columns)
         self.metric = metric
-        self.conditions = Conditions(
-            self.table.fullname, self.metadata, None if self._rest is None else self._rest.name
-        )
+
+    @property
+    def json_column(self) -> str | None:
+        """Name of the column for metadata that have none of their own."""
+        return None if self._rest is None else self._rest.name
+
+    @property
+    def conditions(self) -> Conditions:
+        """What reads filters over the metadata."""
+        return Conditions(self.table.fullname, self.metadata, self.json_column)
+
+    def add_metadata_column(self, column: Any) -> str:
+        """Count a column among the metadata, where it is not yet; return its name."""
+        named = self._metadata_columns([column])
+        self.metadata |= named
+        return next(iter(named))
 
     @property
     def known_metric(self) -> str:
@@ -176,6 +189,11 @@ class Documents:
             return [records[id] for id in wanted if id in records]
 
         return work
+
+    def among(self, ids: Sequence[str]) -> ColumnElement[bool]:
+        """Return the criterion that the key of a row is one of these."""
+        keys = [self._converted(id) for id in ids]
+        return self.key.in_([key for key in keys if key is not None])
 
     def delete(
         self, ids: Sequence[str] | None, filter: Mapping[str, Any] | None = None
@@ -264,8 +282,7 @@ class Documents:
     ) -> list[ColumnElement[bool]]:
         criteria: list[ColumnElement[bool]] = []
         if ids is not None:
-            keys = [self._converted(id) for id in ids]
-            criteria.append(self.key.in_([key for key in keys if key is not None]))
+            criteria.append(self.among(ids))
         if filter:
             criteria.append(self._passes(connection, self.conditions.of(filter)))
         return criteria
