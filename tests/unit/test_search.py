@@ -110,7 +110,8 @@ def test_a_filter_is_one_bound_value_whatever_it_says():
     )
     sql = rendered(one)
     assert sql == rendered(other) and "filter => %(param" in sql and "where_sql =>" in sql
-    assert hostile in one.compile(dialect=PSYCOPG).params.values()
+    values = one.compile(dialect=PSYCOPG).params.values()
+    assert [value for value in values if isinstance(value, dict)] == [hostile]
     assert one._generate_cache_key() == other._generate_cache_key()
 
 
