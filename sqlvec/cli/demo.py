@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from sqlalchemy import Engine
 
 from sqlvec.cli.database import OptionalDsn, engine
 from sqlvec.demo.app import Demo
@@ -22,7 +23,7 @@ from sqlvec.demo.text import TextDemo
 from sqlvec.demo.tour import QUESTIONS, Tour
 from sqlvec.embedded import Server
 
-_MODES = ("vector", "text", "multivector")
+_MODES = ("vector", "text", "multivector", "hybrid")
 
 
 def demo(
@@ -33,7 +34,8 @@ def demo(
         str,
         typer.Option(
             metavar="|".join(_MODES),
-            help="Search by meaning, by words, or by the meaning of each word.",
+            help="Search by meaning, by words, by the meaning of each word, or by meaning and"
+            " words, and leave out what is not relevant.",
         ),
     ] = "vector",
     model: Annotated[
@@ -55,18 +57,28 @@ def demo(
     if dsn and keep:
         raise typer.BadParameter("--keep goes with the private server, not with --dsn")
     console = Console()
-    text_model = None if mode == "text" else MODELS[model]()
+    make = _maker(mode, model)
     waits = not questions and sys.stdin.isatty()
     with _database(dsn, keep, console, waits=waits) as address:
-        tour: Tour
-        if text_model is None:
-            tour = TextDemo(engine(address), console)
-        else:
-            make = Demo if mode == "vector" else MultiVectorDemo
-            tour = make(engine(address), text_model, console)
+        tour = make(engine(address), console)
         tour.prepare(read_library())
-        for question in _typed_in(console) if waits else questions or QUESTIONS:
+        for question in _typed_in(console) if waits else questions or tour.questions:
             tour.answer(question)
+
+
+def _maker(mode: str, model: str) -> Callable[[Engine, Console], Tour]:
+    """Return what makes a tour: a package that it lacks is missed before a server is started."""
+    if mode == "text":
+        return TextDemo
+    text_model = MODELS[model]()
+    if mode == "vector":
+        return lambda engine, console: Demo(engine, text_model, console)
+    if mode == "multivector":
+        return lambda engine, console: MultiVectorDemo(engine, text_model, console)
+    # It imports scipy and scikit-learn, which the other modes need not wait for.
+    from sqlvec.demo.hybrid import HybridDemo
+
+    return lambda engine, console: HybridDemo(engine, text_model, console)
 
 
 @contextmanager

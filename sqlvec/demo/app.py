@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from textwrap import shorten
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from sqlalchemy import Engine, insert, text
+from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from sqlvec import manage
 from sqlvec.demo.corpus import Entry
 from sqlvec.demo.models import TextModel
 from sqlvec.demo.tables import SCHEMA, Tables
-from sqlvec.demo.tour import HITS, REPEATS, Tour, median_milliseconds
+from sqlvec.demo.tour import HITS, REPEATS, Tour, embedded, median_milliseconds
 from sqlvec.search import vector_search
 
 _TABLE = f"{SCHEMA}.entry"
@@ -45,7 +44,7 @@ class Demo(Tour):
         """Load the corpus, fill the quantized column, build both indexes."""
         self._create_tables(self._tables.metadata)
         with self._step("embed and load") as report:
-            self._load(corpus, report)
+            self._load_embedded(self._tables.entry, self._model, corpus, report)
         with self._step("backfill") as report:
             manage.backfill(self._engine, _TABLE, _CODE, progress=report)
         for title, way in (("index the code", _CODE), ("index float32", "source")):
@@ -57,7 +56,9 @@ class Demo(Tour):
     def answer(self, question: str) -> None:
         """Search for a question; show the hits, the time each way takes, and the SQL."""
         with Session(self._engine) as session:
-            saved = self._tables.question(text=question, embedding=self._encode([question])[0])
+            saved = self._tables.question(
+                text=question, embedding=embedded(self._model, [question])[0]
+            )
             session.add(saved)
             session.commit()
             hits = self._search(session, saved.embedding, "auto")
@@ -65,28 +66,6 @@ class Demo(Tour):
             self._show_hits(hits)
             self._show_timings(session, saved.embedding, {entry.id for entry, _ in hits})
             self._show_sql(_sql(saved.id))
-
-    def _load(self, corpus: Sequence[Entry], report: manage.Report) -> None:
-        with Session(self._engine) as session:
-            # Rows loaded in bulk get their codes from the backfill.
-            session.execute(text("SET LOCAL sqlvec.maintain = off"))
-            size = self._model.batch
-            # Texts of like length together: models pad a batch to its longest.
-            corpus = sorted(corpus, key=lambda entry: len(entry.body))
-            for start in range(0, len(corpus), size):
-                batch = corpus[start : start + size]
-                vectors = self._encode([f"{entry.name}: {entry.body}" for entry in batch])
-                rows = [
-                    asdict(entry) | {"embedding": vector}
-                    for entry, vector in zip(batch, vectors, strict=True)
-                ]
-                session.execute(insert(self._tables.entry), rows)
-                report(manage.Progress("embedding", start + len(batch), len(corpus)))
-            session.commit()
-
-    def _encode(self, texts: Sequence[str]) -> list[list[float]]:
-        vectors: list[list[float]] = self._model.encode(texts).tolist()
-        return vectors
 
     def _search(
         self, session: Session, query: Sequence[float], mode: str

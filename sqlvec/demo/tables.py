@@ -124,3 +124,55 @@ class TokenTables:
         self.question = TokenQuestion
         self.metadata = Base.metadata
         attach(self.metadata, create_extension=True)
+
+
+class HybridTables:
+    """Models for words and for vectors of a given length.
+
+    :param dimensions: of the text model.
+    """
+
+    entry: type[Any]
+    """One documented object, its words, its vector, and the code of that vector."""
+
+    title: type[Any]
+    """Names of some entries as questions, which the relevance is fitted to."""
+
+    question: type[Any]
+    """What was asked, so that a query in psql can refer to its vector."""
+
+    metadata: MetaData
+
+    def __init__(self, dimensions: int) -> None:
+        class Base(DeclarativeBase):
+            metadata = MetaData(schema=SCHEMA)
+
+        class HybridEntry(Base):
+            __tablename__ = "hybrid_entry"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            name: Mapped[str] = mapped_column(unique=True)
+            kind: Mapped[str]
+            signature: Mapped[str]
+            body: Mapped[str]
+            embedding: Mapped[Sequence[float]] = mapped_column(VECTOR(dimensions))
+            words = BM25({"name": 2.0, "body": 1.0}, target="words")
+            __table_args__ = (Quantized("embedding", Binary(), metric="cosine"), words)
+            __mapper_args__ = {"exclude_properties": words.columns}
+
+        class HybridTitle(Base):
+            __tablename__ = "hybrid_title"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            text: Mapped[str]
+            embedding: Mapped[Sequence[float]] = mapped_column(VECTOR(dimensions))
+
+        class HybridQuestion(Base):
+            __tablename__ = "hybrid_question"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            text: Mapped[str]
+            embedding: Mapped[Sequence[float]] = mapped_column(VECTOR(dimensions))
+
+        self.entry = HybridEntry
+        self.title = HybridTitle
+        self.question = HybridQuestion
+        self.metadata = Base.metadata
+        attach(self.metadata, create_extension=True)

@@ -1,4 +1,4 @@
-"""What the tours share: tables made anew, steps with progress, questions, timings."""
+"""What the tours share: tables made anew and loaded, steps with progress, questions, timings."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from statistics import median
+from typing import Any, ClassVar
 
 from rich.console import Console
 from rich.syntax import Syntax
-from sqlalchemy import Engine, MetaData, text
+from sqlalchemy import Engine, MetaData, insert, text
+from sqlalchemy.orm import Session
 from sqlalchemy.schema import CreateSchema
 
 from sqlvec import manage
 from sqlvec.demo.corpus import Entry
+from sqlvec.demo.models import TextModel
 from sqlvec.demo.tables import SCHEMA
 from sqlvec.terminal import progress_bar
 
@@ -23,7 +27,7 @@ QUESTIONS = (
     "remove a directory tree",
     "find the differences between two sequences",
 )
-"""Asked when nobody is there to ask."""
+"""What the library answers."""
 
 HITS = 5
 """Shown per question."""
@@ -38,6 +42,9 @@ class Tour(ABC):
     :param engine: the database; the tables of schema ``sqlvec_demo`` in it are made anew.
     :param console: where everything is shown.
     """
+
+    questions: ClassVar[Sequence[str]] = QUESTIONS
+    """Asked when nobody is there to ask."""
 
     def __init__(self, engine: Engine, console: Console) -> None:
         self._engine = engine
@@ -57,6 +64,27 @@ class Tour(ABC):
             connection.execute(CreateSchema(SCHEMA, if_not_exists=True))
             metadata.create_all(connection)
 
+    def _load_embedded(
+        self, entity: type[Any], model: TextModel, corpus: Sequence[Entry], report: manage.Report
+    ) -> None:
+        """Load the corpus with a vector for each entry."""
+        with Session(self._engine) as session:
+            # Rows loaded in bulk get their codes from the backfill.
+            session.execute(text("SET LOCAL sqlvec.maintain = off"))
+            size = model.batch
+            # Texts of like length together: models pad a batch to its longest.
+            corpus = sorted(corpus, key=lambda entry: len(entry.body))
+            for start in range(0, len(corpus), size):
+                batch = corpus[start : start + size]
+                vectors = embedded(model, [f"{entry.name}: {entry.body}" for entry in batch])
+                rows = [
+                    asdict(entry) | {"embedding": vector}
+                    for entry, vector in zip(batch, vectors, strict=True)
+                ]
+                session.execute(insert(entity), rows)
+                report(manage.Progress("embedding", start + len(batch), len(corpus)))
+            session.commit()
+
     def _analyze(self, table: str) -> None:
         """Let the planner know the table at once."""
         with self._engine.begin() as connection:
@@ -73,6 +101,12 @@ class Tour(ABC):
         shown.rstrip()
         # As text, since a Syntax is cropped at the width, and this is to be copied.
         self._console.print(shown, soft_wrap=True)
+
+
+def embedded(model: TextModel, texts: Sequence[str]) -> list[list[float]]:
+    """Return one vector per text, as a column takes it."""
+    vectors: list[list[float]] = model.encode(texts).tolist()
+    return vectors
 
 
 def median_milliseconds(search: Callable[[], object]) -> float:
