@@ -42,7 +42,7 @@ _TITLES = 200
 """Entries, about, whose names are asked for the fit."""
 
 _FAMILY = "power"
-"""Of the curve: of all families it told questions with an answer best from those without."""
+"""Of the curve: of all it tells questions that the library answers best from others."""
 
 _MEASURES = ("score", "relevance", "words", "vector")
 """Shown of a hit; the last two are its ranks by words alone and by the vector alone."""
