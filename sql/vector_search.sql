@@ -38,7 +38,9 @@ DECLARE
     v_before text[];
     v_arrays CONSTANT text := 'SELECT pg_catalog.array_agg(a.row_id) FILTER (WHERE a.near) AS row_ids, pg_catalog.array_agg(a.row_table) FILTER (WHERE a.near) AS row_tables, '
                               'pg_catalog.array_agg(a.distance) FILTER (WHERE a.near) AS distances, pg_catalog.bool_and(a.complete) AS complete '
-                              'FROM (SELECT f.*, f.distance OPERATOR(pg_catalog.<=) $4 AS near FROM (%s) AS f (row_id, row_table, distance, complete)) AS a';
+                              -- The nearest stays in any case: how relevant it is says why nothing is left.
+                              'FROM (SELECT f.*, f.distance OPERATOR(pg_catalog.<=) $4 OR pg_catalog.row_number() OVER () OPERATOR(pg_catalog.=) 1 AS near '
+                              'FROM (%s) AS f (row_id, row_table, distance, complete)) AS a';
     v_found record;
     v_farthest float8;
 BEGIN

@@ -202,7 +202,7 @@ def test_nothing_relevant(session):
     explained = dict(
         session.execute(explain_hybrid_search(Doc, **asked, min_relevance=0.999)).all()
     )
-    assert explained["cut"].startswith("0 of 0 rows are left")
+    assert explained["cut"].startswith("0 of 1 rows are left")
     session.rollback()
 
 
