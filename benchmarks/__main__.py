@@ -14,6 +14,7 @@ from benchmarks import (
     fde,
     fde_backfill,
     hubness,
+    hybrid,
     maxsim,
     neighbours,
     overhead,
@@ -55,6 +56,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "hubness": hubness,
     "neighbours": neighbours,
     "relevance": relevance,
+    "hybrid": hybrid,
     "shaping": shaping,
 }
 
