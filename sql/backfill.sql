@@ -84,7 +84,7 @@ CREATE OR REPLACE FUNCTION sqlvec._backfill_batch(
 AS $body$
 DECLARE
     v_encoded int;
-    v_message text;
+    v_message pg_catalog.text;
 BEGIN
     PERFORM sqlvec._stand_aside(leaf, derived);
     EXECUTE pg_catalog.format(
@@ -92,7 +92,7 @@ BEGIN
         'done AS (UPDATE ONLY %1$s AS t SET %4$s WHERE t.ctid = ANY ((SELECT h.rows FROM had AS h)::pg_catalog.tid[]) '
         'RETURNING t.%3$I IS NOT NULL OR NOT %2$s AS encoded) '
         'SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE d.encoded), '
-        '(SELECT (pg_catalog.max(r)::text::pg_catalog.point)[0] FROM had AS h, pg_catalog.unnest(h.rows) AS r) FROM done AS d',
+        '(SELECT (pg_catalog.max(r)::pg_catalog.text::pg_catalog.point)[0] FROM had AS h, pg_catalog.unnest(h.rows) AS r) FROM done AS d',
         sqlvec._qualified(leaf), sqlvec._has_source(derived.encoded_columns, 't.'), derived.target_column,
         sqlvec._assignment(derived), sqlvec._waiting_rows(leaf, derived, verify, wait))
     INTO done, v_encoded, last_block
@@ -169,15 +169,15 @@ DECLARE
     v_ids int[];
     v_id int;
     v_derived sqlvec._derived;
-    v_leaves oid[];
-    v_leaf oid;
+    v_leaves pg_catalog.oid[];
+    v_leaf pg_catalog.oid;
     v_block bigint;
     v_end bigint;
     v_step bigint;
     v_rows int;
     v_last bigint;
-    v_columns text;
-    v_known text;
+    v_columns pg_catalog.text;
+    v_known pg_catalog.text;
     v_left boolean;
     v_waits int := 0;
 BEGIN

@@ -45,11 +45,11 @@ CREATE OR REPLACE FUNCTION sqlvec.bm25_score(hit anyelement, column_name text, q
 LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
-    v_rel oid := sqlvec._relation_of(pg_catalog.pg_typeof(hit));
+    v_rel pg_catalog.oid := sqlvec._relation_of(pg_catalog.pg_typeof(hit));
     q sqlvec._bm25_query;
-    v_tenant name := (sqlvec._bm25_column(v_rel, column_name)).tenant_column;
-    v_terms text;
-    v_score float8;
+    v_tenant pg_catalog.name := (sqlvec._bm25_column(v_rel, column_name)).tenant_column;
+    v_terms pg_catalog.text;
+    v_score pg_catalog.float8;
 BEGIN
     IF tenant IS NULL AND v_tenant IS NOT NULL THEN
         EXECUTE pg_catalog.format('SELECT ($1).%I::pg_catalog.text', v_tenant) INTO tenant USING hit;

@@ -23,11 +23,11 @@ CREATE OR REPLACE FUNCTION sqlvec._run_bm25(
 ) LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
-    p record;
+    p pg_catalog.record;
     v_state sqlvec._bm25_state;
-    v_found record;
-    v_jit text := pg_catalog.current_setting('jit');
-    v_seqscan text := pg_catalog.current_setting('enable_seqscan');
+    v_found pg_catalog.record;
+    v_jit pg_catalog.text := pg_catalog.current_setting('jit');
+    v_seqscan pg_catalog.text := pg_catalog.current_setting('enable_seqscan');
 BEGIN
     p := sqlvec._plan_bm25(sqlvec._relation_of(rel_type), column_name, query, k, filter, where_sql, candidates, oversample, tenant, backend,
                            key_column, key_type, pg_catalog.current_setting('search_path'));
@@ -75,7 +75,7 @@ CREATE OR REPLACE FUNCTION sqlvec.bm25_search(
 LANGUAGE plpgsql STABLE ROWS 10
 AS $body$
 DECLARE
-    v_run record;
+    v_run pg_catalog.record;
 BEGIN
     v_run := sqlvec._run_bm25(pg_catalog.pg_typeof(rel), column_name, query, k, filter, where_sql, params, candidates, oversample, tenant,
                               backend, NULL, NULL);
@@ -93,7 +93,7 @@ CREATE OR REPLACE FUNCTION sqlvec.bm25_search_keys(
 LANGUAGE plpgsql STABLE ROWS 10
 AS $body$
 DECLARE
-    v_run record;
+    v_run pg_catalog.record;
 BEGIN
     v_run := sqlvec._run_bm25(pg_catalog.pg_typeof(rel), column_name, query, k, filter, where_sql, params, candidates, oversample, tenant,
                               backend, key_column, pg_catalog.pg_typeof(key));

@@ -36,7 +36,7 @@ LANGUAGE plpgsql STABLE COST 10000
 AS $body$
 DECLARE
     v_derived sqlvec._derived;
-    v_type oid;
+    v_type pg_catalog.oid;
     v_sees boolean;
 BEGIN
     -- This guards a policy: nothing in it may follow the search_path of the role that it is about.
@@ -46,7 +46,7 @@ BEGIN
     END IF;
     SELECT c.type_oid INTO v_type FROM sqlvec._column(v_derived.relation, v_derived.tenant_column) AS c;
     EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM %s AS t WHERE t.%I %s $1::%s)', sqlvec._qualified(v_derived.relation), v_derived.tenant_column,
-                              sqlvec._btree_operator(v_type, 3), pg_catalog.format_type(v_type, -1))
+                              sqlvec._btree_operator(v_type, 3), sqlvec._type_name(v_type))
     INTO v_sees USING tenant;
     RETURN v_sees;
 END
@@ -234,7 +234,7 @@ DECLARE
     v_derived sqlvec._derived;
     v_ids int[];
     v_id int;
-    v_length float8;
+    v_length pg_catalog.float8;
 BEGIN
     PERFORM sqlvec._check_drift(drift);
     PERFORM sqlvec._require_owner(rel);

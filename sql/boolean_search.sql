@@ -79,8 +79,8 @@ BEGIN
                              format(CASE c.type_name WHEN 'halfvec' THEN 'sqlvec._halfvec(($3)[%s])' ELSE '($3)[%s]' END, i)), ', ' ORDER BY i)
     INTO v_cosines FROM generate_series(1, cardinality(queries)) AS i, sqlvec._column(rel, column_name) AS c;
     gather := format(
-        'SELECT pg_catalog.array_agg("sqlvec hit".row_id::pg_catalog.text) AS row_ids, pg_catalog.array_agg("sqlvec hit".row_table) AS row_tables, '
-        'pg_catalog.array_agg(ARRAY[%s]) AS cosines FROM unnest($1::%s, $2) AS "sqlvec hit" (row_id, row_table) JOIN %s AS %s ON %s',
+        'SELECT pg_catalog.array_agg("sqlvec hit".row_id) AS row_ids, pg_catalog.array_agg("sqlvec hit".row_table) AS row_tables, '
+        'pg_catalog.array_agg(ARRAY[%s]) AS cosines FROM unnest($1::%s, $1, $2) AS "sqlvec hit" (place, row_id, row_table) JOIN %s AS %s ON %s',
         v_cosines, v_at.places, sqlvec._qualified(rel), v_alias, v_at.condition);
 END
 $body$;
@@ -139,15 +139,15 @@ CREATE OR REPLACE FUNCTION sqlvec._run_boolean(
 ) LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
-    v_plan record;
+    v_plan pg_catalog.record;
     v_depth int;
     v_finder int;
-    v_leg record;
-    v_last float8[];
-    v_places record;
-    v_rows record;
-    v_scored record;
-    v_best record;
+    v_leg pg_catalog.record;
+    v_last pg_catalog.float8[];
+    v_places pg_catalog.record;
+    v_rows pg_catalog.record;
+    v_scored pg_catalog.record;
+    v_best pg_catalog.record;
 BEGIN
     v_plan := sqlvec._plan_boolean(sqlvec._relation_of(rel_type), column_name, queries, expression, k, candidates, oversample, model, min_relevance, combine, mode,
                                    key_column, key_type);
@@ -183,7 +183,7 @@ CREATE OR REPLACE FUNCTION sqlvec._boolean_search(
 LANGUAGE plpgsql STABLE ROWS 10
 AS $body$
 DECLARE
-    v_run record;
+    v_run pg_catalog.record;
 BEGIN
     v_run := sqlvec._run_boolean(pg_catalog.pg_typeof(rel), column_name, queries, expression, k, filter, where_sql, params, candidates, oversample, model,
                                  min_relevance, mode, combine, NULL, NULL);
@@ -215,7 +215,7 @@ CREATE OR REPLACE FUNCTION sqlvec._boolean_search_keys(
 LANGUAGE plpgsql STABLE ROWS 10
 AS $body$
 DECLARE
-    v_run record;
+    v_run pg_catalog.record;
 BEGIN
     v_run := sqlvec._run_boolean(pg_catalog.pg_typeof(rel), column_name, queries, expression, k, filter, where_sql, params, candidates, oversample, model,
                                  min_relevance, mode, combine, key_column, pg_catalog.pg_typeof(key));

@@ -7,13 +7,13 @@ CREATE OR REPLACE FUNCTION sqlvec.explain_bm25_search(
 LANGUAGE plpgsql
 AS $body$
 DECLARE
-    v_rel oid := sqlvec._relation_of(pg_catalog.pg_typeof(rel));
-    v_plan record;
+    v_rel pg_catalog.oid := sqlvec._relation_of(pg_catalog.pg_typeof(rel));
+    v_plan pg_catalog.record;
     q sqlvec._bm25_query;
     v_state sqlvec._bm25_state;
-    v_line text;
-    v_found record;
-    v_seqscan text := pg_catalog.current_setting('enable_seqscan');
+    v_line pg_catalog.text;
+    v_found pg_catalog.record;
+    v_seqscan pg_catalog.text := pg_catalog.current_setting('enable_seqscan');
     v_step int := 0;
 BEGIN
     v_plan := sqlvec._plan_bm25(v_rel, column_name, query, k, filter, where_sql, candidates, oversample, tenant, backend, NULL, NULL,
@@ -22,14 +22,14 @@ BEGIN
     topic := 'column';
     detail := pg_catalog.format('%I of %s', ((q).derived).target_column, pg_catalog.array_to_string(((q).derived).source_columns, ', '));
     RETURN NEXT;
-    topic := 'query'; detail := coalesce((q).condition::text, 'asks for nothing: no rows');
+    topic := 'query'; detail := coalesce((q).condition::pg_catalog.text, 'asks for nothing: no rows');
     RETURN NEXT;
     IF (q).condition IS NULL THEN
         RETURN;
     END IF;
     topic := 'statistics';
     detail := pg_catalog.format('%s documents, %s', (q).documents, CASE WHEN (q).counted THEN 'counted by analyze_bm25'
-        ELSE pg_catalog.format('counted now; CALL sqlvec.analyze_bm25(%L);', ((q).derived).relation::regclass) END);
+        ELSE pg_catalog.format('counted now; CALL sqlvec.analyze_bm25(%L);', ((q).derived).relation::pg_catalog.regclass) END);
     RETURN NEXT;
     FOR n IN 1 .. pg_catalog.cardinality((q).lexemes) LOOP
         topic := 'word';
@@ -40,7 +40,7 @@ BEGIN
     RETURN NEXT;
     IF v_plan.condition <> 'true' THEN
         topic := 'filter';
-        detail := v_plan.condition || CASE WHEN pg_catalog.cardinality(v_plan.bound) > 0 THEN ' with $3 = ' || v_plan.bound::text ELSE '' END;
+        detail := v_plan.condition || CASE WHEN pg_catalog.cardinality(v_plan.bound) > 0 THEN ' with $3 = ' || v_plan.bound::pg_catalog.text ELSE '' END;
         RETURN NEXT;
     END IF;
     IF (q).collides OR NOT ((q).derived).maintained THEN
@@ -51,7 +51,7 @@ BEGIN
     END IF;
     IF v_plan.waiting IS NOT NULL THEN
         topic := 'unfinished';
-        detail := pg_catalog.format('rows without weights are read one by one; CALL sqlvec.backfill(%L, %L);', ((q).derived).relation::regclass, ((q).derived).target_column);
+        detail := pg_catalog.format('rows without weights are read one by one; CALL sqlvec.backfill(%L, %L);', ((q).derived).relation::pg_catalog.regclass, ((q).derived).target_column);
         RETURN NEXT;
     END IF;
     IF v_plan.native IS NOT NULL THEN
@@ -69,7 +69,7 @@ BEGIN
         EXIT WHEN (v_state).step IS NULL;
         v_step := v_step + 1;
         topic := pg_catalog.format('step %s', v_step);
-        detail := (v_state).step::text;
+        detail := (v_state).step::pg_catalog.text;
         RETURN NEXT;
         PERFORM pg_catalog.set_config('enable_seqscan', v_plan.seqscan, true);
         FOR v_line IN EXECUTE 'EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) ' || v_plan.step

@@ -13,22 +13,22 @@ CREATE OR REPLACE FUNCTION sqlvec.explain_maxsim_search(
 LANGUAGE plpgsql
 AS $body$
 DECLARE
-    v_rel oid := sqlvec._relation_of(pg_catalog.pg_typeof(rel));
-    p record;
+    v_rel pg_catalog.oid := sqlvec._relation_of(pg_catalog.pg_typeof(rel));
+    p pg_catalog.record;
     v_state sqlvec._maxsim_state;
-    v_query record;
-    v_listed record;
-    v_found record;
+    v_query pg_catalog.record;
+    v_listed pg_catalog.record;
+    v_found pg_catalog.record;
     v_from int := 0;
     v_to int;
     v_limit int;
-    v_before text[];
-    v_now text[];
-    v_problem record;
-    v_origin text;
-    v_line text;
+    v_before pg_catalog.text[];
+    v_now pg_catalog.text[];
+    v_problem pg_catalog.record;
+    v_origin pg_catalog.text;
+    v_line pg_catalog.text;
     v_step int := 0;
-    v_listed_by CONSTANT text := E'\n-- $1 = params, $2 = query, $3 = values of filter, $4 or $11 and $12 = code of the query, $5 and $6 = rows seen before, '
+    v_listed_by CONSTANT pg_catalog.text := E'\n-- $1 = params, $2 = query, $3 = values of filter, $4 or $11 and $12 = code of the query, $5 and $6 = rows seen before, '
                                  '$7 = candidates';
 BEGIN
     p := sqlvec._plan_maxsim(v_rel, column_name, query, k, filter, where_sql, params, candidates, oversample, mode, recall, pooled, carve,
@@ -51,7 +51,7 @@ BEGIN
     RETURN NEXT;
     IF p.condition <> 'true' THEN
         topic := 'filter';
-        detail := p.condition || CASE WHEN pg_catalog.cardinality(p.bound) > 0 THEN ' with $3 = ' || p.bound::text ELSE '' END;
+        detail := p.condition || CASE WHEN pg_catalog.cardinality(p.bound) > 0 THEN ' with $3 = ' || p.bound::pg_catalog.text ELSE '' END;
         RETURN NEXT;
     END IF;
     IF pg_catalog.row_security_active(v_rel) THEN
@@ -59,7 +59,7 @@ BEGIN
         RETURN NEXT;
     END IF;
     FOR v_problem IN SELECT d.target_column, d.problem FROM sqlvec.derived_column AS d
-                     WHERE d.relation::oid = coalesce(pg_catalog.pg_partition_root(v_rel)::oid, v_rel) AND d.kind IN ('fde', 'pool') AND d.problem IS NOT NULL
+                     WHERE d.relation::pg_catalog.oid = coalesce(pg_catalog.pg_partition_root(v_rel)::pg_catalog.oid, v_rel) AND d.kind IN ('fde', 'pool') AND d.problem IS NOT NULL
     LOOP
         topic := pg_catalog.format('column %I', v_problem.target_column); detail := v_problem.problem;
         RETURN NEXT;
@@ -78,7 +78,7 @@ BEGIN
         END IF;
         EXECUTE p.prepare INTO v_query USING query, carve;
         FOR v_line IN EXECUTE 'EXPLAIN ' || v_line
-                      USING params, query, p.bound, v_query.code, NULL::text[], NULL::oid[], p.first, v_query.tokens, NULL::float8, NULL::float8, v_query.signs,
+                      USING params, query, p.bound, v_query.code, NULL::pg_catalog.text[], NULL::pg_catalog.oid[], p.first, v_query.tokens, NULL::pg_catalog.float8, NULL::pg_catalog.float8, v_query.signs,
                             v_query.strong LOOP
             topic := 'explain'; detail := sqlvec._shortened(v_line);
             RETURN NEXT;

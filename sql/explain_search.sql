@@ -7,11 +7,11 @@ CREATE OR REPLACE FUNCTION sqlvec.explain_search(
 LANGUAGE plpgsql
 AS $body$
 DECLARE
-    v_rel oid := sqlvec._relation_of(pg_catalog.pg_typeof(rel));
-    v_plan record;
-    v_before text[];
-    v_line text;
-    v_derived record;
+    v_rel pg_catalog.oid := sqlvec._relation_of(pg_catalog.pg_typeof(rel));
+    v_plan pg_catalog.record;
+    v_before pg_catalog.text[];
+    v_line pg_catalog.text;
+    v_derived pg_catalog.record;
     v_waiting bigint;
 BEGIN
     v_plan := sqlvec._plan_search(
@@ -32,7 +32,7 @@ BEGIN
     RETURN NEXT;
     IF v_plan.condition <> 'true' THEN
         topic := 'filter';
-        detail := v_plan.condition || CASE WHEN pg_catalog.cardinality(v_plan.bound) > 0 THEN ' with $3 = ' || v_plan.bound::text ELSE '' END;
+        detail := v_plan.condition || CASE WHEN pg_catalog.cardinality(v_plan.bound) > 0 THEN ' with $3 = ' || v_plan.bound::pg_catalog.text ELSE '' END;
         RETURN NEXT;
     END IF;
     IF pg_catalog.row_security_active(v_rel) THEN
@@ -40,7 +40,7 @@ BEGIN
         RETURN NEXT;
     END IF;
     FOR v_derived IN SELECT d.* FROM sqlvec.derived_column AS d
-                     WHERE d.relation::oid = coalesce(pg_catalog.pg_partition_root(v_rel)::oid, v_rel) AND d.source_column = explain_search.column_name
+                     WHERE d.relation::pg_catalog.oid = coalesce(pg_catalog.pg_partition_root(v_rel)::pg_catalog.oid, v_rel) AND d.source_column = explain_search.column_name
     LOOP
         topic := pg_catalog.format('column %I', v_derived.target_column);
         detail := v_derived.problem;

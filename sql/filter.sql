@@ -60,6 +60,7 @@ AS $body$
 DECLARE
     v_column record := sqlvec._column(rel, column_name);
     v_type text := format_type(v_column.type_oid, -1); -- "bpchar", where "character" would cut to one
+    v_cast text := sqlvec._type_name(v_column.type_oid);
     v_left text := format('%I.%I', alias, column_name);
     v_strategy int := CASE op WHEN '$lt' THEN 1 WHEN '$lte' THEN 2 WHEN '$gte' THEN 4 WHEN '$gt' THEN 5 ELSE 3 END;
     v_operator text;
@@ -84,7 +85,7 @@ BEGIN
         bound := bound || sqlvec._json_text(CASE WHEN v_kind = 'array' OR v_column.type_oid = 'jsonb'::regtype
                                                  THEN value ELSE jsonb_build_array(value) END, v_column.type_oid);
         PERFORM sqlvec._check_value(bound[cardinality(bound)], value, v_column.type_oid, v_type, column_name);
-        condition := format('%s OPERATOR(pg_catalog.@>) ((%s)[%s])::%s', v_left, slot, cardinality(bound), v_type);
+        condition := format('%s OPERATOR(pg_catalog.@>) ((%s)[%s])::%s', v_left, slot, cardinality(bound), v_cast);
         RETURN;
     END IF;
 
@@ -104,7 +105,7 @@ BEGIN
         bound := bound || (SELECT coalesce(array_agg(sqlvec._json_text(e, v_column.type_oid)), '{}')
                            FROM jsonb_array_elements(value) AS e)::text;
         PERFORM sqlvec._check_value(bound[cardinality(bound)], value, v_column.type_oid, v_type || '[]', column_name);
-        condition := format('%s %s ANY (((%s)[%s])::%s[])', v_left, v_operator, slot, cardinality(bound), v_type);
+        condition := format('%s %s ANY (((%s)[%s])::%s[])', v_left, v_operator, slot, cardinality(bound), v_cast);
         RETURN;
     ELSIF op = '$between' THEN
         IF v_kind <> 'array' OR jsonb_array_length(value) <> 2 THEN
@@ -116,7 +117,7 @@ BEGIN
         FROM generate_series(0, 1) AS i;
         condition := format('%1$s %2$s ((%4$s)[%5$s])::%7$s AND %1$s %3$s ((%4$s)[%6$s])::%7$s', v_left,
                             sqlvec._btree_operator(v_column.type_oid, 4), sqlvec._btree_operator(v_column.type_oid, 2),
-                            slot, cardinality(bound) - 1, cardinality(bound), v_type);
+                            slot, cardinality(bound) - 1, cardinality(bound), v_cast);
         RETURN;
     ELSIF op NOT IN ('$eq', '$ne', '$gt', '$gte', '$lt', '$lte') THEN
         RAISE EXCEPTION 'filter: unknown operator "%" for column "%"', op, column_name
@@ -129,7 +130,7 @@ BEGIN
     bound := bound || sqlvec._json_text(value, v_column.type_oid);
     PERFORM sqlvec._check_value(bound[cardinality(bound)], value, v_column.type_oid, v_type, column_name);
     condition := format('%s%s %s ((%s)[%s])::%s', CASE op WHEN '$ne' THEN 'NOT ' ELSE '' END,
-                        v_left, v_operator, slot, cardinality(bound), v_type);
+                        v_left, v_operator, slot, cardinality(bound), v_cast);
 END
 $body$;
 

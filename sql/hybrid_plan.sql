@@ -70,27 +70,6 @@ BEGIN
 END
 $body$;
 
--- How a statement finds the rows at places that sqlvec._hit_statement gave: what the array of places is cast
--- to as a whole, and the condition on "sqlvec hit". A cast in the condition would keep it behind the policies.
-CREATE OR REPLACE FUNCTION sqlvec._at_place(rel oid, alias text, key_column text, key_type regtype, OUT places text, OUT condition text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
-AS $body$
-DECLARE
-    v_key text;
-    v_type oid;
-BEGIN
-    IF key_type IS NULL THEN
-        places := 'pg_catalog.tid[]';
-        condition := format('%1$s.ctid OPERATOR(pg_catalog.=) "sqlvec hit".row_id AND %1$s.tableoid OPERATOR(pg_catalog.=) "sqlvec hit".row_table', alias);
-        RETURN;
-    END IF;
-    v_key := sqlvec._key_column(rel, key_column);
-    v_type := (sqlvec._column(rel, v_key)).type_oid;
-    places := sqlvec._type_name(v_type) || '[]';
-    condition := format('%s.%I %s "sqlvec hit".row_id', alias, v_key, sqlvec._btree_operator(v_type, 3));
-END
-$body$;
-
 CREATE OR REPLACE FUNCTION sqlvec._plan_hybrid(
     rel oid, asked boolean[], k int, candidates int, oversample float8, fusion text, weights jsonb, model text, min_relevance float8, autocut int,
     min_results int, mode text, rrf_k int, group_column text, group_size int, diversity float8, query_tokens halfvec[], key_column text, key_type regtype,
@@ -240,13 +219,13 @@ BEGIN
         '  pg_catalog.array_agg(g.text_rank) AS text_ranks, pg_catalog.array_agg(g.distance) AS distances, pg_catalog.array_agg(g.vector_rank) AS vector_ranks,\n'
         '  pg_catalog.array_agg(g.tokens_score) AS tokens_scores, pg_catalog.array_agg(g.tokens_rank) AS tokens_ranks,\n'
         '  pg_catalog.array_agg(g.cosine) AS cosines, pg_catalog.array_agg(g.group_of) AS groups, pg_catalog.array_agg(g.own_vector) AS vectors\n'
-        'FROM (\n  SELECT "sqlvec hit".row_id::pg_catalog.text AS row_id, "sqlvec hit".row_table, "sqlvec hit".text_rank, "sqlvec hit".vector_rank, "sqlvec hit".tokens_rank,\n'
+        'FROM (\n  SELECT "sqlvec hit".row_id, "sqlvec hit".row_table, "sqlvec hit".text_rank, "sqlvec hit".vector_rank, "sqlvec hit".tokens_rank,\n'
         '    coalesce("sqlvec hit".text_score, %1$s) AS text_score,\n'
         '    coalesce("sqlvec hit".distance, %2$s) AS distance,\n'
         '    coalesce("sqlvec hit".tokens_score, %3$s) AS tokens_score,\n'
         '    %4$s AS cosine, %5$s AS group_of, %6$s AS own_vector\n'
-        '  FROM unnest($7::%10$s, $8, $9, $10, $11, $12, $13, $14)\n'
-        '    AS "sqlvec hit" (row_id, row_table, text_score, text_rank, distance, vector_rank, tokens_score, tokens_rank)\n'
+        '  FROM unnest($7::%10$s, $7, $8, $9, $10, $11, $12, $13, $14)\n'
+        '    AS "sqlvec hit" (place, row_id, row_table, text_score, text_rank, distance, vector_rank, tokens_score, tokens_rank)\n'
         '  JOIN %7$s ON %8$s\n  ORDER BY %9$s) AS g',
         coalesce(text_score, v_null),
         CASE WHEN metric IS NULL THEN v_null ELSE format('%ssqlvec._number(%s %s %s)%s', v_fits, v_vector, sqlvec._operator(metric), v_query, v_end) END,
@@ -260,9 +239,9 @@ BEGIN
         E'SELECT %s, "sqlvec hit".score, "sqlvec hit".relevance, "sqlvec hit".text_score, "sqlvec hit".text_rank, "sqlvec hit".distance,\n'
         '  "sqlvec hit".vector_rank, "sqlvec hit".tokens_score, "sqlvec hit".tokens_rank, $11::pg_catalog.bool\n'
         'FROM unnest($1::%s, $2, $3, $4, $5, $6, $7, $8, $9, $10) WITH ORDINALITY\n'
-        '  AS "sqlvec hit" (row_id, row_table, score, relevance, text_score, text_rank, distance, vector_rank, tokens_score, tokens_rank, place)%s\n'
-        'ORDER BY "sqlvec hit".place',
-        CASE WHEN key_type IS NULL THEN format('(%s.*)::%s', v_alias, sqlvec._qualified(rel)) ELSE format('"sqlvec hit".row_id::%s', sqlvec._type_name(key_type)) END,
+        '  AS "sqlvec hit" (place, row_table, score, relevance, text_score, text_rank, distance, vector_rank, tokens_score, tokens_rank, turn)%s\n'
+        'ORDER BY "sqlvec hit".turn',
+        CASE WHEN key_type IS NULL THEN format('(%s.*)::%s', v_alias, sqlvec._qualified(rel)) ELSE format('"sqlvec hit".place::%s', sqlvec._type_name(key_type)) END,
         v_at.places, CASE WHEN key_type IS NULL THEN format(E'\nJOIN %s ON %s', v_from, v_at.condition) ELSE '' END);
 END
 $body$;

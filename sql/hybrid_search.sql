@@ -115,6 +115,7 @@ DECLARE
     v_scores pg_catalog.float8[];
     v_relevances pg_catalog.float8[];
 BEGIN
+    query_tokens := sqlvec._numbered(query_tokens);
     p := sqlvec._plan_hybrid(v_rel, v_asked, k, candidates, oversample, fusion, weights, model, min_relevance, autocut, min_results, mode, rrf_k,
                              group_column, group_size, diversity, query_tokens, key_column, key_type, tenant, filter, text_column, vector_column,
                              tokens_column);

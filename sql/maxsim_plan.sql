@@ -104,8 +104,7 @@ DECLARE
     v_score text;
     v_code text;
     v_distance text;
-    v_type text;
-    v_where text;
+    v_at record;
     v_located text;
     v_matching text;
     v_best text;
@@ -249,15 +248,8 @@ BEGIN
         CASE WHEN index_name IS NOT NULL
              THEN E'  WHERE NOT EXISTS (SELECT FROM unnest($5, $6) AS h (row_id, row_table)\n'
                   '                    WHERE h.row_id OPERATOR(pg_catalog.=) c.row_id AND h.row_table OPERATOR(pg_catalog.=) c.row_table)\n' ELSE '' END);
-    IF key_type IS NULL THEN
-        v_type := 'pg_catalog.tid';
-        v_where := format('%1$s.ctid OPERATOR(pg_catalog.=) "sqlvec hit".place AND %1$s.tableoid OPERATOR(pg_catalog.=) "sqlvec hit".row_table', v_alias);
-    ELSE
-        SELECT format_type(c.type_oid, -1), format('%s.%I %s "sqlvec hit".place', v_alias, n.name, sqlvec._btree_operator(c.type_oid, 3))
-        INTO v_type, v_where FROM sqlvec._key_column(rel, key_column) AS n (name), sqlvec._column(rel, n.name) AS c;
-    END IF;
-    -- Cast as a whole: a cast in the condition would keep it behind the policies.
-    v_located := format('unnest($5::%s[], $5, $6, $13) AS "sqlvec hit" (place, row_id, row_table, estimate) JOIN %s ON %s', v_type, v_from, v_where);
+    v_at := sqlvec._at_place(rel, v_alias, key_column, key_type);
+    v_located := format('unnest($5::%s, $5, $6, $13) AS "sqlvec hit" (place, row_id, row_table, estimate) JOIN %s ON %s', v_at.places, v_from, v_at.condition);
     -- OFFSET 0 keeps the pooled score from being computed again wherever it is compared.
     step := format(
         E'SELECT pg_catalog.array_agg(s.estimate) AS estimates, pg_catalog.array_agg(s.pooled) AS pooled, pg_catalog.array_agg(s.score) AS scores,\n'

@@ -6,12 +6,16 @@ CREATE OR REPLACE FUNCTION sqlvec._set_parallel(settings text[]) RETURNS text[]
 LANGUAGE plpgsql
 AS $body$
 DECLARE
-    v_before text[] := ARRAY[pg_catalog.current_setting('min_parallel_table_scan_size'), pg_catalog.current_setting('jit')];
+    v_before pg_catalog.text[] := ARRAY[pg_catalog.current_setting('min_parallel_table_scan_size'), pg_catalog.current_setting('jit')];
 BEGIN
     PERFORM pg_catalog.set_config('min_parallel_table_scan_size', settings[1], true), pg_catalog.set_config('jit', settings[2], true);
     RETURN v_before;
 END
 $body$;
+
+-- The tokens of a query numbered from 1, whatever its dimensions and lower bounds.
+CREATE OR REPLACE FUNCTION sqlvec._numbered(tokens halfvec[]) RETURNS halfvec[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN CASE WHEN tokens IS NOT NULL THEN ARRAY(SELECT t FROM unnest(tokens) AS t) END;
 
 -- Plan a search and run it, up to the statement that answers its rows or keys. STABLE, so that every step
 -- sees the snapshot of the statement that searches. No SET: the caller's where_sql and policies run inside.
@@ -22,16 +26,17 @@ CREATE OR REPLACE FUNCTION sqlvec._run_maxsim(
 ) LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
-    p record;
+    p pg_catalog.record;
     v_state sqlvec._maxsim_state;
-    v_query record;
-    v_listed record;
-    v_found record;
+    v_query pg_catalog.record;
+    v_listed pg_catalog.record;
+    v_found pg_catalog.record;
     v_from int := 0;
     v_to int;
-    v_before text[];
-    v_now text[];
+    v_before pg_catalog.text[];
+    v_now pg_catalog.text[];
 BEGIN
+    query := sqlvec._numbered(query);
     p := sqlvec._plan_maxsim(sqlvec._relation_of(rel_type), column_name, query, k, filter, where_sql, params, candidates, oversample, mode,
                              recall, pooled, carve, rescore, key_column, key_type, pg_catalog.current_setting('search_path'), depth);
     direct := p.direct;
@@ -48,7 +53,7 @@ BEGIN
         IF p.step IS NOT NULL THEN
             v_before := sqlvec._set_scan(sqlvec._maxsim_settings(p.first, p.total, p.matching, p.whole));
             EXECUTE p.listed INTO v_found
-            USING params, query, p.bound, v_query.code, NULL::text[], NULL::oid[], p.first, v_query.tokens, NULL::float8, NULL::float8, v_query.signs,
+            USING params, query, p.bound, v_query.code, NULL::pg_catalog.text[], NULL::pg_catalog.oid[], p.first, v_query.tokens, NULL::pg_catalog.float8, NULL::pg_catalog.float8, v_query.signs,
                   v_query.strong;
             PERFORM sqlvec._set_scan(v_before);
             scores := v_found.estimates; row_ids := v_found.row_ids; row_tables := v_found.row_tables;
@@ -103,7 +108,7 @@ BEGIN
     v_found := sqlvec._best_hits(v_state.scores, v_state.row_ids, v_state.row_tables, p.kept);
     IF p.carved IS NOT NULL THEN
         EXECUTE p.carved INTO v_found
-        USING params, query, p.bound, v_query.code, v_found.row_ids, v_found.row_tables, NULL::int, v_query.tokens, NULL::float8, NULL::float8,
+        USING params, query, p.bound, v_query.code, v_found.row_ids, v_found.row_tables, NULL::int, v_query.tokens, NULL::pg_catalog.float8, NULL::pg_catalog.float8,
               v_query.signs, v_query.strong, v_found.scores;
     END IF;
     IF p.waiting IS NOT NULL THEN
@@ -126,7 +131,7 @@ CREATE OR REPLACE FUNCTION sqlvec.maxsim_search(
 LANGUAGE plpgsql STABLE ROWS 10
 AS $body$
 DECLARE
-    v_run record;
+    v_run pg_catalog.record;
 BEGIN
     v_run := sqlvec._run_maxsim(pg_catalog.pg_typeof(rel), column_name, query, k, filter, where_sql, params, candidates, oversample, mode,
                                 recall, pooled, carve, rescore, NULL, NULL);
@@ -151,7 +156,7 @@ CREATE OR REPLACE FUNCTION sqlvec.maxsim_search_keys(
 LANGUAGE plpgsql STABLE ROWS 10
 AS $body$
 DECLARE
-    v_run record;
+    v_run pg_catalog.record;
 BEGIN
     v_run := sqlvec._run_maxsim(pg_catalog.pg_typeof(rel), column_name, query, k, filter, where_sql, params, candidates, oversample, mode,
                                 recall, pooled, carve, rescore, key_column, pg_catalog.pg_typeof(key));

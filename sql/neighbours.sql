@@ -58,7 +58,7 @@ BEGIN
         RAISE EXCEPTION 'table % has no primary key of one column', rel
             USING ERRCODE = 'invalid_parameter_value', HINT = 'The edges refer to its rows by that column.';
     END IF;
-    key_type := format_type(v_type, -1);
+    key_type := sqlvec._type_name(v_type);
     metric := sqlvec._default_metric(rel, column_name, v_source.type_name, sqlvec._ways(rel, column_name));
 
     v_table := format('%I.%I', v_class.nspname, coalesce(into_table, sqlvec._name(v_class.relname || '_neighbours')));
@@ -72,7 +72,7 @@ BEGIN
         EXECUTE format('CREATE INDEX ON %s (neighbour, weight DESC)', v_table);
         edges := v_table::regclass;
     ELSIF sqlvec._edges(edges) <> v_type THEN
-        RAISE EXCEPTION 'table % has keys of type %, table % of type %', v_table, format_type(sqlvec._edges(edges), -1), rel, key_type
+        RAISE EXCEPTION 'table % has keys of type %, table % of type %', v_table, format_type(sqlvec._edges(edges), -1), rel, format_type(v_type, -1)
             USING ERRCODE = 'datatype_mismatch', HINT = 'Name another table: into_table => ''...''.';
     ELSIF row_security_active(edges) THEN
         RAISE EXCEPTION 'row security hides edges of table % from role "%"', v_table, current_user
@@ -112,9 +112,9 @@ CREATE OR REPLACE FUNCTION sqlvec._neighbours_batch(rel oid, column_name text, g
 LANGUAGE plpgsql
 AS $body$
 DECLARE
-    v_edges text := sqlvec._qualified(graph.edges);
-    v_equal text := sqlvec._btree_operator((sqlvec._column(rel, graph.key_column)).type_oid, 3);
-    v_search text := pg_catalog.format(
+    v_edges pg_catalog.text := sqlvec._qualified(graph.edges);
+    v_equal pg_catalog.text := sqlvec._btree_operator((sqlvec._column(rel, graph.key_column)).type_oid, 3);
+    v_search pg_catalog.text := pg_catalog.format(
         'INSERT INTO %1$s (key, neighbour, weight) '
         'SELECT t.%2$I, n.key, sqlvec._similarity(%3$L, n.distance) FROM %4$s AS t CROSS JOIN LATERAL ('
         'SELECT s.key, s.distance FROM sqlvec.vector_search_keys(NULL::%4$s, %5$L, sqlvec._as_vector(t.%5$I), NULL::%6$s, k => $2, metric => %3$L) AS s '
@@ -164,9 +164,9 @@ CREATE OR REPLACE PROCEDURE sqlvec.build_neighbours(
 ) LANGUAGE plpgsql
 AS $body$
 DECLARE
-    v_graph record;
-    v_keys text[];
-    v_after text;
+    v_graph pg_catalog.record;
+    v_keys pg_catalog.text[];
+    v_after pg_catalog.text;
     v_all boolean := coalesce(rebuild OR mutual, false);
 BEGIN
     IF rel IS NULL OR column_name IS NULL THEN
@@ -221,7 +221,7 @@ DECLARE
     v_type oid := sqlvec._edges(edges);
     v_equal text := sqlvec._btree_operator(v_type, 3);
     v_with text := format('WITH hop0 AS MATERIALIZED (SELECT u.key, max(u.score) AS score FROM unnest($1::%s[], $2) AS u (key, score) GROUP BY u.key)',
-                          format_type(v_type, -1));
+                          sqlvec._type_name(v_type));
     v_known text := 'SELECT h.key FROM hop0 AS h';
     v_found text := 'SELECT h.key, h.score, 0 AS hop FROM hop0 AS h';
 BEGIN
@@ -253,7 +253,7 @@ BEGIN
                           'FROM (%s) AS f LEFT JOIN step1 AS s ON s.key %s f.key', v_found, v_equal);
     END IF;
     RETURN QUERY EXECUTE format(E'%s\nSELECT a.key::%s, a.score, a.hop FROM (%s) AS a ORDER BY a.score DESC, a.hop, a.key', v_with,
-                                (SELECT format_type(t.typelem, -1) FROM pg_type AS t WHERE t.oid = pg_typeof(keys)), v_found)
+                                (SELECT sqlvec._type_name(t.typelem) FROM pg_type AS t WHERE t.oid = pg_typeof(keys)), v_found)
         USING keys, scores, decay, limit_edges, blend;
 END
 $body$;

@@ -23,8 +23,8 @@ CREATE OR REPLACE FUNCTION sqlvec._estimate(
 ) LANGUAGE plpgsql
 AS $body$
 DECLARE
-    v_path text := pg_catalog.current_setting('search_path');
-    v_plan jsonb;
+    v_path pg_catalog.text := pg_catalog.current_setting('search_path');
+    v_plan pg_catalog.jsonb;
 BEGIN
     PERFORM pg_catalog.set_config('search_path', caller_path, true);
     EXECUTE 'EXPLAIN (FORMAT JSON) ' || statement INTO v_plan USING params, NULL::int, bound;
@@ -206,7 +206,7 @@ BEGIN
 
     IF key_type IS NOT NULL THEN
         v_key := format('%s.%I', v_alias, sqlvec._key_column(rel, key_column))
-                 || CASE WHEN places THEN '' ELSE '::' || format_type(key_type, -1) END;
+                 || CASE WHEN places THEN '' ELSE '::' || sqlvec._type_name(key_type) END;
     END IF;
     v_query := CASE v_type WHEN 'halfvec' THEN 'sqlvec._halfvec($2)' ELSE '$2' END;
     v_part := sqlvec._search_statement(
@@ -262,7 +262,7 @@ CREATE OR REPLACE FUNCTION sqlvec._set_scan(settings text[]) RETURNS text[]
 LANGUAGE plpgsql
 AS $body$
 DECLARE
-    v_before text[];
+    v_before pg_catalog.text[];
 BEGIN
     IF settings IS NULL OR NOT sqlvec._load_pgvector() THEN
         RETURN NULL;

@@ -102,11 +102,32 @@ BEGIN
                          'ORDER BY "sqlvec hit".score DESC NULLS LAST, %3$s LIMIT %4$s', alias, sqlvec._qualified(rel), tie_break, coalesce(k::text, 'ALL'));
         RETURN;
     END IF;
-    v_type := (SELECT format_type(c.type_oid, -1) FROM sqlvec._column(rel, v_keys[1]) AS c);
+    v_type := sqlvec._type_name((sqlvec._column(rel, v_keys[1])).type_oid);
     place := format('%s.%I::pg_catalog.text AS row_id, 0::pg_catalog.oid AS row_table', alias, v_keys[1]);
     address := format('%s.%I AS address, 0::pg_catalog.oid AS row_table', alias, v_keys[1]);
     answer := format('SELECT "sqlvec hit".row_id::%1$s::%2$s, "sqlvec hit".score, $4::pg_catalog.bool FROM unnest($1, $2, $3) AS "sqlvec hit" (row_id, row_table, score) '
-                     'ORDER BY "sqlvec hit".score DESC NULLS LAST, "sqlvec hit".row_id::%1$s LIMIT %3$s', v_type, format_type(key_type, -1), coalesce(k::text, 'ALL'));
+                     'ORDER BY "sqlvec hit".score DESC NULLS LAST, "sqlvec hit".row_id::%1$s LIMIT %3$s', v_type, sqlvec._type_name(key_type), coalesce(k::text, 'ALL'));
+END
+$body$;
+
+-- How a statement finds the rows at places that sqlvec._hit_statement gave: what the array of places is cast
+-- to as a whole, and the condition on "sqlvec hit". A cast in the condition would keep it behind the policies.
+CREATE OR REPLACE FUNCTION sqlvec._at_place(rel oid, alias text, key_column text, key_type regtype, OUT places text, OUT condition text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_key text;
+    v_type oid;
+BEGIN
+    IF key_type IS NULL THEN
+        places := 'pg_catalog.tid[]';
+        condition := format('%1$s.ctid OPERATOR(pg_catalog.=) "sqlvec hit".place AND %1$s.tableoid OPERATOR(pg_catalog.=) "sqlvec hit".row_table', alias);
+        RETURN;
+    END IF;
+    v_key := sqlvec._key_column(rel, key_column);
+    v_type := (sqlvec._column(rel, v_key)).type_oid;
+    places := sqlvec._type_name(v_type) || '[]';
+    condition := format('%s.%I %s "sqlvec hit".place', alias, v_key, sqlvec._btree_operator(v_type, 3));
 END
 $body$;
 

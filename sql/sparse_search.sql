@@ -11,8 +11,8 @@ CREATE OR REPLACE FUNCTION sqlvec.sparse_search(
 LANGUAGE plpgsql ROWS 10
 AS $body$
 DECLARE
-    v_plan record;
-    v_before text[];
+    v_plan pg_catalog.record;
+    v_before pg_catalog.text[];
 BEGIN
     v_plan := sqlvec._plan_search(
         sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'sparsevec', sqlvec._sparse_dimensions(query), k, filter,
@@ -39,8 +39,8 @@ CREATE OR REPLACE FUNCTION sqlvec.sparse_search_keys(
 LANGUAGE plpgsql ROWS 10
 AS $body$
 DECLARE
-    v_plan record;
-    v_before text[];
+    v_plan pg_catalog.record;
+    v_before pg_catalog.text[];
 BEGIN
     v_plan := sqlvec._plan_search(
         sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'sparsevec', sqlvec._sparse_dimensions(query), k, filter,

@@ -34,15 +34,15 @@ CREATE OR REPLACE FUNCTION sqlvec._run_vector(
 ) LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
-    p record;
-    v_before text[];
-    v_arrays CONSTANT text := 'SELECT pg_catalog.array_agg(a.row_id) FILTER (WHERE a.near) AS row_ids, pg_catalog.array_agg(a.row_table) FILTER (WHERE a.near) AS row_tables, '
+    p pg_catalog.record;
+    v_before pg_catalog.text[];
+    v_arrays CONSTANT pg_catalog.text := 'SELECT pg_catalog.array_agg(a.row_id) FILTER (WHERE a.near) AS row_ids, pg_catalog.array_agg(a.row_table) FILTER (WHERE a.near) AS row_tables, '
                               'pg_catalog.array_agg(a.distance) FILTER (WHERE a.near) AS distances, pg_catalog.bool_and(a.complete) AS complete '
                               -- The nearest stays in any case: how relevant it is says why nothing is left.
                               'FROM (SELECT f.*, f.distance OPERATOR(pg_catalog.<=) $4 OR pg_catalog.row_number() OVER () OPERATOR(pg_catalog.=) 1 AS near '
                               'FROM (%s) AS f (row_id, row_table, distance, complete)) AS a';
-    v_found record;
-    v_farthest float8;
+    v_found pg_catalog.record;
+    v_farthest pg_catalog.float8;
 BEGIN
     p := sqlvec._plan_search(
         sqlvec._relation_of(rel_type), column_name, 'vector', sqlvec._dims(query), k, filter, where_sql, params, NULL, NULL, metric, mode,
@@ -69,8 +69,8 @@ CREATE OR REPLACE FUNCTION sqlvec.vector_search(
 LANGUAGE plpgsql ROWS 10
 AS $body$
 DECLARE
-    v_plan record;
-    v_before text[];
+    v_plan pg_catalog.record;
+    v_before pg_catalog.text[];
 BEGIN
     v_plan := sqlvec._plan_search(
         sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'vector', sqlvec._dims(query), k, filter,
@@ -98,8 +98,8 @@ CREATE OR REPLACE FUNCTION sqlvec.vector_search_keys(
 LANGUAGE plpgsql ROWS 10
 AS $body$
 DECLARE
-    v_plan record;
-    v_before text[];
+    v_plan pg_catalog.record;
+    v_before pg_catalog.text[];
 BEGIN
     v_plan := sqlvec._plan_search(
         sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'vector', sqlvec._dims(query), k, filter,

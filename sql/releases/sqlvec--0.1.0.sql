@@ -3380,7 +3380,7 @@ CREATE OR REPLACE FUNCTION sqlvec._backfill_batch(
 AS $body$
 DECLARE
     v_encoded int;
-    v_message text;
+    v_message pg_catalog.text;
 BEGIN
     PERFORM sqlvec._stand_aside(leaf, derived);
     EXECUTE pg_catalog.format(
@@ -3388,7 +3388,7 @@ BEGIN
         'done AS (UPDATE ONLY %1$s AS t SET %4$s WHERE t.ctid = ANY ((SELECT h.rows FROM had AS h)::pg_catalog.tid[]) '
         'RETURNING t.%3$I IS NOT NULL OR NOT %2$s AS encoded) '
         'SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE d.encoded), '
-        '(SELECT (pg_catalog.max(r)::text::pg_catalog.point)[0] FROM had AS h, pg_catalog.unnest(h.rows) AS r) FROM done AS d',
+        '(SELECT (pg_catalog.max(r)::pg_catalog.text::pg_catalog.point)[0] FROM had AS h, pg_catalog.unnest(h.rows) AS r) FROM done AS d',
         sqlvec._qualified(leaf), sqlvec._has_source(derived.encoded_columns, 't.'), derived.target_column,
         sqlvec._assignment(derived), sqlvec._waiting_rows(leaf, derived, verify, wait))
     INTO done, v_encoded, last_block
@@ -3465,15 +3465,15 @@ DECLARE
     v_ids int[];
     v_id int;
     v_derived sqlvec._derived;
-    v_leaves oid[];
-    v_leaf oid;
+    v_leaves pg_catalog.oid[];
+    v_leaf pg_catalog.oid;
     v_block bigint;
     v_end bigint;
     v_step bigint;
     v_rows int;
     v_last bigint;
-    v_columns text;
-    v_known text;
+    v_columns pg_catalog.text;
+    v_known pg_catalog.text;
     v_left boolean;
     v_waits int := 0;
 BEGIN
@@ -3726,6 +3726,7 @@ AS $body$
 DECLARE
     v_column record := sqlvec._column(rel, column_name);
     v_type text := format_type(v_column.type_oid, -1); -- "bpchar", where "character" would cut to one
+    v_cast text := sqlvec._type_name(v_column.type_oid);
     v_left text := format('%I.%I', alias, column_name);
     v_strategy int := CASE op WHEN '$lt' THEN 1 WHEN '$lte' THEN 2 WHEN '$gte' THEN 4 WHEN '$gt' THEN 5 ELSE 3 END;
     v_operator text;
@@ -3750,7 +3751,7 @@ BEGIN
         bound := bound || sqlvec._json_text(CASE WHEN v_kind = 'array' OR v_column.type_oid = 'jsonb'::regtype
                                                  THEN value ELSE jsonb_build_array(value) END, v_column.type_oid);
         PERFORM sqlvec._check_value(bound[cardinality(bound)], value, v_column.type_oid, v_type, column_name);
-        condition := format('%s OPERATOR(pg_catalog.@>) ((%s)[%s])::%s', v_left, slot, cardinality(bound), v_type);
+        condition := format('%s OPERATOR(pg_catalog.@>) ((%s)[%s])::%s', v_left, slot, cardinality(bound), v_cast);
         RETURN;
     END IF;
 
@@ -3770,7 +3771,7 @@ BEGIN
         bound := bound || (SELECT coalesce(array_agg(sqlvec._json_text(e, v_column.type_oid)), '{}')
                            FROM jsonb_array_elements(value) AS e)::text;
         PERFORM sqlvec._check_value(bound[cardinality(bound)], value, v_column.type_oid, v_type || '[]', column_name);
-        condition := format('%s %s ANY (((%s)[%s])::%s[])', v_left, v_operator, slot, cardinality(bound), v_type);
+        condition := format('%s %s ANY (((%s)[%s])::%s[])', v_left, v_operator, slot, cardinality(bound), v_cast);
         RETURN;
     ELSIF op = '$between' THEN
         IF v_kind <> 'array' OR jsonb_array_length(value) <> 2 THEN
@@ -3782,7 +3783,7 @@ BEGIN
         FROM generate_series(0, 1) AS i;
         condition := format('%1$s %2$s ((%4$s)[%5$s])::%7$s AND %1$s %3$s ((%4$s)[%6$s])::%7$s', v_left,
                             sqlvec._btree_operator(v_column.type_oid, 4), sqlvec._btree_operator(v_column.type_oid, 2),
-                            slot, cardinality(bound) - 1, cardinality(bound), v_type);
+                            slot, cardinality(bound) - 1, cardinality(bound), v_cast);
         RETURN;
     ELSIF op NOT IN ('$eq', '$ne', '$gt', '$gte', '$lt', '$lte') THEN
         RAISE EXCEPTION 'filter: unknown operator "%" for column "%"', op, column_name
@@ -3795,7 +3796,7 @@ BEGIN
     bound := bound || sqlvec._json_text(value, v_column.type_oid);
     PERFORM sqlvec._check_value(bound[cardinality(bound)], value, v_column.type_oid, v_type, column_name);
     condition := format('%s%s %s ((%s)[%s])::%s', CASE op WHEN '$ne' THEN 'NOT ' ELSE '' END,
-                        v_left, v_operator, slot, cardinality(bound), v_type);
+                        v_left, v_operator, slot, cardinality(bound), v_cast);
 END
 $body$;
 
@@ -3909,7 +3910,7 @@ LANGUAGE plpgsql STABLE COST 10000
 AS $body$
 DECLARE
     v_derived sqlvec._derived;
-    v_type oid;
+    v_type pg_catalog.oid;
     v_sees boolean;
 BEGIN
     -- This guards a policy: nothing in it may follow the search_path of the role that it is about.
@@ -3919,7 +3920,7 @@ BEGIN
     END IF;
     SELECT c.type_oid INTO v_type FROM sqlvec._column(v_derived.relation, v_derived.tenant_column) AS c;
     EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM %s AS t WHERE t.%I %s $1::%s)', sqlvec._qualified(v_derived.relation), v_derived.tenant_column,
-                              sqlvec._btree_operator(v_type, 3), pg_catalog.format_type(v_type, -1))
+                              sqlvec._btree_operator(v_type, 3), sqlvec._type_name(v_type))
     INTO v_sees USING tenant;
     RETURN v_sees;
 END
@@ -4107,7 +4108,7 @@ DECLARE
     v_derived sqlvec._derived;
     v_ids int[];
     v_id int;
-    v_length float8;
+    v_length pg_catalog.float8;
 BEGIN
     PERFORM sqlvec._check_drift(drift);
     PERFORM sqlvec._require_owner(rel);
@@ -4877,11 +4878,32 @@ BEGIN
                          'ORDER BY "sqlvec hit".score DESC NULLS LAST, %3$s LIMIT %4$s', alias, sqlvec._qualified(rel), tie_break, coalesce(k::text, 'ALL'));
         RETURN;
     END IF;
-    v_type := (SELECT format_type(c.type_oid, -1) FROM sqlvec._column(rel, v_keys[1]) AS c);
+    v_type := sqlvec._type_name((sqlvec._column(rel, v_keys[1])).type_oid);
     place := format('%s.%I::pg_catalog.text AS row_id, 0::pg_catalog.oid AS row_table', alias, v_keys[1]);
     address := format('%s.%I AS address, 0::pg_catalog.oid AS row_table', alias, v_keys[1]);
     answer := format('SELECT "sqlvec hit".row_id::%1$s::%2$s, "sqlvec hit".score, $4::pg_catalog.bool FROM unnest($1, $2, $3) AS "sqlvec hit" (row_id, row_table, score) '
-                     'ORDER BY "sqlvec hit".score DESC NULLS LAST, "sqlvec hit".row_id::%1$s LIMIT %3$s', v_type, format_type(key_type, -1), coalesce(k::text, 'ALL'));
+                     'ORDER BY "sqlvec hit".score DESC NULLS LAST, "sqlvec hit".row_id::%1$s LIMIT %3$s', v_type, sqlvec._type_name(key_type), coalesce(k::text, 'ALL'));
+END
+$body$;
+
+-- How a statement finds the rows at places that sqlvec._hit_statement gave: what the array of places is cast
+-- to as a whole, and the condition on "sqlvec hit". A cast in the condition would keep it behind the policies.
+CREATE OR REPLACE FUNCTION sqlvec._at_place(rel oid, alias text, key_column text, key_type regtype, OUT places text, OUT condition text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_key text;
+    v_type oid;
+BEGIN
+    IF key_type IS NULL THEN
+        places := 'pg_catalog.tid[]';
+        condition := format('%1$s.ctid OPERATOR(pg_catalog.=) "sqlvec hit".place AND %1$s.tableoid OPERATOR(pg_catalog.=) "sqlvec hit".row_table', alias);
+        RETURN;
+    END IF;
+    v_key := sqlvec._key_column(rel, key_column);
+    v_type := (sqlvec._column(rel, v_key)).type_oid;
+    places := sqlvec._type_name(v_type) || '[]';
+    condition := format('%s.%I %s "sqlvec hit".place', alias, v_key, sqlvec._btree_operator(v_type, 3));
 END
 $body$;
 
@@ -4921,8 +4943,8 @@ CREATE OR REPLACE FUNCTION sqlvec._estimate(
 ) LANGUAGE plpgsql
 AS $body$
 DECLARE
-    v_path text := pg_catalog.current_setting('search_path');
-    v_plan jsonb;
+    v_path pg_catalog.text := pg_catalog.current_setting('search_path');
+    v_plan pg_catalog.jsonb;
 BEGIN
     PERFORM pg_catalog.set_config('search_path', caller_path, true);
     EXECUTE 'EXPLAIN (FORMAT JSON) ' || statement INTO v_plan USING params, NULL::int, bound;
@@ -5104,7 +5126,7 @@ BEGIN
 
     IF key_type IS NOT NULL THEN
         v_key := format('%s.%I', v_alias, sqlvec._key_column(rel, key_column))
-                 || CASE WHEN places THEN '' ELSE '::' || format_type(key_type, -1) END;
+                 || CASE WHEN places THEN '' ELSE '::' || sqlvec._type_name(key_type) END;
     END IF;
     v_query := CASE v_type WHEN 'halfvec' THEN 'sqlvec._halfvec($2)' ELSE '$2' END;
     v_part := sqlvec._search_statement(
@@ -5160,7 +5182,7 @@ CREATE OR REPLACE FUNCTION sqlvec._set_scan(settings text[]) RETURNS text[]
 LANGUAGE plpgsql
 AS $body$
 DECLARE
-    v_before text[];
+    v_before pg_catalog.text[];
 BEGIN
     IF settings IS NULL OR NOT sqlvec._load_pgvector() THEN
         RETURN NULL;
@@ -5214,13 +5236,15 @@ CREATE OR REPLACE FUNCTION sqlvec._run_vector(
 ) LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
-    p record;
-    v_before text[];
-    v_arrays CONSTANT text := 'SELECT pg_catalog.array_agg(a.row_id) FILTER (WHERE a.near) AS row_ids, pg_catalog.array_agg(a.row_table) FILTER (WHERE a.near) AS row_tables, '
+    p pg_catalog.record;
+    v_before pg_catalog.text[];
+    v_arrays CONSTANT pg_catalog.text := 'SELECT pg_catalog.array_agg(a.row_id) FILTER (WHERE a.near) AS row_ids, pg_catalog.array_agg(a.row_table) FILTER (WHERE a.near) AS row_tables, '
                               'pg_catalog.array_agg(a.distance) FILTER (WHERE a.near) AS distances, pg_catalog.bool_and(a.complete) AS complete '
-                              'FROM (SELECT f.*, f.distance OPERATOR(pg_catalog.<=) $4 AS near FROM (%s) AS f (row_id, row_table, distance, complete)) AS a';
-    v_found record;
-    v_farthest float8;
+                              -- The nearest stays in any case: how relevant it is says why nothing is left.
+                              'FROM (SELECT f.*, f.distance OPERATOR(pg_catalog.<=) $4 OR pg_catalog.row_number() OVER () OPERATOR(pg_catalog.=) 1 AS near '
+                              'FROM (%s) AS f (row_id, row_table, distance, complete)) AS a';
+    v_found pg_catalog.record;
+    v_farthest pg_catalog.float8;
 BEGIN
     p := sqlvec._plan_search(
         sqlvec._relation_of(rel_type), column_name, 'vector', sqlvec._dims(query), k, filter, where_sql, params, NULL, NULL, metric, mode,
@@ -5247,8 +5271,8 @@ CREATE OR REPLACE FUNCTION sqlvec.vector_search(
 LANGUAGE plpgsql ROWS 10
 AS $body$
 DECLARE
-    v_plan record;
-    v_before text[];
+    v_plan pg_catalog.record;
+    v_before pg_catalog.text[];
 BEGIN
     v_plan := sqlvec._plan_search(
         sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'vector', sqlvec._dims(query), k, filter,
@@ -5276,8 +5300,8 @@ CREATE OR REPLACE FUNCTION sqlvec.vector_search_keys(
 LANGUAGE plpgsql ROWS 10
 AS $body$
 DECLARE
-    v_plan record;
-    v_before text[];
+    v_plan pg_catalog.record;
+    v_before pg_catalog.text[];
 BEGIN
     v_plan := sqlvec._plan_search(
         sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'vector', sqlvec._dims(query), k, filter,
@@ -5305,8 +5329,8 @@ CREATE OR REPLACE FUNCTION sqlvec.bit_search(
 LANGUAGE plpgsql ROWS 10
 AS $body$
 DECLARE
-    v_plan record;
-    v_before text[];
+    v_plan pg_catalog.record;
+    v_before pg_catalog.text[];
 BEGIN
     v_plan := sqlvec._plan_search(
         sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'bit', pg_catalog.length(query), k, filter,
@@ -5333,8 +5357,8 @@ CREATE OR REPLACE FUNCTION sqlvec.bit_search_keys(
 LANGUAGE plpgsql ROWS 10
 AS $body$
 DECLARE
-    v_plan record;
-    v_before text[];
+    v_plan pg_catalog.record;
+    v_before pg_catalog.text[];
 BEGIN
     v_plan := sqlvec._plan_search(
         sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'bit', pg_catalog.length(query), k, filter,
@@ -5365,8 +5389,8 @@ CREATE OR REPLACE FUNCTION sqlvec.sparse_search(
 LANGUAGE plpgsql ROWS 10
 AS $body$
 DECLARE
-    v_plan record;
-    v_before text[];
+    v_plan pg_catalog.record;
+    v_before pg_catalog.text[];
 BEGIN
     v_plan := sqlvec._plan_search(
         sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'sparsevec', sqlvec._sparse_dimensions(query), k, filter,
@@ -5393,8 +5417,8 @@ CREATE OR REPLACE FUNCTION sqlvec.sparse_search_keys(
 LANGUAGE plpgsql ROWS 10
 AS $body$
 DECLARE
-    v_plan record;
-    v_before text[];
+    v_plan pg_catalog.record;
+    v_before pg_catalog.text[];
 BEGIN
     v_plan := sqlvec._plan_search(
         sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'sparsevec', sqlvec._sparse_dimensions(query), k, filter,
@@ -5472,7 +5496,7 @@ BEGIN
         RAISE EXCEPTION 'table % has no primary key of one column', rel
             USING ERRCODE = 'invalid_parameter_value', HINT = 'The edges refer to its rows by that column.';
     END IF;
-    key_type := format_type(v_type, -1);
+    key_type := sqlvec._type_name(v_type);
     metric := sqlvec._default_metric(rel, column_name, v_source.type_name, sqlvec._ways(rel, column_name));
 
     v_table := format('%I.%I', v_class.nspname, coalesce(into_table, sqlvec._name(v_class.relname || '_neighbours')));
@@ -5486,7 +5510,7 @@ BEGIN
         EXECUTE format('CREATE INDEX ON %s (neighbour, weight DESC)', v_table);
         edges := v_table::regclass;
     ELSIF sqlvec._edges(edges) <> v_type THEN
-        RAISE EXCEPTION 'table % has keys of type %, table % of type %', v_table, format_type(sqlvec._edges(edges), -1), rel, key_type
+        RAISE EXCEPTION 'table % has keys of type %, table % of type %', v_table, format_type(sqlvec._edges(edges), -1), rel, format_type(v_type, -1)
             USING ERRCODE = 'datatype_mismatch', HINT = 'Name another table: into_table => ''...''.';
     ELSIF row_security_active(edges) THEN
         RAISE EXCEPTION 'row security hides edges of table % from role "%"', v_table, current_user
@@ -5526,9 +5550,9 @@ CREATE OR REPLACE FUNCTION sqlvec._neighbours_batch(rel oid, column_name text, g
 LANGUAGE plpgsql
 AS $body$
 DECLARE
-    v_edges text := sqlvec._qualified(graph.edges);
-    v_equal text := sqlvec._btree_operator((sqlvec._column(rel, graph.key_column)).type_oid, 3);
-    v_search text := pg_catalog.format(
+    v_edges pg_catalog.text := sqlvec._qualified(graph.edges);
+    v_equal pg_catalog.text := sqlvec._btree_operator((sqlvec._column(rel, graph.key_column)).type_oid, 3);
+    v_search pg_catalog.text := pg_catalog.format(
         'INSERT INTO %1$s (key, neighbour, weight) '
         'SELECT t.%2$I, n.key, sqlvec._similarity(%3$L, n.distance) FROM %4$s AS t CROSS JOIN LATERAL ('
         'SELECT s.key, s.distance FROM sqlvec.vector_search_keys(NULL::%4$s, %5$L, sqlvec._as_vector(t.%5$I), NULL::%6$s, k => $2, metric => %3$L) AS s '
@@ -5578,9 +5602,9 @@ CREATE OR REPLACE PROCEDURE sqlvec.build_neighbours(
 ) LANGUAGE plpgsql
 AS $body$
 DECLARE
-    v_graph record;
-    v_keys text[];
-    v_after text;
+    v_graph pg_catalog.record;
+    v_keys pg_catalog.text[];
+    v_after pg_catalog.text;
     v_all boolean := coalesce(rebuild OR mutual, false);
 BEGIN
     IF rel IS NULL OR column_name IS NULL THEN
@@ -5635,7 +5659,7 @@ DECLARE
     v_type oid := sqlvec._edges(edges);
     v_equal text := sqlvec._btree_operator(v_type, 3);
     v_with text := format('WITH hop0 AS MATERIALIZED (SELECT u.key, max(u.score) AS score FROM unnest($1::%s[], $2) AS u (key, score) GROUP BY u.key)',
-                          format_type(v_type, -1));
+                          sqlvec._type_name(v_type));
     v_known text := 'SELECT h.key FROM hop0 AS h';
     v_found text := 'SELECT h.key, h.score, 0 AS hop FROM hop0 AS h';
 BEGIN
@@ -5667,7 +5691,7 @@ BEGIN
                           'FROM (%s) AS f LEFT JOIN step1 AS s ON s.key %s f.key', v_found, v_equal);
     END IF;
     RETURN QUERY EXECUTE format(E'%s\nSELECT a.key::%s, a.score, a.hop FROM (%s) AS a ORDER BY a.score DESC, a.hop, a.key', v_with,
-                                (SELECT format_type(t.typelem, -1) FROM pg_type AS t WHERE t.oid = pg_typeof(keys)), v_found)
+                                (SELECT sqlvec._type_name(t.typelem) FROM pg_type AS t WHERE t.oid = pg_typeof(keys)), v_found)
         USING keys, scores, decay, limit_edges, blend;
 END
 $body$;
@@ -6026,8 +6050,7 @@ DECLARE
     v_score text;
     v_code text;
     v_distance text;
-    v_type text;
-    v_where text;
+    v_at record;
     v_located text;
     v_matching text;
     v_best text;
@@ -6171,15 +6194,8 @@ BEGIN
         CASE WHEN index_name IS NOT NULL
              THEN E'  WHERE NOT EXISTS (SELECT FROM unnest($5, $6) AS h (row_id, row_table)\n'
                   '                    WHERE h.row_id OPERATOR(pg_catalog.=) c.row_id AND h.row_table OPERATOR(pg_catalog.=) c.row_table)\n' ELSE '' END);
-    IF key_type IS NULL THEN
-        v_type := 'pg_catalog.tid';
-        v_where := format('%1$s.ctid OPERATOR(pg_catalog.=) "sqlvec hit".place AND %1$s.tableoid OPERATOR(pg_catalog.=) "sqlvec hit".row_table', v_alias);
-    ELSE
-        SELECT format_type(c.type_oid, -1), format('%s.%I %s "sqlvec hit".place', v_alias, n.name, sqlvec._btree_operator(c.type_oid, 3))
-        INTO v_type, v_where FROM sqlvec._key_column(rel, key_column) AS n (name), sqlvec._column(rel, n.name) AS c;
-    END IF;
-    -- Cast as a whole: a cast in the condition would keep it behind the policies.
-    v_located := format('unnest($5::%s[], $5, $6, $13) AS "sqlvec hit" (place, row_id, row_table, estimate) JOIN %s ON %s', v_type, v_from, v_where);
+    v_at := sqlvec._at_place(rel, v_alias, key_column, key_type);
+    v_located := format('unnest($5::%s, $5, $6, $13) AS "sqlvec hit" (place, row_id, row_table, estimate) JOIN %s ON %s', v_at.places, v_from, v_at.condition);
     -- OFFSET 0 keeps the pooled score from being computed again wherever it is compared.
     step := format(
         E'SELECT pg_catalog.array_agg(s.estimate) AS estimates, pg_catalog.array_agg(s.pooled) AS pooled, pg_catalog.array_agg(s.score) AS scores,\n'
@@ -6213,12 +6229,16 @@ CREATE OR REPLACE FUNCTION sqlvec._set_parallel(settings text[]) RETURNS text[]
 LANGUAGE plpgsql
 AS $body$
 DECLARE
-    v_before text[] := ARRAY[pg_catalog.current_setting('min_parallel_table_scan_size'), pg_catalog.current_setting('jit')];
+    v_before pg_catalog.text[] := ARRAY[pg_catalog.current_setting('min_parallel_table_scan_size'), pg_catalog.current_setting('jit')];
 BEGIN
     PERFORM pg_catalog.set_config('min_parallel_table_scan_size', settings[1], true), pg_catalog.set_config('jit', settings[2], true);
     RETURN v_before;
 END
 $body$;
+
+-- The tokens of a query numbered from 1, whatever its dimensions and lower bounds.
+CREATE OR REPLACE FUNCTION sqlvec._numbered(tokens halfvec[]) RETURNS halfvec[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN CASE WHEN tokens IS NOT NULL THEN ARRAY(SELECT t FROM unnest(tokens) AS t) END;
 
 -- Plan a search and run it, up to the statement that answers its rows or keys. STABLE, so that every step
 -- sees the snapshot of the statement that searches. No SET: the caller's where_sql and policies run inside.
@@ -6229,16 +6249,17 @@ CREATE OR REPLACE FUNCTION sqlvec._run_maxsim(
 ) LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
-    p record;
+    p pg_catalog.record;
     v_state sqlvec._maxsim_state;
-    v_query record;
-    v_listed record;
-    v_found record;
+    v_query pg_catalog.record;
+    v_listed pg_catalog.record;
+    v_found pg_catalog.record;
     v_from int := 0;
     v_to int;
-    v_before text[];
-    v_now text[];
+    v_before pg_catalog.text[];
+    v_now pg_catalog.text[];
 BEGIN
+    query := sqlvec._numbered(query);
     p := sqlvec._plan_maxsim(sqlvec._relation_of(rel_type), column_name, query, k, filter, where_sql, params, candidates, oversample, mode,
                              recall, pooled, carve, rescore, key_column, key_type, pg_catalog.current_setting('search_path'), depth);
     direct := p.direct;
@@ -6255,7 +6276,7 @@ BEGIN
         IF p.step IS NOT NULL THEN
             v_before := sqlvec._set_scan(sqlvec._maxsim_settings(p.first, p.total, p.matching, p.whole));
             EXECUTE p.listed INTO v_found
-            USING params, query, p.bound, v_query.code, NULL::text[], NULL::oid[], p.first, v_query.tokens, NULL::float8, NULL::float8, v_query.signs,
+            USING params, query, p.bound, v_query.code, NULL::pg_catalog.text[], NULL::pg_catalog.oid[], p.first, v_query.tokens, NULL::pg_catalog.float8, NULL::pg_catalog.float8, v_query.signs,
                   v_query.strong;
             PERFORM sqlvec._set_scan(v_before);
             scores := v_found.estimates; row_ids := v_found.row_ids; row_tables := v_found.row_tables;
@@ -6310,7 +6331,7 @@ BEGIN
     v_found := sqlvec._best_hits(v_state.scores, v_state.row_ids, v_state.row_tables, p.kept);
     IF p.carved IS NOT NULL THEN
         EXECUTE p.carved INTO v_found
-        USING params, query, p.bound, v_query.code, v_found.row_ids, v_found.row_tables, NULL::int, v_query.tokens, NULL::float8, NULL::float8,
+        USING params, query, p.bound, v_query.code, v_found.row_ids, v_found.row_tables, NULL::int, v_query.tokens, NULL::pg_catalog.float8, NULL::pg_catalog.float8,
               v_query.signs, v_query.strong, v_found.scores;
     END IF;
     IF p.waiting IS NOT NULL THEN
@@ -6333,7 +6354,7 @@ CREATE OR REPLACE FUNCTION sqlvec.maxsim_search(
 LANGUAGE plpgsql STABLE ROWS 10
 AS $body$
 DECLARE
-    v_run record;
+    v_run pg_catalog.record;
 BEGIN
     v_run := sqlvec._run_maxsim(pg_catalog.pg_typeof(rel), column_name, query, k, filter, where_sql, params, candidates, oversample, mode,
                                 recall, pooled, carve, rescore, NULL, NULL);
@@ -6358,7 +6379,7 @@ CREATE OR REPLACE FUNCTION sqlvec.maxsim_search_keys(
 LANGUAGE plpgsql STABLE ROWS 10
 AS $body$
 DECLARE
-    v_run record;
+    v_run pg_catalog.record;
 BEGIN
     v_run := sqlvec._run_maxsim(pg_catalog.pg_typeof(rel), column_name, query, k, filter, where_sql, params, candidates, oversample, mode,
                                 recall, pooled, carve, rescore, key_column, pg_catalog.pg_typeof(key));
@@ -6384,22 +6405,22 @@ CREATE OR REPLACE FUNCTION sqlvec.explain_maxsim_search(
 LANGUAGE plpgsql
 AS $body$
 DECLARE
-    v_rel oid := sqlvec._relation_of(pg_catalog.pg_typeof(rel));
-    p record;
+    v_rel pg_catalog.oid := sqlvec._relation_of(pg_catalog.pg_typeof(rel));
+    p pg_catalog.record;
     v_state sqlvec._maxsim_state;
-    v_query record;
-    v_listed record;
-    v_found record;
+    v_query pg_catalog.record;
+    v_listed pg_catalog.record;
+    v_found pg_catalog.record;
     v_from int := 0;
     v_to int;
     v_limit int;
-    v_before text[];
-    v_now text[];
-    v_problem record;
-    v_origin text;
-    v_line text;
+    v_before pg_catalog.text[];
+    v_now pg_catalog.text[];
+    v_problem pg_catalog.record;
+    v_origin pg_catalog.text;
+    v_line pg_catalog.text;
     v_step int := 0;
-    v_listed_by CONSTANT text := E'\n-- $1 = params, $2 = query, $3 = values of filter, $4 or $11 and $12 = code of the query, $5 and $6 = rows seen before, '
+    v_listed_by CONSTANT pg_catalog.text := E'\n-- $1 = params, $2 = query, $3 = values of filter, $4 or $11 and $12 = code of the query, $5 and $6 = rows seen before, '
                                  '$7 = candidates';
 BEGIN
     p := sqlvec._plan_maxsim(v_rel, column_name, query, k, filter, where_sql, params, candidates, oversample, mode, recall, pooled, carve,
@@ -6422,7 +6443,7 @@ BEGIN
     RETURN NEXT;
     IF p.condition <> 'true' THEN
         topic := 'filter';
-        detail := p.condition || CASE WHEN pg_catalog.cardinality(p.bound) > 0 THEN ' with $3 = ' || p.bound::text ELSE '' END;
+        detail := p.condition || CASE WHEN pg_catalog.cardinality(p.bound) > 0 THEN ' with $3 = ' || p.bound::pg_catalog.text ELSE '' END;
         RETURN NEXT;
     END IF;
     IF pg_catalog.row_security_active(v_rel) THEN
@@ -6430,7 +6451,7 @@ BEGIN
         RETURN NEXT;
     END IF;
     FOR v_problem IN SELECT d.target_column, d.problem FROM sqlvec.derived_column AS d
-                     WHERE d.relation::oid = coalesce(pg_catalog.pg_partition_root(v_rel)::oid, v_rel) AND d.kind IN ('fde', 'pool') AND d.problem IS NOT NULL
+                     WHERE d.relation::pg_catalog.oid = coalesce(pg_catalog.pg_partition_root(v_rel)::pg_catalog.oid, v_rel) AND d.kind IN ('fde', 'pool') AND d.problem IS NOT NULL
     LOOP
         topic := pg_catalog.format('column %I', v_problem.target_column); detail := v_problem.problem;
         RETURN NEXT;
@@ -6449,7 +6470,7 @@ BEGIN
         END IF;
         EXECUTE p.prepare INTO v_query USING query, carve;
         FOR v_line IN EXECUTE 'EXPLAIN ' || v_line
-                      USING params, query, p.bound, v_query.code, NULL::text[], NULL::oid[], p.first, v_query.tokens, NULL::float8, NULL::float8, v_query.signs,
+                      USING params, query, p.bound, v_query.code, NULL::pg_catalog.text[], NULL::pg_catalog.oid[], p.first, v_query.tokens, NULL::pg_catalog.float8, NULL::pg_catalog.float8, v_query.signs,
                             v_query.strong LOOP
             topic := 'explain'; detail := sqlvec._shortened(v_line);
             RETURN NEXT;
@@ -7383,11 +7404,11 @@ CREATE OR REPLACE FUNCTION sqlvec._run_bm25(
 ) LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
-    p record;
+    p pg_catalog.record;
     v_state sqlvec._bm25_state;
-    v_found record;
-    v_jit text := pg_catalog.current_setting('jit');
-    v_seqscan text := pg_catalog.current_setting('enable_seqscan');
+    v_found pg_catalog.record;
+    v_jit pg_catalog.text := pg_catalog.current_setting('jit');
+    v_seqscan pg_catalog.text := pg_catalog.current_setting('enable_seqscan');
 BEGIN
     p := sqlvec._plan_bm25(sqlvec._relation_of(rel_type), column_name, query, k, filter, where_sql, candidates, oversample, tenant, backend,
                            key_column, key_type, pg_catalog.current_setting('search_path'));
@@ -7435,7 +7456,7 @@ CREATE OR REPLACE FUNCTION sqlvec.bm25_search(
 LANGUAGE plpgsql STABLE ROWS 10
 AS $body$
 DECLARE
-    v_run record;
+    v_run pg_catalog.record;
 BEGIN
     v_run := sqlvec._run_bm25(pg_catalog.pg_typeof(rel), column_name, query, k, filter, where_sql, params, candidates, oversample, tenant,
                               backend, NULL, NULL);
@@ -7453,7 +7474,7 @@ CREATE OR REPLACE FUNCTION sqlvec.bm25_search_keys(
 LANGUAGE plpgsql STABLE ROWS 10
 AS $body$
 DECLARE
-    v_run record;
+    v_run pg_catalog.record;
 BEGIN
     v_run := sqlvec._run_bm25(pg_catalog.pg_typeof(rel), column_name, query, k, filter, where_sql, params, candidates, oversample, tenant,
                               backend, key_column, pg_catalog.pg_typeof(key));
@@ -7515,11 +7536,11 @@ CREATE OR REPLACE FUNCTION sqlvec.bm25_score(hit anyelement, column_name text, q
 LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
-    v_rel oid := sqlvec._relation_of(pg_catalog.pg_typeof(hit));
+    v_rel pg_catalog.oid := sqlvec._relation_of(pg_catalog.pg_typeof(hit));
     q sqlvec._bm25_query;
-    v_tenant name := (sqlvec._bm25_column(v_rel, column_name)).tenant_column;
-    v_terms text;
-    v_score float8;
+    v_tenant pg_catalog.name := (sqlvec._bm25_column(v_rel, column_name)).tenant_column;
+    v_terms pg_catalog.text;
+    v_score pg_catalog.float8;
 BEGIN
     IF tenant IS NULL AND v_tenant IS NOT NULL THEN
         EXECUTE pg_catalog.format('SELECT ($1).%I::pg_catalog.text', v_tenant) INTO tenant USING hit;
@@ -8877,27 +8898,6 @@ BEGIN
 END
 $body$;
 
--- How a statement finds the rows at places that sqlvec._hit_statement gave: what the array of places is cast
--- to as a whole, and the condition on "sqlvec hit". A cast in the condition would keep it behind the policies.
-CREATE OR REPLACE FUNCTION sqlvec._at_place(rel oid, alias text, key_column text, key_type regtype, OUT places text, OUT condition text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
-AS $body$
-DECLARE
-    v_key text;
-    v_type oid;
-BEGIN
-    IF key_type IS NULL THEN
-        places := 'pg_catalog.tid[]';
-        condition := format('%1$s.ctid OPERATOR(pg_catalog.=) "sqlvec hit".row_id AND %1$s.tableoid OPERATOR(pg_catalog.=) "sqlvec hit".row_table', alias);
-        RETURN;
-    END IF;
-    v_key := sqlvec._key_column(rel, key_column);
-    v_type := (sqlvec._column(rel, v_key)).type_oid;
-    places := sqlvec._type_name(v_type) || '[]';
-    condition := format('%s.%I %s "sqlvec hit".row_id', alias, v_key, sqlvec._btree_operator(v_type, 3));
-END
-$body$;
-
 CREATE OR REPLACE FUNCTION sqlvec._plan_hybrid(
     rel oid, asked boolean[], k int, candidates int, oversample float8, fusion text, weights jsonb, model text, min_relevance float8, autocut int,
     min_results int, mode text, rrf_k int, group_column text, group_size int, diversity float8, query_tokens halfvec[], key_column text, key_type regtype,
@@ -9047,13 +9047,13 @@ BEGIN
         '  pg_catalog.array_agg(g.text_rank) AS text_ranks, pg_catalog.array_agg(g.distance) AS distances, pg_catalog.array_agg(g.vector_rank) AS vector_ranks,\n'
         '  pg_catalog.array_agg(g.tokens_score) AS tokens_scores, pg_catalog.array_agg(g.tokens_rank) AS tokens_ranks,\n'
         '  pg_catalog.array_agg(g.cosine) AS cosines, pg_catalog.array_agg(g.group_of) AS groups, pg_catalog.array_agg(g.own_vector) AS vectors\n'
-        'FROM (\n  SELECT "sqlvec hit".row_id::pg_catalog.text AS row_id, "sqlvec hit".row_table, "sqlvec hit".text_rank, "sqlvec hit".vector_rank, "sqlvec hit".tokens_rank,\n'
+        'FROM (\n  SELECT "sqlvec hit".row_id, "sqlvec hit".row_table, "sqlvec hit".text_rank, "sqlvec hit".vector_rank, "sqlvec hit".tokens_rank,\n'
         '    coalesce("sqlvec hit".text_score, %1$s) AS text_score,\n'
         '    coalesce("sqlvec hit".distance, %2$s) AS distance,\n'
         '    coalesce("sqlvec hit".tokens_score, %3$s) AS tokens_score,\n'
         '    %4$s AS cosine, %5$s AS group_of, %6$s AS own_vector\n'
-        '  FROM unnest($7::%10$s, $8, $9, $10, $11, $12, $13, $14)\n'
-        '    AS "sqlvec hit" (row_id, row_table, text_score, text_rank, distance, vector_rank, tokens_score, tokens_rank)\n'
+        '  FROM unnest($7::%10$s, $7, $8, $9, $10, $11, $12, $13, $14)\n'
+        '    AS "sqlvec hit" (place, row_id, row_table, text_score, text_rank, distance, vector_rank, tokens_score, tokens_rank)\n'
         '  JOIN %7$s ON %8$s\n  ORDER BY %9$s) AS g',
         coalesce(text_score, v_null),
         CASE WHEN metric IS NULL THEN v_null ELSE format('%ssqlvec._number(%s %s %s)%s', v_fits, v_vector, sqlvec._operator(metric), v_query, v_end) END,
@@ -9067,9 +9067,9 @@ BEGIN
         E'SELECT %s, "sqlvec hit".score, "sqlvec hit".relevance, "sqlvec hit".text_score, "sqlvec hit".text_rank, "sqlvec hit".distance,\n'
         '  "sqlvec hit".vector_rank, "sqlvec hit".tokens_score, "sqlvec hit".tokens_rank, $11::pg_catalog.bool\n'
         'FROM unnest($1::%s, $2, $3, $4, $5, $6, $7, $8, $9, $10) WITH ORDINALITY\n'
-        '  AS "sqlvec hit" (row_id, row_table, score, relevance, text_score, text_rank, distance, vector_rank, tokens_score, tokens_rank, place)%s\n'
-        'ORDER BY "sqlvec hit".place',
-        CASE WHEN key_type IS NULL THEN format('(%s.*)::%s', v_alias, sqlvec._qualified(rel)) ELSE format('"sqlvec hit".row_id::%s', sqlvec._type_name(key_type)) END,
+        '  AS "sqlvec hit" (place, row_table, score, relevance, text_score, text_rank, distance, vector_rank, tokens_score, tokens_rank, turn)%s\n'
+        'ORDER BY "sqlvec hit".turn',
+        CASE WHEN key_type IS NULL THEN format('(%s.*)::%s', v_alias, sqlvec._qualified(rel)) ELSE format('"sqlvec hit".place::%s', sqlvec._type_name(key_type)) END,
         v_at.places, CASE WHEN key_type IS NULL THEN format(E'\nJOIN %s ON %s', v_from, v_at.condition) ELSE '' END);
 END
 $body$;
@@ -9241,6 +9241,7 @@ DECLARE
     v_scores pg_catalog.float8[];
     v_relevances pg_catalog.float8[];
 BEGIN
+    query_tokens := sqlvec._numbered(query_tokens);
     p := sqlvec._plan_hybrid(v_rel, v_asked, k, candidates, oversample, fusion, weights, model, min_relevance, autocut, min_results, mode, rrf_k,
                              group_column, group_size, diversity, query_tokens, key_column, key_type, tenant, filter, text_column, vector_column,
                              tokens_column);
@@ -9474,8 +9475,8 @@ BEGIN
                              format(CASE c.type_name WHEN 'halfvec' THEN 'sqlvec._halfvec(($3)[%s])' ELSE '($3)[%s]' END, i)), ', ' ORDER BY i)
     INTO v_cosines FROM generate_series(1, cardinality(queries)) AS i, sqlvec._column(rel, column_name) AS c;
     gather := format(
-        'SELECT pg_catalog.array_agg("sqlvec hit".row_id::pg_catalog.text) AS row_ids, pg_catalog.array_agg("sqlvec hit".row_table) AS row_tables, '
-        'pg_catalog.array_agg(ARRAY[%s]) AS cosines FROM unnest($1::%s, $2) AS "sqlvec hit" (row_id, row_table) JOIN %s AS %s ON %s',
+        'SELECT pg_catalog.array_agg("sqlvec hit".row_id) AS row_ids, pg_catalog.array_agg("sqlvec hit".row_table) AS row_tables, '
+        'pg_catalog.array_agg(ARRAY[%s]) AS cosines FROM unnest($1::%s, $1, $2) AS "sqlvec hit" (place, row_id, row_table) JOIN %s AS %s ON %s',
         v_cosines, v_at.places, sqlvec._qualified(rel), v_alias, v_at.condition);
 END
 $body$;
@@ -9534,15 +9535,15 @@ CREATE OR REPLACE FUNCTION sqlvec._run_boolean(
 ) LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
-    v_plan record;
+    v_plan pg_catalog.record;
     v_depth int;
     v_finder int;
-    v_leg record;
-    v_last float8[];
-    v_places record;
-    v_rows record;
-    v_scored record;
-    v_best record;
+    v_leg pg_catalog.record;
+    v_last pg_catalog.float8[];
+    v_places pg_catalog.record;
+    v_rows pg_catalog.record;
+    v_scored pg_catalog.record;
+    v_best pg_catalog.record;
 BEGIN
     v_plan := sqlvec._plan_boolean(sqlvec._relation_of(rel_type), column_name, queries, expression, k, candidates, oversample, model, min_relevance, combine, mode,
                                    key_column, key_type);
@@ -9578,7 +9579,7 @@ CREATE OR REPLACE FUNCTION sqlvec._boolean_search(
 LANGUAGE plpgsql STABLE ROWS 10
 AS $body$
 DECLARE
-    v_run record;
+    v_run pg_catalog.record;
 BEGIN
     v_run := sqlvec._run_boolean(pg_catalog.pg_typeof(rel), column_name, queries, expression, k, filter, where_sql, params, candidates, oversample, model,
                                  min_relevance, mode, combine, NULL, NULL);
@@ -9610,7 +9611,7 @@ CREATE OR REPLACE FUNCTION sqlvec._boolean_search_keys(
 LANGUAGE plpgsql STABLE ROWS 10
 AS $body$
 DECLARE
-    v_run record;
+    v_run pg_catalog.record;
 BEGIN
     v_run := sqlvec._run_boolean(pg_catalog.pg_typeof(rel), column_name, queries, expression, k, filter, where_sql, params, candidates, oversample, model,
                                  min_relevance, mode, combine, key_column, pg_catalog.pg_typeof(key));
@@ -9643,13 +9644,13 @@ CREATE OR REPLACE FUNCTION sqlvec.explain_bm25_search(
 LANGUAGE plpgsql
 AS $body$
 DECLARE
-    v_rel oid := sqlvec._relation_of(pg_catalog.pg_typeof(rel));
-    v_plan record;
+    v_rel pg_catalog.oid := sqlvec._relation_of(pg_catalog.pg_typeof(rel));
+    v_plan pg_catalog.record;
     q sqlvec._bm25_query;
     v_state sqlvec._bm25_state;
-    v_line text;
-    v_found record;
-    v_seqscan text := pg_catalog.current_setting('enable_seqscan');
+    v_line pg_catalog.text;
+    v_found pg_catalog.record;
+    v_seqscan pg_catalog.text := pg_catalog.current_setting('enable_seqscan');
     v_step int := 0;
 BEGIN
     v_plan := sqlvec._plan_bm25(v_rel, column_name, query, k, filter, where_sql, candidates, oversample, tenant, backend, NULL, NULL,
@@ -9658,14 +9659,14 @@ BEGIN
     topic := 'column';
     detail := pg_catalog.format('%I of %s', ((q).derived).target_column, pg_catalog.array_to_string(((q).derived).source_columns, ', '));
     RETURN NEXT;
-    topic := 'query'; detail := coalesce((q).condition::text, 'asks for nothing: no rows');
+    topic := 'query'; detail := coalesce((q).condition::pg_catalog.text, 'asks for nothing: no rows');
     RETURN NEXT;
     IF (q).condition IS NULL THEN
         RETURN;
     END IF;
     topic := 'statistics';
     detail := pg_catalog.format('%s documents, %s', (q).documents, CASE WHEN (q).counted THEN 'counted by analyze_bm25'
-        ELSE pg_catalog.format('counted now; CALL sqlvec.analyze_bm25(%L);', ((q).derived).relation::regclass) END);
+        ELSE pg_catalog.format('counted now; CALL sqlvec.analyze_bm25(%L);', ((q).derived).relation::pg_catalog.regclass) END);
     RETURN NEXT;
     FOR n IN 1 .. pg_catalog.cardinality((q).lexemes) LOOP
         topic := 'word';
@@ -9676,7 +9677,7 @@ BEGIN
     RETURN NEXT;
     IF v_plan.condition <> 'true' THEN
         topic := 'filter';
-        detail := v_plan.condition || CASE WHEN pg_catalog.cardinality(v_plan.bound) > 0 THEN ' with $3 = ' || v_plan.bound::text ELSE '' END;
+        detail := v_plan.condition || CASE WHEN pg_catalog.cardinality(v_plan.bound) > 0 THEN ' with $3 = ' || v_plan.bound::pg_catalog.text ELSE '' END;
         RETURN NEXT;
     END IF;
     IF (q).collides OR NOT ((q).derived).maintained THEN
@@ -9687,7 +9688,7 @@ BEGIN
     END IF;
     IF v_plan.waiting IS NOT NULL THEN
         topic := 'unfinished';
-        detail := pg_catalog.format('rows without weights are read one by one; CALL sqlvec.backfill(%L, %L);', ((q).derived).relation::regclass, ((q).derived).target_column);
+        detail := pg_catalog.format('rows without weights are read one by one; CALL sqlvec.backfill(%L, %L);', ((q).derived).relation::pg_catalog.regclass, ((q).derived).target_column);
         RETURN NEXT;
     END IF;
     IF v_plan.native IS NOT NULL THEN
@@ -9705,7 +9706,7 @@ BEGIN
         EXIT WHEN (v_state).step IS NULL;
         v_step := v_step + 1;
         topic := pg_catalog.format('step %s', v_step);
-        detail := (v_state).step::text;
+        detail := (v_state).step::pg_catalog.text;
         RETURN NEXT;
         PERFORM pg_catalog.set_config('enable_seqscan', v_plan.seqscan, true);
         FOR v_line IN EXECUTE 'EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) ' || v_plan.step
@@ -9738,11 +9739,11 @@ CREATE OR REPLACE FUNCTION sqlvec.explain_search(
 LANGUAGE plpgsql
 AS $body$
 DECLARE
-    v_rel oid := sqlvec._relation_of(pg_catalog.pg_typeof(rel));
-    v_plan record;
-    v_before text[];
-    v_line text;
-    v_derived record;
+    v_rel pg_catalog.oid := sqlvec._relation_of(pg_catalog.pg_typeof(rel));
+    v_plan pg_catalog.record;
+    v_before pg_catalog.text[];
+    v_line pg_catalog.text;
+    v_derived pg_catalog.record;
     v_waiting bigint;
 BEGIN
     v_plan := sqlvec._plan_search(
@@ -9763,7 +9764,7 @@ BEGIN
     RETURN NEXT;
     IF v_plan.condition <> 'true' THEN
         topic := 'filter';
-        detail := v_plan.condition || CASE WHEN pg_catalog.cardinality(v_plan.bound) > 0 THEN ' with $3 = ' || v_plan.bound::text ELSE '' END;
+        detail := v_plan.condition || CASE WHEN pg_catalog.cardinality(v_plan.bound) > 0 THEN ' with $3 = ' || v_plan.bound::pg_catalog.text ELSE '' END;
         RETURN NEXT;
     END IF;
     IF pg_catalog.row_security_active(v_rel) THEN
@@ -9771,7 +9772,7 @@ BEGIN
         RETURN NEXT;
     END IF;
     FOR v_derived IN SELECT d.* FROM sqlvec.derived_column AS d
-                     WHERE d.relation::oid = coalesce(pg_catalog.pg_partition_root(v_rel)::oid, v_rel) AND d.source_column = explain_search.column_name
+                     WHERE d.relation::pg_catalog.oid = coalesce(pg_catalog.pg_partition_root(v_rel)::pg_catalog.oid, v_rel) AND d.source_column = explain_search.column_name
     LOOP
         topic := pg_catalog.format('column %I', v_derived.target_column);
         detail := v_derived.problem;

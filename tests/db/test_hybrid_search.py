@@ -936,3 +936,10 @@ def test_a_leg_without_weight_finds_nothing(docs):
         docs.execute(
             "SELECT * FROM sqlvec.hybrid_search(NULL::doc, 'x', weights => '{\"text\": 1e400}')"
         )
+
+
+def test_query_tokens_may_be_numbered_in_any_way(docs):
+    rows = hybrid(docs, query_tokens=LEGS["query_tokens"], fusion="convex")
+    tokens = ",".join(f'"{vector(token)}"' for token in QUERY_TOKENS)
+    for written in (f"[5:{4 + len(QUERY_TOKENS)}]={{{tokens}}}", f"{{{{{tokens}}}}}"):
+        assert hybrid(docs, query_tokens=written, fusion="convex") == rows
