@@ -31,6 +31,7 @@ DECLARE
     v_listed_by CONSTANT pg_catalog.text := E'\n-- $1 = params, $2 = query, $3 = values of filter, $4 or $11 and $12 = code of the query, $5 and $6 = rows seen before, '
                                  '$7 = candidates';
 BEGIN
+    query := sqlvec._numbered(query);
     p := sqlvec._plan_maxsim(v_rel, column_name, query, k, filter, where_sql, params, candidates, oversample, mode, recall, pooled, carve,
                              rescore, NULL, NULL, pg_catalog.current_setting('search_path'));
     v_origin := CASE WHEN p.index_name IS NULL THEN pg_catalog.format('all codes in %I', p.way)
