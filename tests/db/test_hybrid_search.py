@@ -843,7 +843,8 @@ def test_vectors_of_other_dimensions_are_not_compared(fresh):
     fresh.execute("CREATE TABLE doc (id int PRIMARY KEY, body text, embedding vector)")
     fresh.execute("CALL sqlvec.add_bm25('doc', 'body')")
     fresh.execute("INSERT INTO doc VALUES (1, 'apple', '[1,0]'), (2, 'apple', '[1,0,0]')")
-    for more in ({}, {"diversity": 0.5}):
+    options: list[dict[str, Any]] = [{}, {"diversity": 0.5}]
+    for more in options:
         rows = hybrid(
             fresh,
             query_text="apple",
