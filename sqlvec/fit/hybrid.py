@@ -7,12 +7,13 @@ E.g.::
 
     columns = {"vector": "embedding", "text": "body"}
     found = collect(connection, "doc", columns, {"vector": vectors, "text": words}, key="id")
-    fits = fit_hybrid(found, labels, background=background)
+    fits = fit_hybrid(found, labels)
     fits["fused"].model, fits["vector"].model, fits["text"].model
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -73,14 +74,18 @@ def collect(
     """
     schema = connection.scalar(text("SELECT pg_catalog.quote_ident(sqlvec._vector_schema())"))
     search, facts = (_STATEMENTS[part].format(table=table, schema=schema) for part in (0, 1))
-    # A row at the end of one leg may stand low in the union; as many are asked as there can be.
-    wanted = candidates * len(columns)
     values = {f"{leg}_column": columns.get(leg) for leg in ("text", "vector", "tokens")}
-    values |= {"key": key, "k": str(wanted), "candidates": str(candidates)}
+    values |= {"key": key, "k": str(candidates)}
+    # Where one leg has all the weight, its own best rows are answered.
+    weights = [json.dumps({leg: float(leg == best) for leg in columns}) for best in columns]
     lists, known = [], []
     for parts in zip(*queries.values(), strict=True):
         asked = dict.fromkeys(("text", "vector", "tokens")) | dict(zip(queries, parts, strict=True))
-        lists.append(list(connection.execute(text(search), values | asked)))
+        found: dict[str, Any] = {}
+        for own in weights:
+            rows = connection.execute(text(search), values | asked | {"weights": own})
+            found |= {row[0]: row for row in rows}
+        lists.append(list(found.values()))
         known.append(connection.execute(text(facts), values | asked).one())
     maximum, terms, count = np.array(known, dtype=np.float64).T
     query = np.repeat(np.arange(len(lists)), [len(rows) for rows in lists])
@@ -110,10 +115,10 @@ _STATEMENTS = (
     FROM sqlvec.hybrid_search_keys(NULL::{table}, NULL::text, CAST(:text AS text),
         CAST(CAST(:vector AS text) AS {schema}.vector),
         CAST(CAST(:tokens AS text) AS {schema}.halfvec[]), k => CAST(:k AS int),
-        candidates => CAST(:k AS int), fusion => 'convex', metric => 'cosine',
+        candidates => CAST(:k AS int), fusion => 'convex', weights => CAST(:weights AS jsonb),
+        metric => CASE WHEN CAST(:vector_column AS text) IS NOT NULL THEN 'cosine' END,
         text_column => CAST(:text_column AS text), vector_column => CAST(:vector_column AS text),
         tokens_column => CAST(:tokens_column AS text), key_column => CAST(:key AS text))
-    WHERE least(text_rank, vector_rank, tokens_rank) <= CAST(:candidates AS int)
     """,
     """
     SELECT CASE WHEN asked.words IS NOT NULL
@@ -126,22 +131,26 @@ _STATEMENTS = (
 )
 
 
+FAMILIES = {"vector": "raw", "text": "sqrt", "tokens": "linear"}
+"""Families that ranked best where legs were combined."""
+
+
 def fit_hybrid(
     found: HybridCandidates,
     label: ArrayLike,
     *,
-    background: Background,
+    families: Mapping[str, str] = FAMILIES,
+    background: Background | None = None,
     unanswerable: Examples | None = None,
-    family: str = "linear",
     models: Mapping[str, str] | None = None,
     recalls: Sequence[float] = RECALLS,
 ) -> dict[str, Fit]:
     """Fit a model of every leg, and the one that combines them, under ``fused``.
 
     :param label: 1 for relevant, 0 for not, of each candidate (m,).
-    :param background: of the vector leg.
+    :param families: of the legs.
+    :param background: of the vector leg, unless its family is ``raw``.
     :param unanswerable: queries that the vector leg learns from as well.
-    :param family: of all legs.
     :param models: names that the legs' models will have in the catalog.
     :raises FittingError: as of :func:`~sqlvec.fit.relevance.fit_leg`.
     """
@@ -150,16 +159,16 @@ def fit_hybrid(
     relevance: dict[str, Floats] = {}
     for leg, x in found.x.items():
         features = found.features[leg]
+        of_vector: dict[str, Any] = {}
         if leg == "vector":
-            features = background.features(features)
+            none = np.zeros((len(features), 0))
+            features = none if background is None else background.features(features)
+            of_vector = {"background": background, "unanswerable": unanswerable}
         usable = np.asarray(np.isfinite(features).all(axis=1))
         known = np.isfinite(x) & usable[found.query]
         examples = Examples(features, found.query[known], x[known], labels[known])
-        of_vector: dict[str, Any] = (
-            {"background": background, "unanswerable": unanswerable} if leg == "vector" else {}
-        )
         examples = examples.of_queries(usable)
-        fits[leg] = fit_leg(leg, examples, family, recalls=recalls, **of_vector)
+        fits[leg] = fit_leg(leg, examples, families[leg], recalls=recalls, **of_vector)
         relevance[leg] = np.full(len(x), np.nan)
         relevance[leg][known] = fits[leg].relevance
     fits["fused"] = fit_fused(relevance, found.query, labels, models=models, recalls=recalls)
