@@ -164,7 +164,7 @@ def _fitted(connection: Connection, engine: Engine, collection: Collection) -> l
             relevance.save(writer, fused, fits["fused"].model)
         chosen = np.flatnonzero(number == fold)
         ndcg[chosen] = _search(connection, collection, "relevance", model=fused, chosen=chosen)
-    return cast("list[float]", ndcg.tolist())
+    return ndcg.tolist()
 
 
 def _search(
@@ -187,7 +187,7 @@ def _search(
     """
     result = []
     for number in range(len(collection.grades)) if chosen is None else chosen:
-        values = {leg: collection.queries[leg][number] for leg in asked}
+        values: dict[str, str | None] = {leg: collection.queries[leg][number] for leg in asked}
         values |= {"fusion": fusion, "model": model}
         values["metric"] = "cosine" if "vector" in asked else None
         found = connection.execute(statement.encode(), values).fetchall()
