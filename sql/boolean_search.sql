@@ -48,6 +48,7 @@ BEGIN
         RAISE EXCEPTION 'rows of a view or foreign table have no address to answer candidates by'
             USING ERRCODE = 'wrong_object_type', HINT = 'Use sqlvec.boolean_search_keys with a key column.';
     END IF;
+    PERFORM sqlvec._check_key(rel, key_column, key_type);
     queries := ARRAY(SELECT q FROM unnest(queries) AS q);
     finders := sqlvec._boolean_finders(expression, cardinality(queries));
     IF finders = '{}' THEN

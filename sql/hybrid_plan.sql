@@ -120,11 +120,7 @@ BEGIN
             USING ERRCODE = 'wrong_object_type', HINT = 'Use sqlvec.hybrid_search_keys with a key column.';
     END IF;
     PERFORM sqlvec._check_search('', 1, k, candidates, oversample, 'auto');
-    IF key_type IS NOT NULL AND EXISTS (SELECT FROM pg_class AS c WHERE c.oid = rel AND c.relkind IN ('r', 'p'))
-       AND NOT sqlvec._identifies(rel, sqlvec._key_column(rel, key_column)) THEN
-        RAISE EXCEPTION 'column "%" of table % does not identify its rows', sqlvec._key_column(rel, key_column), sqlvec._qualified(rel)
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Legs are brought together by a key that is NOT NULL and UNIQUE.';
-    END IF;
+    PERFORM sqlvec._check_key(rel, key_column, key_type);
     -- Scores of a hundred rows or more say how those of a query are spread.
     depth := coalesce(candidates, ceil(k * oversample)::int, greatest(100, 10 * k));
     IF depth > 10000 THEN
@@ -173,8 +169,8 @@ BEGIN
         v_served := true;
         PERFORM sqlvec._check_relevance(v_leg_model, v_leg, rel, CASE i
             -- A text model may name the text or the column that add_bm25 made of it.
-            WHEN 1 THEN coalesce((SELECT r.column_name FROM sqlvec.relevance_model AS r
-                                  WHERE r.name = v_leg_model AND r.column_name = ANY (v_derived.source_columns || v_derived.target_columns)), v_derived.source_columns[1])
+            WHEN 1 THEN coalesce((SELECT c.column_name FROM sqlvec.relevance_model AS r, sqlvec._relevance_column(r) AS c
+                                  WHERE r.name = v_leg_model AND c.column_name = ANY (v_derived.source_columns || v_derived.target_columns)), v_derived.source_columns[1])
             WHEN 2 THEN vector_column ELSE tokens_column END);
     END LOOP;
     IF NOT v_served THEN

@@ -33,11 +33,13 @@ $do$;
 CREATE OR REPLACE FUNCTION sqlvec._hybrid_hits(r sqlvec._hybrid_rows, scores float8[], relevances float8[], places int[]) RETURNS sqlvec._hybrid_hits
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT ROW(array_agg((r).row_ids[o.n] ORDER BY o.place), array_agg((r).row_tables[o.n] ORDER BY o.place), array_agg(scores[o.n] ORDER BY o.place),
-               array_agg(relevances[o.n] ORDER BY o.place), array_agg((r).text_scores[o.n] ORDER BY o.place), array_agg((r).text_ranks[o.n] ORDER BY o.place),
-               array_agg((r).distances[o.n] ORDER BY o.place), array_agg((r).vector_ranks[o.n] ORDER BY o.place),
-               array_agg((r).tokens_scores[o.n] ORDER BY o.place), array_agg((r).tokens_ranks[o.n] ORDER BY o.place))::sqlvec._hybrid_hits
-    FROM unnest(places) WITH ORDINALITY AS o (n, place);
+    SELECT ROW(array_agg(u.row_id ORDER BY o.place), array_agg(u.row_table ORDER BY o.place), array_agg(u.score ORDER BY o.place),
+               array_agg(u.relevance ORDER BY o.place), array_agg(u.text_score ORDER BY o.place), array_agg(u.text_rank ORDER BY o.place),
+               array_agg(u.distance ORDER BY o.place), array_agg(u.vector_rank ORDER BY o.place),
+               array_agg(u.tokens_score ORDER BY o.place), array_agg(u.tokens_rank ORDER BY o.place))::sqlvec._hybrid_hits
+    FROM unnest((r).row_ids, (r).row_tables, scores, relevances, (r).text_scores, (r).text_ranks, (r).distances, (r).vector_ranks, (r).tokens_scores, (r).tokens_ranks)
+        WITH ORDINALITY AS u (row_id, row_table, score, relevance, text_score, text_rank, distance, vector_rank, tokens_score, tokens_rank, n)
+    JOIN unnest(places) WITH ORDINALITY AS o (n, place) ON o.n = u.n;
 END;
 
 -- A line for sqlvec.explain_hybrid_search about a leg.

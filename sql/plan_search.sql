@@ -117,6 +117,8 @@ DECLARE
     v_cost float8;
     v_page float8;
     v_conditional boolean;
+    v_ties text := '';
+    v_tied text := '';
 BEGIN
     PERFORM sqlvec._check_search(column_name, query_dimensions, k, candidates, oversample, mode);
     SELECT c.relname, c.relkind, c.reltuples::float8 AS reltuples, c.relpages::float8 AS relpages, n.nspname,
@@ -208,6 +210,16 @@ BEGIN
         v_key := format('%s.%I', v_alias, sqlvec._key_column(rel, key_column))
                  || CASE WHEN places THEN '' ELSE '::' || sqlvec._type_name(key_type) END;
     END IF;
+    IF places AND key_type IS NULL THEN
+        -- Legs order equal rows alike: by primary key, where it may be read.
+        SELECT string_agg(format(', %s.%I AS tie_%s', v_alias, a.attname, n.position), '' ORDER BY n.position),
+               string_agg(format(', tie_%s', n.position), '' ORDER BY n.position)
+        INTO v_ties, v_tied
+        FROM pg_index AS i, unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY AS n (attnum, position)
+        JOIN pg_attribute AS a ON a.attnum = n.attnum
+        WHERE i.indrelid = rel AND i.indisprimary AND a.attrelid = rel AND has_column_privilege(rel, a.attnum, 'SELECT');
+        v_ties := coalesce(v_ties, ''); v_tied := coalesce(v_tied, '');
+    END IF;
     v_query := CASE v_type WHEN 'halfvec' THEN 'sqlvec._halfvec($2)' ELSE '$2' END;
     v_part := sqlvec._search_statement(
         source => v_from,
@@ -217,17 +229,17 @@ BEGIN
         k => coalesce(depth, k),
         -- Views and foreign tables have no row address: their candidates carry the row.
         carry => CASE WHEN v_key IS NOT NULL THEN v_key || ' AS key'
-                      WHEN v_class.relkind IN ('r', 'p', 'm') THEN format('%1$s.ctid AS row_id, %1$s.tableoid AS row_table', v_alias)
+                      WHEN v_class.relkind IN ('r', 'p', 'm') THEN format('%1$s.ctid AS row_id, %1$s.tableoid AS row_table', v_alias) || v_ties
                       ELSE format('(%s.*)::%s AS row_value', v_alias, v_table) END,
         carried => CASE WHEN v_key IS NOT NULL THEN 'key'
-                        WHEN v_class.relkind IN ('r', 'p', 'm') THEN 'row_id, row_table' ELSE 'row_value' END,
+                        WHEN v_class.relkind IN ('r', 'p', 'm') THEN 'row_id, row_table' || v_tied ELSE 'row_value' END,
         answer => CASE WHEN places AND v_key IS NOT NULL THEN 'h.key::pg_catalog.text, 0::pg_catalog.oid'
                       WHEN places THEN 'h.row_id::pg_catalog.text, h.row_table'
                       WHEN v_key IS NOT NULL THEN 'h.key'
                       WHEN v_class.relkind IN ('r', 'p', 'm')
                       THEN format('(SELECT (d.*)::%1$s FROM %1$s AS d WHERE d.ctid OPERATOR(pg_catalog.=) h.row_id AND d.tableoid OPERATOR(pg_catalog.=) h.row_table)', v_table)
                       ELSE 'h.row_value' END,
-        tie_break => CASE WHEN v_key IS NOT NULL THEN 'key' WHEN v_class.relkind IN ('r', 'p', 'm') THEN 'row_table, row_id' END,
+        tie_break => CASE WHEN v_key IS NOT NULL THEN 'key' WHEN v_tied <> '' THEN substr(v_tied, 3) WHEN v_class.relkind IN ('r', 'p', 'm') THEN 'row_table, row_id' END,
         code => coalesce(v_way.expression, v_alias || '.' || quote_ident(v_way.column_used)),
         code_operator => sqlvec._operator(v_way.code_metric),
         code_query => coalesce('(SELECT ' || v_way.query_expression || ')', v_query),

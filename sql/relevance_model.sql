@@ -69,20 +69,25 @@ BEGIN
 END
 $body$;
 
--- The column that a model is for today: the one with its names, else, after a rename, the one with its
--- numbers. A restore gives new numbers, so they prove less. NULL where it is gone.
+-- The column that a model is for today. Its number, in the table of its number and name: another column may
+-- have taken the name of a renamed one. Else the one with its names, because a restore gives new numbers;
+-- else, after the table was renamed, its numbers alone. NULL where it is gone.
 CREATE OR REPLACE FUNCTION sqlvec._relevance_column(m sqlvec.relevance_model, OUT relation oid, OUT column_name name)
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
     SELECT a.attrelid, a.attname INTO relation, column_name
-    FROM (SELECT c.oid, t.attname, 1 AS rank
+    FROM (SELECT t.attrelid AS oid, t.attname, 1 AS rank
+          FROM pg_attribute AS t
+          WHERE t.attrelid = m.relation AND t.attnum = m.attnum AND sqlvec._qualified(m.relation) = format('%I.%I', m.schema_name, m.table_name)
+          UNION ALL
+          SELECT c.oid, t.attname, 2
           FROM pg_class AS c
           JOIN pg_namespace AS n ON n.oid = c.relnamespace
           JOIN pg_attribute AS t ON t.attrelid = c.oid AND t.attname = m.column_name
           WHERE c.relname = m.table_name AND n.nspname = m.schema_name
           UNION ALL
-          SELECT t.attrelid, t.attname, 2 FROM pg_attribute AS t WHERE t.attrelid = m.relation AND t.attnum = m.attnum) AS found
+          SELECT t.attrelid, t.attname, 3 FROM pg_attribute AS t WHERE t.attrelid = m.relation AND t.attnum = m.attnum) AS found
     JOIN pg_attribute AS a ON a.attrelid = found.oid AND a.attname = found.attname
     WHERE a.attnum > 0 AND NOT a.attisdropped
     ORDER BY found.rank
@@ -90,8 +95,7 @@ BEGIN
 END
 $body$;
 
--- An error when a model was fitted for another column than the one to be searched. Names decide where
--- the numbers do not: a restore gives new ones, a rename keeps them.
+-- An error when a model was fitted for another column than the one to be searched.
 CREATE OR REPLACE FUNCTION sqlvec._check_relevance(model text, leg text, rel oid, column_name text) RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -104,9 +108,7 @@ BEGIN
         RETURN;
     END IF;
     v_column := sqlvec._column(v_root, column_name);
-    IF NOT (m.relation = v_root AND m.attnum = v_column.attnum
-            OR m.column_name = _check_relevance.column_name
-               AND sqlvec._qualified(v_root) = format('%I.%I', m.schema_name, m.table_name)) THEN
+    IF NOT EXISTS (SELECT FROM sqlvec._relevance_column(m) AS c WHERE c.relation = v_root AND c.column_name = _check_relevance.column_name) THEN
         RAISE EXCEPTION 'relevance model "%" was fitted for column "%" of table %, not for column "%" of table %',
             model, m.column_name, format('%I.%I', m.schema_name, m.table_name), column_name, sqlvec._qualified(v_root)
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Scores of another column mean something else: fit a model for it.';

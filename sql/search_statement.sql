@@ -131,6 +131,19 @@ BEGIN
 END
 $body$;
 
+-- An error unless rows of a table can be told apart by the key. Of views nobody knows.
+CREATE OR REPLACE FUNCTION sqlvec._check_key(rel oid, key_column text, key_type regtype) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    IF key_type IS NOT NULL AND EXISTS (SELECT FROM pg_class AS c WHERE c.oid = rel AND c.relkind IN ('r', 'p'))
+       AND NOT sqlvec._identifies(rel, sqlvec._key_column(rel, key_column)) THEN
+        RAISE EXCEPTION 'column "%" of table % does not identify its rows', sqlvec._key_column(rel, key_column), sqlvec._qualified(rel)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Rows of several lists are brought together by a key that is NOT NULL and UNIQUE.';
+    END IF;
+END
+$body$;
+
 -- The k best of the scores that steps have found, with all that tie with the last of them.
 CREATE OR REPLACE FUNCTION sqlvec._best_hits(
     found_scores float8[], found_ids text[], found_tables oid[], k int, OUT scores float8[], OUT row_ids text[], OUT row_tables oid[]

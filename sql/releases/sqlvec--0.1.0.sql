@@ -4907,6 +4907,19 @@ BEGIN
 END
 $body$;
 
+-- An error unless rows of a table can be told apart by the key. Of views nobody knows.
+CREATE OR REPLACE FUNCTION sqlvec._check_key(rel oid, key_column text, key_type regtype) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    IF key_type IS NOT NULL AND EXISTS (SELECT FROM pg_class AS c WHERE c.oid = rel AND c.relkind IN ('r', 'p'))
+       AND NOT sqlvec._identifies(rel, sqlvec._key_column(rel, key_column)) THEN
+        RAISE EXCEPTION 'column "%" of table % does not identify its rows', sqlvec._key_column(rel, key_column), sqlvec._qualified(rel)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Rows of several lists are brought together by a key that is NOT NULL and UNIQUE.';
+    END IF;
+END
+$body$;
+
 -- The k best of the scores that steps have found, with all that tie with the last of them.
 CREATE OR REPLACE FUNCTION sqlvec._best_hits(
     found_scores float8[], found_ids text[], found_tables oid[], k int, OUT scores float8[], OUT row_ids text[], OUT row_tables oid[]
@@ -5037,6 +5050,8 @@ DECLARE
     v_cost float8;
     v_page float8;
     v_conditional boolean;
+    v_ties text := '';
+    v_tied text := '';
 BEGIN
     PERFORM sqlvec._check_search(column_name, query_dimensions, k, candidates, oversample, mode);
     SELECT c.relname, c.relkind, c.reltuples::float8 AS reltuples, c.relpages::float8 AS relpages, n.nspname,
@@ -5128,6 +5143,16 @@ BEGIN
         v_key := format('%s.%I', v_alias, sqlvec._key_column(rel, key_column))
                  || CASE WHEN places THEN '' ELSE '::' || sqlvec._type_name(key_type) END;
     END IF;
+    IF places AND key_type IS NULL THEN
+        -- Legs order equal rows alike: by primary key, where it may be read.
+        SELECT string_agg(format(', %s.%I AS tie_%s', v_alias, a.attname, n.position), '' ORDER BY n.position),
+               string_agg(format(', tie_%s', n.position), '' ORDER BY n.position)
+        INTO v_ties, v_tied
+        FROM pg_index AS i, unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY AS n (attnum, position)
+        JOIN pg_attribute AS a ON a.attnum = n.attnum
+        WHERE i.indrelid = rel AND i.indisprimary AND a.attrelid = rel AND has_column_privilege(rel, a.attnum, 'SELECT');
+        v_ties := coalesce(v_ties, ''); v_tied := coalesce(v_tied, '');
+    END IF;
     v_query := CASE v_type WHEN 'halfvec' THEN 'sqlvec._halfvec($2)' ELSE '$2' END;
     v_part := sqlvec._search_statement(
         source => v_from,
@@ -5137,17 +5162,17 @@ BEGIN
         k => coalesce(depth, k),
         -- Views and foreign tables have no row address: their candidates carry the row.
         carry => CASE WHEN v_key IS NOT NULL THEN v_key || ' AS key'
-                      WHEN v_class.relkind IN ('r', 'p', 'm') THEN format('%1$s.ctid AS row_id, %1$s.tableoid AS row_table', v_alias)
+                      WHEN v_class.relkind IN ('r', 'p', 'm') THEN format('%1$s.ctid AS row_id, %1$s.tableoid AS row_table', v_alias) || v_ties
                       ELSE format('(%s.*)::%s AS row_value', v_alias, v_table) END,
         carried => CASE WHEN v_key IS NOT NULL THEN 'key'
-                        WHEN v_class.relkind IN ('r', 'p', 'm') THEN 'row_id, row_table' ELSE 'row_value' END,
+                        WHEN v_class.relkind IN ('r', 'p', 'm') THEN 'row_id, row_table' || v_tied ELSE 'row_value' END,
         answer => CASE WHEN places AND v_key IS NOT NULL THEN 'h.key::pg_catalog.text, 0::pg_catalog.oid'
                       WHEN places THEN 'h.row_id::pg_catalog.text, h.row_table'
                       WHEN v_key IS NOT NULL THEN 'h.key'
                       WHEN v_class.relkind IN ('r', 'p', 'm')
                       THEN format('(SELECT (d.*)::%1$s FROM %1$s AS d WHERE d.ctid OPERATOR(pg_catalog.=) h.row_id AND d.tableoid OPERATOR(pg_catalog.=) h.row_table)', v_table)
                       ELSE 'h.row_value' END,
-        tie_break => CASE WHEN v_key IS NOT NULL THEN 'key' WHEN v_class.relkind IN ('r', 'p', 'm') THEN 'row_table, row_id' END,
+        tie_break => CASE WHEN v_key IS NOT NULL THEN 'key' WHEN v_tied <> '' THEN substr(v_tied, 3) WHEN v_class.relkind IN ('r', 'p', 'm') THEN 'row_table, row_id' END,
         code => coalesce(v_way.expression, v_alias || '.' || quote_ident(v_way.column_used)),
         code_operator => sqlvec._operator(v_way.code_metric),
         code_query => coalesce('(SELECT ' || v_way.query_expression || ')', v_query),
@@ -7663,20 +7688,25 @@ BEGIN
 END
 $body$;
 
--- The column that a model is for today: the one with its names, else, after a rename, the one with its
--- numbers. A restore gives new numbers, so they prove less. NULL where it is gone.
+-- The column that a model is for today. Its number, in the table of its number and name: another column may
+-- have taken the name of a renamed one. Else the one with its names, because a restore gives new numbers;
+-- else, after the table was renamed, its numbers alone. NULL where it is gone.
 CREATE OR REPLACE FUNCTION sqlvec._relevance_column(m sqlvec.relevance_model, OUT relation oid, OUT column_name name)
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
     SELECT a.attrelid, a.attname INTO relation, column_name
-    FROM (SELECT c.oid, t.attname, 1 AS rank
+    FROM (SELECT t.attrelid AS oid, t.attname, 1 AS rank
+          FROM pg_attribute AS t
+          WHERE t.attrelid = m.relation AND t.attnum = m.attnum AND sqlvec._qualified(m.relation) = format('%I.%I', m.schema_name, m.table_name)
+          UNION ALL
+          SELECT c.oid, t.attname, 2
           FROM pg_class AS c
           JOIN pg_namespace AS n ON n.oid = c.relnamespace
           JOIN pg_attribute AS t ON t.attrelid = c.oid AND t.attname = m.column_name
           WHERE c.relname = m.table_name AND n.nspname = m.schema_name
           UNION ALL
-          SELECT t.attrelid, t.attname, 2 FROM pg_attribute AS t WHERE t.attrelid = m.relation AND t.attnum = m.attnum) AS found
+          SELECT t.attrelid, t.attname, 3 FROM pg_attribute AS t WHERE t.attrelid = m.relation AND t.attnum = m.attnum) AS found
     JOIN pg_attribute AS a ON a.attrelid = found.oid AND a.attname = found.attname
     WHERE a.attnum > 0 AND NOT a.attisdropped
     ORDER BY found.rank
@@ -7684,8 +7714,7 @@ BEGIN
 END
 $body$;
 
--- An error when a model was fitted for another column than the one to be searched. Names decide where
--- the numbers do not: a restore gives new ones, a rename keeps them.
+-- An error when a model was fitted for another column than the one to be searched.
 CREATE OR REPLACE FUNCTION sqlvec._check_relevance(model text, leg text, rel oid, column_name text) RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -7698,9 +7727,7 @@ BEGIN
         RETURN;
     END IF;
     v_column := sqlvec._column(v_root, column_name);
-    IF NOT (m.relation = v_root AND m.attnum = v_column.attnum
-            OR m.column_name = _check_relevance.column_name
-               AND sqlvec._qualified(v_root) = format('%I.%I', m.schema_name, m.table_name)) THEN
+    IF NOT EXISTS (SELECT FROM sqlvec._relevance_column(m) AS c WHERE c.relation = v_root AND c.column_name = _check_relevance.column_name) THEN
         RAISE EXCEPTION 'relevance model "%" was fitted for column "%" of table %, not for column "%" of table %',
             model, m.column_name, format('%I.%I', m.schema_name, m.table_name), column_name, sqlvec._qualified(v_root)
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Scores of another column mean something else: fit a model for it.';
@@ -8949,11 +8976,7 @@ BEGIN
             USING ERRCODE = 'wrong_object_type', HINT = 'Use sqlvec.hybrid_search_keys with a key column.';
     END IF;
     PERFORM sqlvec._check_search('', 1, k, candidates, oversample, 'auto');
-    IF key_type IS NOT NULL AND EXISTS (SELECT FROM pg_class AS c WHERE c.oid = rel AND c.relkind IN ('r', 'p'))
-       AND NOT sqlvec._identifies(rel, sqlvec._key_column(rel, key_column)) THEN
-        RAISE EXCEPTION 'column "%" of table % does not identify its rows', sqlvec._key_column(rel, key_column), sqlvec._qualified(rel)
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Legs are brought together by a key that is NOT NULL and UNIQUE.';
-    END IF;
+    PERFORM sqlvec._check_key(rel, key_column, key_type);
     -- Scores of a hundred rows or more say how those of a query are spread.
     depth := coalesce(candidates, ceil(k * oversample)::int, greatest(100, 10 * k));
     IF depth > 10000 THEN
@@ -9002,8 +9025,8 @@ BEGIN
         v_served := true;
         PERFORM sqlvec._check_relevance(v_leg_model, v_leg, rel, CASE i
             -- A text model may name the text or the column that add_bm25 made of it.
-            WHEN 1 THEN coalesce((SELECT r.column_name FROM sqlvec.relevance_model AS r
-                                  WHERE r.name = v_leg_model AND r.column_name = ANY (v_derived.source_columns || v_derived.target_columns)), v_derived.source_columns[1])
+            WHEN 1 THEN coalesce((SELECT c.column_name FROM sqlvec.relevance_model AS r, sqlvec._relevance_column(r) AS c
+                                  WHERE r.name = v_leg_model AND c.column_name = ANY (v_derived.source_columns || v_derived.target_columns)), v_derived.source_columns[1])
             WHEN 2 THEN vector_column ELSE tokens_column END);
     END LOOP;
     IF NOT v_served THEN
@@ -9160,11 +9183,13 @@ $do$;
 CREATE OR REPLACE FUNCTION sqlvec._hybrid_hits(r sqlvec._hybrid_rows, scores float8[], relevances float8[], places int[]) RETURNS sqlvec._hybrid_hits
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT ROW(array_agg((r).row_ids[o.n] ORDER BY o.place), array_agg((r).row_tables[o.n] ORDER BY o.place), array_agg(scores[o.n] ORDER BY o.place),
-               array_agg(relevances[o.n] ORDER BY o.place), array_agg((r).text_scores[o.n] ORDER BY o.place), array_agg((r).text_ranks[o.n] ORDER BY o.place),
-               array_agg((r).distances[o.n] ORDER BY o.place), array_agg((r).vector_ranks[o.n] ORDER BY o.place),
-               array_agg((r).tokens_scores[o.n] ORDER BY o.place), array_agg((r).tokens_ranks[o.n] ORDER BY o.place))::sqlvec._hybrid_hits
-    FROM unnest(places) WITH ORDINALITY AS o (n, place);
+    SELECT ROW(array_agg(u.row_id ORDER BY o.place), array_agg(u.row_table ORDER BY o.place), array_agg(u.score ORDER BY o.place),
+               array_agg(u.relevance ORDER BY o.place), array_agg(u.text_score ORDER BY o.place), array_agg(u.text_rank ORDER BY o.place),
+               array_agg(u.distance ORDER BY o.place), array_agg(u.vector_rank ORDER BY o.place),
+               array_agg(u.tokens_score ORDER BY o.place), array_agg(u.tokens_rank ORDER BY o.place))::sqlvec._hybrid_hits
+    FROM unnest((r).row_ids, (r).row_tables, scores, relevances, (r).text_scores, (r).text_ranks, (r).distances, (r).vector_ranks, (r).tokens_scores, (r).tokens_ranks)
+        WITH ORDINALITY AS u (row_id, row_table, score, relevance, text_score, text_rank, distance, vector_rank, tokens_score, tokens_rank, n)
+    JOIN unnest(places) WITH ORDINALITY AS o (n, place) ON o.n = u.n;
 END;
 
 -- A line for sqlvec.explain_hybrid_search about a leg.
@@ -9445,6 +9470,7 @@ BEGIN
         RAISE EXCEPTION 'rows of a view or foreign table have no address to answer candidates by'
             USING ERRCODE = 'wrong_object_type', HINT = 'Use sqlvec.boolean_search_keys with a key column.';
     END IF;
+    PERFORM sqlvec._check_key(rel, key_column, key_type);
     queries := ARRAY(SELECT q FROM unnest(queries) AS q);
     finders := sqlvec._boolean_finders(expression, cardinality(queries));
     IF finders = '{}' THEN

@@ -944,3 +944,26 @@ def test_query_tokens_may_be_numbered_in_any_way(docs):
     tokens = ",".join(f'"{vector(token)}"' for token in QUERY_TOKENS)
     for written in (f"[5:{4 + len(QUERY_TOKENS)}]={{{tokens}}}", f"{{{{{tokens}}}}}"):
         assert hybrid(docs, query_tokens=written, fusion="convex") == rows
+
+
+def test_equal_distances_at_the_edge_come_by_key(fresh):
+    fresh.execute(
+        "CREATE TABLE doc (id int, part text, embedding vector(2), PRIMARY KEY (part, id))"
+    )
+    fresh.execute("INSERT INTO doc SELECT n, 'a', '[1,0]' FROM generate_series(300, 1, -1) AS n")
+    for _ in range(2):
+        rows = hybrid(fresh, columns="(hit).id", query_vector="[1,0]", k=3, candidates=10)
+        assert ids(rows) == [1, 2, 3]
+        fresh.execute("UPDATE doc SET embedding = '[1,0]' WHERE id < 50")
+
+
+def test_a_model_stays_with_its_column(models):
+    models.execute("ALTER TABLE doc RENAME embedding TO old")
+    models.execute("ALTER TABLE doc ADD embedding vector(16)")
+    assert hybrid(models, query_vector=vector(VECTOR), vector_column="old", relevance="v")
+    expected = pytest.raises(InvalidParameterValue, match="was fitted for column")
+    with expected, models.transaction():
+        hybrid(models, query_vector=vector(VECTOR), vector_column="embedding", relevance="v")
+    model(models, "code", "text", 4, -3, "body_bm25")
+    models.execute("ALTER TABLE doc RENAME body_bm25 TO code")
+    assert hybrid(models, query_text=TEXT, relevance="code")

@@ -83,7 +83,9 @@ def documents(dsn: str) -> Iterator[None]:
             db.execute(f"INSERT INTO {table} {ROWS}")
         for table in ("doc", "late"):
             declare(db, table)
-            db.execute(f"CREATE INDEX {table}_code ON {table} USING hnsw (code2 halfvec_cosine_ops)")
+            db.execute(
+                f"CREATE INDEX {table}_code ON {table} USING hnsw (code2 halfvec_cosine_ops)"
+            )
         db.execute("CALL sqlvec.backfill('doc')")
         db.execute("CALL sqlvec.analyze_bm25('doc')")
         db.execute("ANALYZE")
@@ -124,7 +126,11 @@ def test_a_planted_type_runs(planted: Db, name: str) -> None:
 @pytest.mark.parametrize("search", SEARCHES)
 def test_searches(planted: Db, search: str, table: str) -> None:
     start = f"NULL::{table}, {SEARCHES[search]}"
-    options = ["", f", filter => '{FILTER}'", ", where_sql => 'price < ($1)[1]::int', params => '{50}'"]
+    options = [
+        "",
+        f", filter => '{FILTER}'",
+        ", where_sql => 'price < ($1)[1]::int', params => '{50}'",
+    ]
     if search == "boolean_search":
         options = [f", relevance => 'm_{table}'{option}" for option in options]
     if search != "bm25_search":
@@ -143,7 +149,13 @@ def test_searches(planted: Db, search: str, table: str) -> None:
 
 @pytest.mark.parametrize("table", ["doc", "late"])
 def test_hybrid_searches(planted: Db, table: str) -> None:
-    for option in ("", f", filter => '{FILTER}'", ", mode => 'exact'", ", group_column => 'name'", ", diversity => 0.5"):
+    for option in (
+        "",
+        f", filter => '{FILTER}'",
+        ", mode => 'exact'",
+        ", group_column => 'name'",
+        ", diversity => 0.5",
+    ):
         arguments = f"{LEGS}, text_column => 'body', vector_column => 'embedding', tokens_column => 'tokens'{option}"
         assert planted.execute(
             f"SELECT (hit).id FROM sqlvec.hybrid_search(NULL::{table}, {arguments})"
@@ -209,13 +221,19 @@ def test_declaring_and_filling(planted: Db) -> None:
         "check()",
     ):
         planted.execute(f"CALL sqlvec.{call}")
-    planted.execute("INSERT INTO mine (id, code, name, made, short, body, embedding, tokens) SELECT id + 100, gen_random_uuid(), name, made, short, body, embedding, tokens FROM bare")
-    planted.execute("UPDATE mine SET body = 'fig', embedding = '[1,1,1,1]', tokens = NULL WHERE id < 10")
+    planted.execute(
+        "INSERT INTO mine (id, code, name, made, short, body, embedding, tokens) SELECT id + 100, gen_random_uuid(), name, made, short, body, embedding, tokens FROM bare"
+    )
+    planted.execute(
+        "UPDATE mine SET body = 'fig', embedding = '[1,1,1,1]', tokens = NULL WHERE id < 10"
+    )
     planted.execute("CALL sqlvec.analyze_bm25('mine', drift => 0)")
     for view in ("derived_column", "bm25_health", "backfill_progress"):
         assert planted.execute(f"SELECT * FROM sqlvec.{view}").fetchall()
     assert planted.execute("SELECT * FROM sqlvec.plan_index('mine', 'embedding')").fetchall()
-    assert planted.execute("SELECT sqlvec.encode('signs', '[1,2,3,4]', NULL::bit varying)").fetchall()
+    assert planted.execute(
+        "SELECT sqlvec.encode('signs', '[1,2,3,4]', NULL::bit varying)"
+    ).fetchall()
     for column in ("code2", "body_bm25"):
         planted.execute(f"CALL sqlvec.drop_derived('mine', '{column}')")
 
@@ -227,7 +245,9 @@ def test_neighbours(planted: Db, key: str) -> None:
     planted.execute(f"ALTER TABLE {table} ADD PRIMARY KEY (key)")
     planted.execute(f"CREATE INDEX ON {table} USING hnsw (embedding public.vector_cosine_ops)")
     for option in ("", ", mutual => true", ", rebuild => true"):
-        planted.execute(f"CALL sqlvec.build_neighbours('{table}', 'embedding', 3, batch => 20{option})")
+        planted.execute(
+            f"CALL sqlvec.build_neighbours('{table}', 'embedding', 3, batch => 20{option})"
+        )
     assert planted.execute(
         f"SELECT e.* FROM (SELECT pg_catalog.array_agg(key) AS keys FROM {table}) AS k,"
         f" sqlvec.expand('{table}_neighbours', k.keys, pg_catalog.array_fill(0.5::double precision, ARRAY[60]), 2, blend => 0.5) AS e"
