@@ -8,11 +8,13 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.unit.test_planted_types import KEYWORDS
+
 Db = psycopg.Connection[Any]
 
 COLUMNS = (
-    "id int PRIMARY KEY, code uuid UNIQUE NOT NULL, name text NOT NULL, made timestamptz NOT NULL,"
-    " short char(4) NOT NULL, day date, price float8, tags text[], details jsonb, flag bool,"
+    "id int PRIMARY KEY, code uuid UNIQUE NOT NULL, name text UNIQUE NOT NULL, made timestamptz UNIQUE NOT NULL,"
+    " short char(4) UNIQUE NOT NULL, day date, price float8, tags text[], details jsonb, flag bool,"
     " body text, embedding vector(4), bits bit(4), words sparsevec(4), tokens halfvec(4)[]"
 )
 ROWS = """
@@ -120,6 +122,11 @@ def planted(dsn: str) -> Iterator[Db]:
 def test_a_planted_type_runs(planted: Db, name: str) -> None:
     with pytest.raises(psycopg.errors.RaiseException, match=f"ran the planted type {name}"):
         planted.execute(f"SELECT CAST(NULL AS {name})")
+
+
+def test_words_of_the_grammar_are_types_of_pg_catalog(planted: Db) -> None:
+    for name in KEYWORDS:
+        planted.execute(f"SELECT CAST(NULL AS {name}), CAST(NULL AS {name}[])")
 
 
 @pytest.mark.parametrize("table", ["doc", "late"])
