@@ -229,7 +229,7 @@ def test_declaring_and_filling(planted: Db) -> None:
     ):
         planted.execute(f"CALL sqlvec.{call}")
     planted.execute(
-        "INSERT INTO mine (id, code, name, made, short, body, embedding, tokens) SELECT id + 100, gen_random_uuid(), name, made, short, body, embedding, tokens FROM bare"
+        "INSERT INTO mine (id, code, name, made, short, body, embedding, tokens) SELECT id, code, name, made, short, body, embedding, tokens FROM bare WHERE id > 30"
     )
     planted.execute(
         "UPDATE mine SET body = 'fig', embedding = '[1,1,1,1]', tokens = NULL WHERE id < 10"
