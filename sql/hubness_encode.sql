@@ -153,4 +153,4 @@ BEGIN
 END
 $body$;
 COMMENT ON PROCEDURE sqlvec.fit_hubness(text, regclass, text, regclass, text, int, float8, float8, float8, bigint) IS
-    'Make an encoder as sqlvec.create_hubness_encoder does, from up to `sample` vectors of a table of queries and, where given, as many of a table of rows.';
+    'Make an encoder as sqlvec.create_hubness_encoder does, from up to `sample` vectors of a table of queries and, where given, as many of a table of rows. Every role that may use schema sqlvec can read the vectors of an encoder, which are nearly those of the tables.';

@@ -239,10 +239,10 @@ BEGIN
     listed := format(
         E'SELECT pg_catalog.array_agg(s.estimate) AS estimates, pg_catalog.array_agg(s.row_id) AS row_ids,\n'
         '  pg_catalog.array_agg(s.row_table) AS row_tables, pg_catalog.max(s.found) AS found\n'
-        'FROM (\n  SELECT c.* FROM (\n    SELECT c.address::pg_catalog.text AS row_id, c.row_table, c.estimate, pg_catalog.count(*) OVER () AS found\n'
+        'FROM (\n  SELECT c.* FROM (\n    SELECT %s AS row_id, c.row_table, c.estimate, pg_catalog.count(*) OVER () AS found\n'
         '    FROM (SELECT %s, 0::pg_catalog.float8 OPERATOR(pg_catalog.-) (%s) AS estimate\n      FROM %s WHERE %s AND %s IS NOT NULL ORDER BY %s LIMIT $7) AS c) AS c\n'
         '%s  ORDER BY c.estimate DESC) AS s',
-        v_hit.address, v_distance, v_from, condition, v_code,
+        format(v_hit.as_text, 'c.address'), v_hit.address, v_distance, v_from, condition, v_code,
         -- By its estimate no index is found to order by.
         CASE WHEN index_name IS NULL THEN '3 DESC' ELSE v_distance END,
         CASE WHEN index_name IS NOT NULL

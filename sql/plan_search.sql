@@ -233,7 +233,7 @@ BEGIN
                       ELSE format('(%s.*)::%s AS row_value', v_alias, v_table) END,
         carried => CASE WHEN v_key IS NOT NULL THEN 'key'
                         WHEN v_class.relkind IN ('r', 'p', 'm') THEN 'row_id, row_table' || v_tied ELSE 'row_value' END,
-        answer => CASE WHEN places AND v_key IS NOT NULL THEN 'h.key::pg_catalog.text, 0::pg_catalog.oid'
+        answer => CASE WHEN places AND v_key IS NOT NULL THEN format(sqlvec._as_text((sqlvec._column(rel, sqlvec._key_column(rel, key_column))).type_oid), 'h.key') || ', 0::pg_catalog.oid'
                       WHEN places THEN 'h.row_id::pg_catalog.text, h.row_table'
                       WHEN v_key IS NOT NULL THEN 'h.key'
                       WHEN v_class.relkind IN ('r', 'p', 'm')

@@ -71,15 +71,31 @@ BEGIN
 END
 $body$;
 
+-- Keys as text that reads back as the same value under any settings.
+CREATE OR REPLACE FUNCTION sqlvec._exact_text(x float8) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE SET extra_float_digits = 1 RETURN x::text;
+
+CREATE OR REPLACE FUNCTION sqlvec._exact_text(x real) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE SET extra_float_digits = 1 RETURN x::text;
+
+CREATE OR REPLACE FUNCTION sqlvec._exact_text(x timestamptz) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE SET datestyle = 'ISO' RETURN x::text;
+
+-- How a statement turns a value of a type, %s, into text.
+CREATE OR REPLACE FUNCTION sqlvec._as_text(type_oid oid) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN type_oid IN ('pg_catalog.float4'::regtype, 'pg_catalog.float8'::regtype, 'pg_catalog.timestamptz'::regtype)
+            THEN 'sqlvec._exact_text(%s)' ELSE '%s::pg_catalog.text' END;
+
 -- The statement that ends a search of several steps: the rows or keys at $1, $2 with scores $3 and
 -- complete $4, the best first.
 --   alias      the table is read under this name
 --   k          rows to answer, NULL all
 --   place      what a step answers as row_id and row_table: the address, or the key as text
---   address    the same as it stands in the table, to be made text as row_id when few rows are left
+--   address    the same as it stands in the table, to be made text as row_id, by as_text, when few rows are left
 --   tie_break  which of equal scores comes first: by key where there is one that may be read
 CREATE OR REPLACE FUNCTION sqlvec._hit_statement(
-    rel oid, alias text, key_column text, key_type regtype, k int, OUT place text, OUT address text, OUT tie_break text, OUT answer text
+    rel oid, alias text, key_column text, key_type regtype, k int, OUT place text, OUT address text, OUT as_text text, OUT tie_break text, OUT answer text
 ) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
@@ -93,6 +109,7 @@ BEGIN
                            FROM unnest(v_keys) WITH ORDINALITY AS c (name, position)
                            WHERE has_column_privilege(rel, c.name::text, 'SELECT')), format('%1$s.tableoid, %1$s.ctid', alias));
     IF key_type IS NULL THEN
+        as_text := sqlvec._as_text('tid'::regtype);
         place := format('%1$s.ctid::pg_catalog.text AS row_id, %1$s.tableoid AS row_table', alias);
         address := format('%1$s.ctid AS address, %1$s.tableoid AS row_table', alias);
         -- Cast as a whole: a cast in the condition would keep it behind the policies. The alias is one that no
@@ -103,7 +120,8 @@ BEGIN
         RETURN;
     END IF;
     v_type := sqlvec._type_name((sqlvec._column(rel, v_keys[1])).type_oid);
-    place := format('%s.%I::pg_catalog.text AS row_id, 0::pg_catalog.oid AS row_table', alias, v_keys[1]);
+    as_text := sqlvec._as_text((sqlvec._column(rel, v_keys[1])).type_oid);
+    place := format(as_text, format('%s.%I', alias, v_keys[1])) || ' AS row_id, 0::pg_catalog.oid AS row_table';
     address := format('%s.%I AS address, 0::pg_catalog.oid AS row_table', alias, v_keys[1]);
     answer := format('SELECT "sqlvec hit".row_id::%1$s::%2$s, "sqlvec hit".score, $4::pg_catalog.bool FROM unnest($1, $2, $3) AS "sqlvec hit" (row_id, row_table, score) '
                      'ORDER BY "sqlvec hit".score DESC NULLS LAST, "sqlvec hit".row_id::%1$s LIMIT %3$s', v_type, sqlvec._type_name(key_type), coalesce(k::text, 'ALL'));

@@ -967,3 +967,32 @@ def test_a_model_stays_with_its_column(models):
     model(models, "code", "text", 4, -3, "body_bm25")
     models.execute("ALTER TABLE doc RENAME body_bm25 TO code")
     assert hybrid(models, query_text=TEXT, relevance="code")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("float8", "n + 0.1 + 0.2"),
+        ("real", "n + 0.1"),
+        ("timestamptz", "now() + n * interval '1 s'"),
+    ],
+)
+def test_keys_of_types_whose_text_depends_on_settings(fresh, kind, value):
+    fresh.execute(
+        f"CREATE TABLE doc (id {kind} PRIMARY KEY, body text, embedding vector(2), tokens halfvec(2)[])"
+    )
+    fresh.execute("CALL sqlvec.add_bm25('doc', 'body')")
+    fresh.execute("CALL sqlvec.add_fde('doc', 'tokens', projection => 2)")
+    fresh.execute(
+        f"INSERT INTO doc SELECT {value}, 'apple', '[1,0]', ARRAY['[1,0]']::halfvec[]"
+        " FROM generate_series(1, 300) AS n"
+    )
+    fresh.execute("SET extra_float_digits = -8")
+    fresh.execute("SET datestyle = 'SQL, DMY'")
+    fresh.execute("SET timezone = 'Asia/Kolkata'")
+    rows = fresh.execute(
+        "SELECT count(*) FROM (SELECT key FROM sqlvec.hybrid_search_keys(NULL::doc, NULL::"
+        f"{kind}, 'apple', '[1,0]', ARRAY['[1,0]']::halfvec[], k => 300, fusion => 'convex')"
+        " INTERSECT SELECT id FROM doc) AS found"
+    ).fetchall()
+    assert rows == [(300,)]
