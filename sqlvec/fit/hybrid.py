@@ -76,8 +76,9 @@ def collect(
     search, facts = (_STATEMENTS[part].format(table=table, schema=schema) for part in (0, 1))
     values = {f"{leg}_column": columns.get(leg) for leg in ("text", "vector", "tokens")}
     values |= {"key": key, "k": str(candidates)}
-    # Where one leg has all the weight, its own best rows are answered.
-    weights = [json.dumps({leg: float(leg == best) for leg in columns}) for best in columns]
+    # Where one leg has nearly all the weight, its own best rows are answered. Without any weight a
+    # leg would not be asked.
+    weights = [json.dumps({leg: 1 if leg == best else 1e-9 for leg in columns}) for best in columns]
     lists, known = [], []
     for parts in zip(*queries.values(), strict=True):
         asked = dict.fromkeys(("text", "vector", "tokens")) | dict(zip(queries, parts, strict=True))
