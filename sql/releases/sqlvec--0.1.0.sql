@@ -9308,7 +9308,7 @@ BEGIN
         END IF;
         IF p.legs[3] THEN
             SELECT r.row_ids, r.row_tables, r.scores, r.complete, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL INTO v_tokens
-            FROM sqlvec._run_maxsim(rel_type, p.tokens_column, query_tokens, k, p.filter, where_sql, params, NULL, NULL, mode, 0.95::float8, 'auto', NULL, true,
+            FROM sqlvec._run_maxsim(rel_type, p.tokens_column, query_tokens, k, p.filter, where_sql, params, NULL, NULL, mode, 0.95::pg_catalog.float8, 'auto', NULL, true,
                                     key_column, key_type, v_depth) AS r;
             notes := pg_catalog.array_cat(notes, ARRAY['tokens', sqlvec._about_leg(v_tokens, p.tokens_column, v_depth, p.leg_weights[3], NULL)]);
         END IF;
