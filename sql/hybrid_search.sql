@@ -57,7 +57,7 @@ RETURN ARRAY['fusion', CASE fusion WHEN 'rrf' THEN format('rrf: weight / (%s + r
                                    ELSE 'relevance: the probability itself' END]
        || CASE WHEN (m).name IS NULL THEN '{}'
                ELSE ARRAY['model', format('%s of leg %s', (m).name, (m).leg) || coalesce(': ' || array_to_string((m).models, ', '), '')
-                    || CASE WHEN (m).leg IN ('vector', 'text') THEN coalesce(format('; relevance %s is reached at a %s of %s', min_relevance,
+                    || CASE WHEN min_relevance IS NOT NULL AND (m).leg IN ('vector', 'text') THEN coalesce(format('; relevance %s is reached at a %s of %s', min_relevance,
                             CASE (m).leg WHEN 'vector' THEN 'cosine' ELSE 'share of the best possible score' END,
                             CASE (m).leg WHEN 'vector' THEN sqlvec._relevance_inverse((c).vector_slope, (c).vector_intercept, (c).vector_exponent, min_relevance)
                                          ELSE sqlvec._relevance_inverse((c).text_slope, (c).text_intercept, (c).text_exponent, min_relevance) END), '') ELSE '' END] END;

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+# ranx would compile for a minute what the tests call a few hundred times. Numba reads this when it
+# is imported, by whichever test comes first.
+os.environ["NUMBA_DISABLE_JIT"] = "1"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8885,9 +8885,10 @@ BEGIN
         RETURN column_name;
     END IF;
     v_names := ARRAY(
-        SELECT a.attname FROM pg_attribute AS a
-        WHERE a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped AND (sqlvec._column(rel, a.attname)).type_name = ANY (types)
-              AND NOT EXISTS (SELECT FROM sqlvec._derived_of(rel) AS d WHERE a.attname = ANY (d.target_columns))
+        SELECT a.attname FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
+        WHERE a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped
+              AND CASE t.typtype WHEN 'd' THEN (sqlvec._column(rel, a.attname)).type_name ELSE t.typname END = ANY (types)
+              AND a.attname <> ALL (ARRAY(SELECT unnest(d.target_columns) FROM sqlvec._derived_of(rel) AS d WHERE d.target_column IS NOT NULL))
         ORDER BY a.attnum);
     IF cardinality(v_names) = 1 THEN
         RETURN v_names[1];
@@ -8961,7 +8962,7 @@ DECLARE
     v_derived sqlvec._derived;
     v_leg text;
     v_leg_model text;
-    v_served boolean := false;
+    v_served text[] := '{}'; -- models of legs that are asked
 BEGIN
     IF true <> ALL (asked) THEN
         RAISE EXCEPTION 'a hybrid search needs something to search for' USING ERRCODE = 'invalid_parameter_value',
@@ -9034,23 +9035,26 @@ BEGIN
         RETURN;
     END IF;
     m := sqlvec._relevance_model(model, ARRAY['vector', 'text', 'tokens', 'fused']);
-    cuts_text := m.leg = 'text' AND min_relevance IS NOT NULL AND min_results = 0 AND fusion <> 'dbsf';
-    cuts_vector := m.leg = 'vector' AND min_relevance IS NOT NULL AND min_results = 0 AND fusion <> 'dbsf';
     FOR i IN 1 .. 3 LOOP
         v_leg := (ARRAY['text', 'vector', 'tokens'])[i];
         v_leg_model := sqlvec._model_of(m, v_leg);
         CONTINUE WHEN v_leg_model IS NULL OR NOT asked[i];
-        v_served := true;
+        v_served := v_served || v_leg_model;
         PERFORM sqlvec._check_relevance(v_leg_model, v_leg, rel, CASE i
             -- A text model may name the text or the column that add_bm25 made of it.
             WHEN 1 THEN coalesce((SELECT c.column_name FROM sqlvec.relevance_model AS r, sqlvec._relevance_column(r) AS c
                                   WHERE r.name = v_leg_model AND c.column_name = ANY (v_derived.source_columns || v_derived.target_columns)), v_derived.source_columns[1])
             WHEN 2 THEN vector_column ELSE tokens_column END);
     END LOOP;
-    IF NOT v_served THEN
+    IF cardinality(v_served) = 1 THEN
+        -- What the others know is not unknown of a row but was not asked.
+        m := sqlvec._relevance_model(v_served[1], ARRAY['vector', 'text', 'tokens']);
+    ELSIF v_served = '{}' THEN
         RAISE EXCEPTION 'relevance model "%" is of leg "%", which this search does not ask', model, m.leg
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Give the query of that leg, or a model of a leg that is asked.';
     END IF;
+    cuts_text := m.leg = 'text' AND min_relevance IS NOT NULL AND min_results = 0 AND fusion <> 'dbsf';
+    cuts_vector := m.leg = 'vector' AND min_relevance IS NOT NULL AND min_results = 0 AND fusion <> 'dbsf';
 END
 $body$;
 
@@ -9225,7 +9229,7 @@ RETURN ARRAY['fusion', CASE fusion WHEN 'rrf' THEN format('rrf: weight / (%s + r
                                    ELSE 'relevance: the probability itself' END]
        || CASE WHEN (m).name IS NULL THEN '{}'
                ELSE ARRAY['model', format('%s of leg %s', (m).name, (m).leg) || coalesce(': ' || array_to_string((m).models, ', '), '')
-                    || CASE WHEN (m).leg IN ('vector', 'text') THEN coalesce(format('; relevance %s is reached at a %s of %s', min_relevance,
+                    || CASE WHEN min_relevance IS NOT NULL AND (m).leg IN ('vector', 'text') THEN coalesce(format('; relevance %s is reached at a %s of %s', min_relevance,
                             CASE (m).leg WHEN 'vector' THEN 'cosine' ELSE 'share of the best possible score' END,
                             CASE (m).leg WHEN 'vector' THEN sqlvec._relevance_inverse((c).vector_slope, (c).vector_intercept, (c).vector_exponent, min_relevance)
                                          ELSE sqlvec._relevance_inverse((c).text_slope, (c).text_intercept, (c).text_exponent, min_relevance) END), '') ELSE '' END] END;

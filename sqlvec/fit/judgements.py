@@ -481,7 +481,13 @@ def _count(connection: Connection, names: _Names, source: Source) -> int:
 
 
 def _vector(literal: str) -> NDArray[np.float64]:
-    return np.array(literal.strip("[]").split(","), dtype=np.float64)
+    try:
+        return np.array(literal.strip("[]").split(","), dtype=np.float64)
+    except ValueError:
+        raise DeclarationError(
+            f"{literal[:40]!r} is no vector: the leg of vectors takes a column of vectors from both"
+            " tables; for words there is leg text"
+        ) from None
 
 
 def _row(query: Any, document: Any, grade: Any) -> tuple[str, str, float]:

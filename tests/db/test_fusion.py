@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -13,9 +12,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
-
-# Compiled, the functions of ranx take a minute to start; it is imported where it is used.
-os.environ["NUMBA_DISABLE_JIT"] = "1"
 
 List: TypeAlias = dict[int, float]
 """Scores of rows."""

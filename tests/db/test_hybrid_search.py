@@ -996,3 +996,16 @@ def test_keys_of_types_whose_text_depends_on_settings(fresh, kind, value):
         " INTERSECT SELECT id FROM doc) AS found"
     ).fetchall()
     assert rows == [(300,)]
+
+
+def test_a_fused_model_of_which_one_leg_is_asked_is_that_leg(models, truth):
+    rows = hybrid(models, query_vector=vector(VECTOR), relevance="all", k=5)
+    alone = hybrid(models, query_vector=vector(VECTOR), relevance="v", k=5)
+    assert rows == alone
+    explained = dict(
+        models.execute(
+            "SELECT * FROM sqlvec.explain_hybrid_search(NULL::doc, NULL, %s::vector, relevance => 'all')",
+            (vector(VECTOR),),
+        ).fetchall()
+    )
+    assert explained["model"] == "v of leg vector"
