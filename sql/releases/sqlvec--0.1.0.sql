@@ -9300,14 +9300,14 @@ BEGIN
             SELECT r.row_ids, r.row_tables, r.scores, coalesce(r.complete, true), r.compared, r.vector, r.bound, r.condition, r.lexemes, r.weights, r.maximum, NULL
             INTO v_text
             FROM sqlvec._run_bm25(rel_type, p.text_column, query_text, v_depth, p.filter, where_sql, params, NULL, NULL, tenant, backend, key_column, key_type,
-                                  CASE WHEN p.cuts_text THEN model END, min_relevance) AS r;
+                                  CASE WHEN p.cuts_text THEN (p.m).name END, min_relevance) AS r;
             notes := pg_catalog.array_cat(notes, ARRAY['text', sqlvec._about_leg(v_text, p.text_column, v_depth, p.leg_weights[1],
                                                               CASE WHEN v_text.condition IS NULL THEN 'the query asks for nothing' END)]);
         END IF;
         IF p.legs[2] THEN
             SELECT r.row_ids, r.row_tables, r.scores, r.complete, NULL, NULL, NULL, NULL, NULL, NULL, NULL, r.metric_used INTO v_vector
             FROM sqlvec._run_vector(rel_type, p.vector_column, query_vector, k, v_depth, p.filter, where_sql, params, metric, mode, key_column, key_type,
-                                    CASE WHEN p.cuts_vector THEN model END, min_relevance) AS r;
+                                    CASE WHEN p.cuts_vector THEN (p.m).name END, min_relevance) AS r;
             notes := pg_catalog.array_cat(notes, ARRAY['vector', sqlvec._about_leg(v_vector, p.vector_column, v_depth, p.leg_weights[2], v_vector.metric)]);
         END IF;
         IF p.legs[3] THEN

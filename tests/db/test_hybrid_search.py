@@ -999,9 +999,12 @@ def test_keys_of_types_whose_text_depends_on_settings(fresh, kind, value):
 
 
 def test_a_fused_model_of_which_one_leg_is_asked_is_that_leg(models, truth):
-    rows = hybrid(models, query_vector=vector(VECTOR), relevance="all", k=5)
-    alone = hybrid(models, query_vector=vector(VECTOR), relevance="v", k=5)
-    assert rows == alone
+    for leg, single in (("query_vector", "v"), ("query_text", "t"), ("query_tokens", "m")):
+        for least in (None, 0.15):
+            asked = {leg: LEGS[leg], "k": 50, "min_relevance": least}
+            rows = hybrid(models, **asked, relevance="all")
+            assert rows == hybrid(models, **asked, relevance=single)
+            assert rows
     explained = dict(
         models.execute(
             "SELECT * FROM sqlvec.explain_hybrid_search(NULL::doc, NULL, %s::vector, relevance => 'all')",
