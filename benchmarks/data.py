@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.folders import apart, folders
 from benchmarks.server import Connection
 
 Floats = NDArray[np.float32]
@@ -52,21 +51,14 @@ def clustered(rows: int, dimensions: int, queries: int = 200, seed: int = 0) -> 
 def real(queries: int = 200, seed: int = 0) -> VectorSet | None:
     """Return the sentence vectors of all collections together, or None where there are none.
 
-    They are looked for in the folder that ``SQLVEC_DATA`` names, else in ``../shared/data`` beside
-    the repository: a folder per collection with ``doc_emb.npy`` and ``query_emb.npy``.
+    A collection has them in ``doc_emb.npy`` and ``query_emb.npy``.
     """
-    default = Path(__file__).parents[2] / "shared" / "data"
-    root = Path(os.environ.get("SQLVEC_DATA", default))
-    # One of these holds a part of another: the same rows twice would only make ties.
-    folders = [
-        path.parent
-        for path in sorted(root.glob("*/doc_emb.npy"))
-        if not path.parent.name.startswith("scifact-")
-    ]
-    if not folders:
+    # The same rows twice would only make ties.
+    found = apart(folders("doc_emb.npy"))
+    if not found:
         return None
-    documents = np.concatenate([np.load(folder / "doc_emb.npy") for folder in folders])
-    asked = np.concatenate([np.load(folder / "query_emb.npy") for folder in folders])
+    documents = np.concatenate([np.load(folder / "doc_emb.npy") for folder in found])
+    asked = np.concatenate([np.load(folder / "query_emb.npy") for folder in found])
     chosen = np.random.default_rng(seed).permutation(len(asked))[:queries]
     name = f"real {len(documents):,} × {documents.shape[1]:,}"
     return VectorSet(name, _unit(documents.astype(np.float32)), _unit(asked[chosen]))

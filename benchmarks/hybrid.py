@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from sqlalchemy import Engine, NullPool, create_engine
 
 from benchmarks import data, documents
 from benchmarks import tokens as tokens_of
+from benchmarks.folders import some_folders
 from benchmarks.measure import interleaved, median, ratio
 from benchmarks.report import Claim, Report, table
 from benchmarks.server import Connection, Database
@@ -106,7 +106,7 @@ def run(database: Database, options: argparse.Namespace) -> Report:
 def _quality(database: Database, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     connection = database.connect()
     engine = create_engine("postgresql+psycopg://", creator=database.connect, poolclass=NullPool)
-    for folder in _folders():
+    for folder in some_folders("doc_emb.npy"):
         if options.collections and folder.name not in options.collections:
             continue
         whole = _load(connection, folder)
@@ -232,15 +232,6 @@ def _load(connection: Connection, folder: Path) -> Collection:
 
 def _vector(values: NDArray[Any]) -> str:
     return "[" + ",".join(f"{value:.8g}" for value in values.astype(np.float32)) + "]"
-
-
-def _folders() -> list[Path]:
-    default = Path(__file__).parents[2] / "shared" / "data"
-    root = Path(os.environ.get("SQLVEC_DATA", default))
-    found = sorted(path.parent for path in root.glob("*/doc_emb.npy"))
-    if not found:
-        raise SystemExit(f"no collections under {root}; SQLVEC_DATA names the folder")
-    return found
 
 
 COMPARED = 400

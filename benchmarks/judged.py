@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.folders import apart, some_folders
 from benchmarks.tokens import judgements
 
 Floats = NDArray[np.float32]
@@ -40,21 +40,8 @@ class Collection:
 
 
 def judged() -> Iterator[Collection]:
-    """Yield the collections, leaving out those that are a part of another.
-
-    They are looked for in the folder that ``SQLVEC_DATA`` names, else in ``../shared/data`` beside
-    the repository.
-    """
-    default = Path(__file__).parents[2] / "shared" / "data"
-    root = Path(os.environ.get("SQLVEC_DATA", default))
-    folders = [
-        path.parent
-        for path in sorted(root.glob("*/doc_emb.npy"))
-        if not path.parent.name.startswith("scifact-")
-    ]
-    if not folders:
-        raise SystemExit(f"no sentence vectors under {root}; SQLVEC_DATA names the folder")
-    for folder in folders:
+    """Yield the collections, leaving out those that are a part of another."""
+    for folder in apart(some_folders("doc_emb.npy")):
         documents, queries = (_unit(folder / f"{side}_emb.npy") for side in ("doc", "query"))
         grades = np.zeros((len(queries), len(documents)), dtype=np.float32)
         for query, own in enumerate(judgements(folder)):

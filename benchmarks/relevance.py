@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from benchmarks.folders import some_folders
 from benchmarks.report import Claim, Report, table
 from benchmarks.server import Connection, Database
 from sqlvec.fit.background import background_labels, fit_background, unanswerable
@@ -136,7 +136,9 @@ def run(database: Database, options: argparse.Namespace) -> Report:
     connection = database.connect()
     cases: list[dict[str, Any]] = []
     vectors = []
-    for folder in _folders():
+    for folder in some_folders("qrels.tsv"):
+        if not (folder / "doc_emb.npy").exists():
+            continue
         if options.collections and folder.name not in options.collections:
             continue
         collection = _load(connection, folder)
@@ -436,15 +438,6 @@ def _together(collections: list[Collection]) -> Collection:
         relevant[query : query + height, row : row + width] = collection.relevant
         query, row = query + height, row + width
     return Collection.of(TOGETHER, relevant, rows, [Leg("vector", asked @ rows.T, asked)])
-
-
-def _folders() -> list[Path]:
-    default = Path(__file__).parents[2] / "shared" / "data"
-    root = Path(os.environ.get("SQLVEC_DATA", default))
-    found = sorted(path.parent for path in root.glob("*/qrels.tsv"))
-    if not found:
-        raise SystemExit(f"no collections under {root}; SQLVEC_DATA names the folder")
-    return [folder for folder in found if (folder / "doc_emb.npy").exists()]
 
 
 def _unit(vectors: NDArray[Any]) -> Floats:

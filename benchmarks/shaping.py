@@ -15,7 +15,6 @@ import argparse
 import gzip
 import itertools
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
@@ -29,6 +28,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sqlalchemy import NullPool, create_engine
 
 from benchmarks.data import create_table
+from benchmarks.folders import folders
 from benchmarks.judged import Collection, judged, ranking
 from benchmarks.measure import interleaved, median
 from benchmarks.report import Claim, Report, table
@@ -137,8 +137,7 @@ def _shaped(session: Connection, collection: Collection, count: int) -> list[dic
 
 
 def _words(collection: Collection) -> NDArray[np.float32]:
-    default = Path(__file__).parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("SQLVEC_DATA", default)) / collection.name
+    folder = next(f for f in folders("corpus.jsonl.gz") if f.name == collection.name)
     with gzip.open(folder / "corpus.jsonl.gz", "rt", encoding="utf-8") as lines:
         texts = [f"{(own := json.loads(line))['title']} {own['text']}" for line in lines]
     vectorizer = TfidfVectorizer(stop_words="english", sublinear_tf=True, dtype=np.float32)

@@ -5,27 +5,19 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.folders import some_folders
+
 Tokens = list[NDArray[np.float32]]
 
 
 def collections() -> list[Path]:
-    """Return the folders of the collections that have token vectors.
-
-    They are looked for in the folder that ``SQLVEC_DATA`` names, else in ``../shared/data`` beside
-    the repository.
-    """
-    default = Path(__file__).parents[2] / "shared" / "data"
-    root = Path(os.environ.get("SQLVEC_DATA", default))
-    found = sorted(path.parent for path in root.glob("*/doc_tokens.npy"))
-    if not found:
-        raise SystemExit(f"no token vectors under {root}; SQLVEC_DATA names the folder")
-    return found
+    """Return the folders of the collections that have token vectors."""
+    return some_folders("doc_tokens.npy")
 
 
 def tokens(folder: Path, side: str) -> Tokens:
