@@ -44,11 +44,8 @@ BEGIN
         RAISE EXCEPTION 'min_relevance is a probability from 0 to 1, not %', min_relevance USING ERRCODE = 'invalid_parameter_value';
     ELSIF array_ndims(queries) > 1 THEN
         RAISE EXCEPTION 'queries is a list, not an array of % dimensions', array_ndims(queries) USING ERRCODE = 'array_subscript_error';
-    ELSIF key_type IS NULL AND NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = rel AND c.relkind IN ('r', 'p', 'm')) THEN
-        RAISE EXCEPTION 'rows of a view or foreign table have no address to answer candidates by'
-            USING ERRCODE = 'wrong_object_type', HINT = 'Use sqlvec.boolean_search_keys with a key column.';
     END IF;
-    PERFORM sqlvec._check_key(rel, key_column, key_type);
+    PERFORM sqlvec._check_places(rel, key_column, key_type, 'boolean_search_keys');
     queries := ARRAY(SELECT q FROM unnest(queries) AS q);
     finders := sqlvec._boolean_finders(expression, cardinality(queries));
     IF finders = '{}' THEN

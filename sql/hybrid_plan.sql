@@ -116,12 +116,8 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Name it: relevance => ''...''; the command sqlvec relevance fit makes one. Without a model, autocut cuts by the shape of the scores.';
     END IF;
-    IF key_type IS NULL AND NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = rel AND c.relkind IN ('r', 'p', 'm')) THEN
-        RAISE EXCEPTION 'rows of a view or foreign table have no address to answer candidates by'
-            USING ERRCODE = 'wrong_object_type', HINT = 'Use sqlvec.hybrid_search_keys with a key column.';
-    END IF;
     PERFORM sqlvec._check_search('', 1, k, candidates, oversample, 'auto');
-    PERFORM sqlvec._check_key(rel, key_column, key_type);
+    PERFORM sqlvec._check_places(rel, key_column, key_type, 'hybrid_search_keys');
     -- Scores of a hundred rows or more say how those of a query are spread.
     depth := coalesce(candidates, ceil(k * oversample)::int, greatest(100, 10 * k));
     IF depth > 10000 THEN

@@ -149,13 +149,18 @@ BEGIN
 END
 $body$;
 
--- An error unless rows of a table can be told apart by the key. Of views nobody knows.
-CREATE OR REPLACE FUNCTION sqlvec._check_key(rel oid, key_column text, key_type regtype) RETURNS void
+-- An error unless rows can be told apart by where they are: by address, or by a key, for which the search
+-- `by_key` is. Of the keys of views nobody knows.
+CREATE OR REPLACE FUNCTION sqlvec._check_places(rel oid, key_column text, key_type regtype, by_key text) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
+DECLARE
+    v_kind "char" := (SELECT c.relkind FROM pg_class AS c WHERE c.oid = rel);
 BEGIN
-    IF key_type IS NOT NULL AND EXISTS (SELECT FROM pg_class AS c WHERE c.oid = rel AND c.relkind IN ('r', 'p'))
-       AND NOT sqlvec._identifies(rel, sqlvec._key_column(rel, key_column)) THEN
+    IF key_type IS NULL AND v_kind NOT IN ('r', 'p', 'm') THEN
+        RAISE EXCEPTION 'rows of a view or foreign table have no address to answer candidates by'
+            USING ERRCODE = 'wrong_object_type', HINT = format('Use sqlvec.%s with a key column.', by_key);
+    ELSIF key_type IS NOT NULL AND v_kind IN ('r', 'p') AND NOT sqlvec._identifies(rel, sqlvec._key_column(rel, key_column)) THEN
         RAISE EXCEPTION 'column "%" of table % does not identify its rows', sqlvec._key_column(rel, key_column), sqlvec._qualified(rel)
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Rows of several lists are brought together by a key that is NOT NULL and UNIQUE.';
     END IF;

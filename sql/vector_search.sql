@@ -30,7 +30,7 @@ CREATE OR REPLACE FUNCTION sqlvec._run_vector(
     rel_type regtype, column_name text, query vector, k int, depth int, filter jsonb, where_sql text, params text[], metric text, mode text,
     key_column text, key_type regtype,
     model text = NULL, min_relevance float8 = NULL, -- what is less relevant by this model is left out
-    OUT row_ids text[], OUT row_tables oid[], OUT scores float8[], OUT complete boolean, OUT metric_used text, OUT reason text
+    OUT row_ids text[], OUT row_tables oid[], OUT scores float8[], OUT complete boolean, OUT metric_used text
 ) LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
@@ -58,7 +58,6 @@ BEGIN
     row_ids := v_found.row_ids; row_tables := v_found.row_tables; scores := v_found.distances;
     complete := coalesce(v_found.complete, true);
     metric_used := p.metric;
-    reason := p.reason;
 END
 $body$;
 

@@ -4925,13 +4925,18 @@ BEGIN
 END
 $body$;
 
--- An error unless rows of a table can be told apart by the key. Of views nobody knows.
-CREATE OR REPLACE FUNCTION sqlvec._check_key(rel oid, key_column text, key_type regtype) RETURNS void
+-- An error unless rows can be told apart by where they are: by address, or by a key, for which the search
+-- `by_key` is. Of the keys of views nobody knows.
+CREATE OR REPLACE FUNCTION sqlvec._check_places(rel oid, key_column text, key_type regtype, by_key text) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
+DECLARE
+    v_kind "char" := (SELECT c.relkind FROM pg_class AS c WHERE c.oid = rel);
 BEGIN
-    IF key_type IS NOT NULL AND EXISTS (SELECT FROM pg_class AS c WHERE c.oid = rel AND c.relkind IN ('r', 'p'))
-       AND NOT sqlvec._identifies(rel, sqlvec._key_column(rel, key_column)) THEN
+    IF key_type IS NULL AND v_kind NOT IN ('r', 'p', 'm') THEN
+        RAISE EXCEPTION 'rows of a view or foreign table have no address to answer candidates by'
+            USING ERRCODE = 'wrong_object_type', HINT = format('Use sqlvec.%s with a key column.', by_key);
+    ELSIF key_type IS NOT NULL AND v_kind IN ('r', 'p') AND NOT sqlvec._identifies(rel, sqlvec._key_column(rel, key_column)) THEN
         RAISE EXCEPTION 'column "%" of table % does not identify its rows', sqlvec._key_column(rel, key_column), sqlvec._qualified(rel)
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Rows of several lists are brought together by a key that is NOT NULL and UNIQUE.';
     END IF;
@@ -5275,7 +5280,7 @@ CREATE OR REPLACE FUNCTION sqlvec._run_vector(
     rel_type regtype, column_name text, query vector, k int, depth int, filter jsonb, where_sql text, params text[], metric text, mode text,
     key_column text, key_type regtype,
     model text = NULL, min_relevance float8 = NULL, -- what is less relevant by this model is left out
-    OUT row_ids text[], OUT row_tables oid[], OUT scores float8[], OUT complete boolean, OUT metric_used text, OUT reason text
+    OUT row_ids text[], OUT row_tables oid[], OUT scores float8[], OUT complete boolean, OUT metric_used text
 ) LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
@@ -5303,7 +5308,6 @@ BEGIN
     row_ids := v_found.row_ids; row_tables := v_found.row_tables; scores := v_found.distances;
     complete := coalesce(v_found.complete, true);
     metric_used := p.metric;
-    reason := p.reason;
 END
 $body$;
 
@@ -8990,12 +8994,8 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Name it: relevance => ''...''; the command sqlvec relevance fit makes one. Without a model, autocut cuts by the shape of the scores.';
     END IF;
-    IF key_type IS NULL AND NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = rel AND c.relkind IN ('r', 'p', 'm')) THEN
-        RAISE EXCEPTION 'rows of a view or foreign table have no address to answer candidates by'
-            USING ERRCODE = 'wrong_object_type', HINT = 'Use sqlvec.hybrid_search_keys with a key column.';
-    END IF;
     PERFORM sqlvec._check_search('', 1, k, candidates, oversample, 'auto');
-    PERFORM sqlvec._check_key(rel, key_column, key_type);
+    PERFORM sqlvec._check_places(rel, key_column, key_type, 'hybrid_search_keys');
     -- Scores of a hundred rows or more say how those of a query are spread.
     depth := coalesce(candidates, ceil(k * oversample)::int, greatest(100, 10 * k));
     IF depth > 10000 THEN
@@ -9488,11 +9488,8 @@ BEGIN
         RAISE EXCEPTION 'min_relevance is a probability from 0 to 1, not %', min_relevance USING ERRCODE = 'invalid_parameter_value';
     ELSIF array_ndims(queries) > 1 THEN
         RAISE EXCEPTION 'queries is a list, not an array of % dimensions', array_ndims(queries) USING ERRCODE = 'array_subscript_error';
-    ELSIF key_type IS NULL AND NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = rel AND c.relkind IN ('r', 'p', 'm')) THEN
-        RAISE EXCEPTION 'rows of a view or foreign table have no address to answer candidates by'
-            USING ERRCODE = 'wrong_object_type', HINT = 'Use sqlvec.boolean_search_keys with a key column.';
     END IF;
-    PERFORM sqlvec._check_key(rel, key_column, key_type);
+    PERFORM sqlvec._check_places(rel, key_column, key_type, 'boolean_search_keys');
     queries := ARRAY(SELECT q FROM unnest(queries) AS q);
     finders := sqlvec._boolean_finders(expression, cardinality(queries));
     IF finders = '{}' THEN
