@@ -1,5 +1,6 @@
 # make demo   see sqlvec at work on a PostgreSQL of its own
 # make test   everything that a change must pass; the parts: lint types unit db smoke
+# make docs   the documentation as a site, in build/docs
 # make freeze keep the SQL of the release in sql/VERSION for upgrades to come
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 TOGETHER := -n 2 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint types unit db db-18 db-16 smoke freeze clean
+.PHONY: demo test lint types unit db db-18 db-16 smoke docs freeze clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sqlvec demo $(ARGS)
@@ -43,6 +44,9 @@ smoke: $(VENV)/.dev
 	$(PYTHON) -m venv build/smoke/venv
 	build/smoke/venv/bin/pip install -q "$$(echo build/smoke/dist/*.whl)[cli,embedded]" "psycopg[binary]"
 	build/smoke/venv/bin/python -I tests/smoke.py
+
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -q -W --keep-going docs build/docs
 
 freeze: $(VENV)/.dev
 	mkdir -p sql/releases

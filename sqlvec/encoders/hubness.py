@@ -27,8 +27,8 @@ _LAST = -2.0
 class Hubness(Encoder):
     """Take off a row's soft mean cosine to a bank of queries, as one more dimension.
 
-    The code of x is [x / |x|, -correction], and :meth:`query` makes [q / |q|, 1] of a query: their
-    inner product is the cosine less the correction ::
+    The code of x is ``[x / |x|, -correction]``, and :meth:`query` makes ``[q / |q|, 1]`` of q:
+    their inner product is the cosine less the correction ::
 
         strength * (ln Z_queries + ln Z_gallery) / (beta_queries + beta_gallery)
         Z = mean of exp(beta * cosine) over a bank
