@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import check_grad
 from sklearn.metrics import average_precision_score, ndcg_score
@@ -54,6 +54,7 @@ def synthetic(queries: int = 120, rows: int = 60, seed: int = 0) -> tuple[Exampl
     return Examples.of_lists(background.features(asked), list(x), list(label)), background
 
 
+@example(39.0, 2.7e-108, 0.1, 0.5, 0.0)
 @given(
     st.floats(1e-3, 100),
     st.floats(-20, 20),
@@ -64,7 +65,8 @@ def synthetic(queries: int = 120, rows: int = 60, seed: int = 0) -> tuple[Exampl
 def test_inverse_of_a_curve(slope, intercept, exponent, wanted, x):
     some = curve(slope, intercept, exponent)
     bound = some.inverse(wanted)[0]
-    if abs(bound) <= 10 and abs(bound) > 1e-100:
+    # exp(-230), a little above 1e-100, is the smallest bound: scores beneath it count as 0.
+    if 1e-99 < abs(bound) <= 10:
         assert some.relevance([bound])[0] == pytest.approx(wanted, abs=1e-9)
     if abs(x - bound) > 1e-9:
         assert (some.relevance([x])[0] >= wanted) == (x >= bound) or some.relevance([x])[
