@@ -20,7 +20,7 @@ END;
 CREATE OR REPLACE FUNCTION sqlvec._waiting_rows(leaf oid, derived sqlvec._derived, verify boolean, wait boolean) RETURNS text
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT format('FROM ONLY %s AS t WHERE t.ctid >= $1 AND t.ctid < $2 AND %s LIMIT $3 FOR NO KEY UPDATE %s',
+    SELECT format('FROM ONLY %s AS t WHERE t.ctid OPERATOR(pg_catalog.>=) $1 AND t.ctid OPERATOR(pg_catalog.<) $2 AND %s LIMIT $3 FOR NO KEY UPDATE %s',
                   sqlvec._qualified(leaf), sqlvec._waits(derived, verify), CASE WHEN wait THEN '' ELSE 'SKIP LOCKED' END);
 END;
 
@@ -62,15 +62,15 @@ END;
 -- still compares the source, unless no other trigger could have changed that (bit 1 of tgtype is
 -- BEFORE, bit 4 UPDATE): comparing reads a long vector twice. It has to where a code is a source itself.
 CREATE OR REPLACE FUNCTION sqlvec._stand_aside(leaf oid, derived sqlvec._derived) RETURNS void
-LANGUAGE plpgsql
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
-    PERFORM pg_catalog.set_config('sqlvec.maintain', CASE WHEN EXISTS (
-        SELECT FROM pg_catalog.pg_trigger AS t
+    PERFORM set_config('sqlvec.maintain', CASE WHEN EXISTS (
+        SELECT FROM pg_trigger AS t
         WHERE t.tgrelid = leaf AND NOT t.tgisinternal AND t.tgtype & 18::smallint = 18::smallint AND t.tgname <> '~sqlvec'
     ) OR sqlvec._is_source(derived) THEN 'off' ELSE 'skip' END, true);
     -- A crash may lose the last batches, which are then done again: no commit needs to wait for the disk.
-    PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
+    PERFORM set_config('synchronous_commit', 'off', true);
 END
 $body$;
 
@@ -89,7 +89,7 @@ BEGIN
     PERFORM sqlvec._stand_aside(leaf, derived);
     EXECUTE pg_catalog.format(
         'WITH had AS MATERIALIZED (SELECT ARRAY(SELECT t.ctid %5$s) AS rows), '
-        'done AS (UPDATE ONLY %1$s AS t SET %4$s WHERE t.ctid = ANY ((SELECT h.rows FROM had AS h)::pg_catalog.tid[]) '
+        'done AS (UPDATE ONLY %1$s AS t SET %4$s WHERE t.ctid OPERATOR(pg_catalog.=) ANY ((SELECT h.rows FROM had AS h)::pg_catalog.tid[]) '
         'RETURNING t.%3$I IS NOT NULL OR NOT %2$s AS encoded) '
         'SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE d.encoded), '
         '(SELECT (pg_catalog.max(r)::pg_catalog.text::pg_catalog.point)[0] FROM had AS h, pg_catalog.unnest(h.rows) AS r) FROM done AS d',
@@ -97,7 +97,7 @@ BEGIN
         sqlvec._assignment(derived), sqlvec._waiting_rows(leaf, derived, verify, wait))
     INTO done, v_encoded, last_block
     USING sqlvec._block_tid(first_block), sqlvec._block_tid(end_block), batch;
-    IF v_encoded < done THEN
+    IF v_encoded OPERATOR(pg_catalog.<) done THEN
         RAISE EXCEPTION 'encoder "%" gives no code for rows of table %', derived.encoder, sqlvec._qualified(leaf)
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Its rows in sqlvec.encoder_vector are missing, or a trigger of the table empties the column.';
@@ -161,6 +161,51 @@ BEGIN
 END
 $body$;
 
+-- What a backfill works on, checked: the derived columns and the leaf tables.
+CREATE OR REPLACE FUNCTION sqlvec._begin_backfill(rel regclass, target text, batch int, OUT derived_ids int[], OUT leaves oid[])
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_leaf oid;
+BEGIN
+    IF batch IS NULL OR batch < 1 THEN
+        RAISE EXCEPTION 'batch is a number of rows, 1 or more, not %', batch USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    derived_ids := ARRAY(SELECT d.id FROM sqlvec._derived_of(rel) AS d
+                         WHERE target IS NULL OR d.target_column = target ORDER BY d.id);
+    IF cardinality(derived_ids) = 0 THEN
+        RAISE EXCEPTION 'table % has no derived column%', rel, coalesce(' "' || target || '"', '')
+            USING ERRCODE = 'undefined_column', HINT = 'Declare one with CALL sqlvec.add_quantized(...).';
+    END IF;
+    IF EXISTS (SELECT FROM sqlvec._derived AS d WHERE d.id = ANY (derived_ids) AND NOT d.maintained AND NOT d.suspect) THEN
+        RAISE EXCEPTION 'the trigger of table % does not keep its codes: new ones would go stale', rel
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = format('SELECT problem FROM sqlvec.derived_column; mostly CALL sqlvec.repair(%L); helps.', rel);
+    END IF;
+    leaves := ARRAY(SELECT t.leaf FROM sqlvec._leaves(rel) AS t ORDER BY t.leaf);
+    FOREACH v_leaf IN ARRAY leaves LOOP
+        IF row_security_active(v_leaf) OR row_security_active(rel) THEN
+            RAISE EXCEPTION 'row security hides rows of table % from role "%"', sqlvec._qualified(v_leaf), current_user
+                USING ERRCODE = 'insufficient_privilege',
+                      HINT = 'Run the backfill as the owner of the table or as a role with BYPASSRLS.';
+        END IF;
+    END LOOP;
+END
+$body$;
+
+-- Note rows that were done behind the sweep, or that the whole table is.
+CREATE OR REPLACE FUNCTION sqlvec._note_rows(derived_id int, leaf oid, done int, finished boolean) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    UPDATE sqlvec.backfill_state AS s
+    SET rows_done = s.rows_done + done, updated_at = clock_timestamp(),
+        block = CASE WHEN finished THEN s.end_block ELSE s.block END,
+        finished_at = CASE WHEN finished THEN clock_timestamp() ELSE s.finished_at END
+    WHERE s.derived_id = _note_rows.derived_id AND s.leaf = _note_rows.leaf;
+END
+$body$;
+
 CREATE OR REPLACE PROCEDURE sqlvec.backfill(
     rel regclass, target text = NULL, batch int = 1000, verify boolean = false
 ) LANGUAGE plpgsql
@@ -181,48 +226,27 @@ DECLARE
     v_left boolean;
     v_waits int := 0;
 BEGIN
-    IF batch IS NULL OR batch < 1 THEN
-        RAISE EXCEPTION 'batch is a number of rows, 1 or more, not %', batch USING ERRCODE = 'invalid_parameter_value';
-    END IF;
-    v_ids := ARRAY(SELECT d.id FROM sqlvec._derived_of(rel) AS d
-                   WHERE target IS NULL OR d.target_column = target ORDER BY d.id);
-    IF pg_catalog.cardinality(v_ids) = 0 THEN
-        RAISE EXCEPTION 'table % has no derived column%', rel, coalesce(' "' || target || '"', '')
-            USING ERRCODE = 'undefined_column', HINT = 'Declare one with CALL sqlvec.add_quantized(...).';
-    END IF;
-    IF EXISTS (SELECT FROM sqlvec._derived AS d WHERE d.id = ANY (v_ids) AND NOT d.maintained AND NOT d.suspect) THEN
-        RAISE EXCEPTION 'the trigger of table % does not keep its codes: new ones would go stale', rel
-            USING ERRCODE = 'object_not_in_prerequisite_state',
-                  HINT = pg_catalog.format('SELECT problem FROM sqlvec.derived_column; mostly CALL sqlvec.repair(%L); helps.', rel);
-    END IF;
-    v_leaves := ARRAY(SELECT t.leaf FROM sqlvec._leaves(rel) AS t ORDER BY t.leaf);
-    FOREACH v_leaf IN ARRAY v_leaves LOOP
-        IF pg_catalog.row_security_active(v_leaf) OR pg_catalog.row_security_active(rel) THEN
-            RAISE EXCEPTION 'row security hides rows of table % from role "%"', sqlvec._qualified(v_leaf), current_user
-                USING ERRCODE = 'insufficient_privilege',
-                      HINT = 'Run the backfill as the owner of the table or as a role with BYPASSRLS.';
-        END IF;
-    END LOOP;
+    SELECT b.derived_ids, b.leaves INTO v_ids, v_leaves FROM sqlvec._begin_backfill(rel, target, batch) AS b;
     CALL sqlvec._backfill_cannot_run_inside_a_transaction_block();
 
     FOREACH v_id IN ARRAY v_ids LOOP
         FOREACH v_leaf IN ARRAY v_leaves LOOP
             SELECT b.block, b.end_block, b.step INTO v_block, v_end, v_step FROM sqlvec._begin_sweep(v_id, v_leaf, batch) AS b;
             COMMIT;
-            SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
+            v_derived := sqlvec._derived_now(v_id);
             v_known := NULL;
 
             -- Sweep forward in short transactions, over rows nobody else has locked. Rows that the
             -- updates append behind the end are encoded already.
-            WHILE v_block < v_end LOOP
+            WHILE v_block OPERATOR(pg_catalog.<) v_end LOOP
                 -- Names and encoder may change between two transactions; the view is read again only when they do.
                 v_columns := sqlvec._bound_to(v_derived, v_leaf);
-                IF v_columns IS DISTINCT FROM v_known THEN
-                    SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
+                IF v_known IS NULL OR v_columns OPERATOR(pg_catalog.<>) v_known THEN
+                    v_derived := sqlvec._derived_now(v_id);
                     v_known := sqlvec._bound_to(v_derived, v_leaf);
                 END IF;
                 SELECT b.done, b.last_block INTO v_rows, v_last
-                FROM sqlvec._backfill_batch(v_leaf, v_derived, v_block, v_block + v_step, batch, false, verify OR v_derived.suspect) AS b;
+                FROM sqlvec._backfill_batch(v_leaf, v_derived, v_block, v_block OPERATOR(pg_catalog.+) v_step, batch, false, verify OR v_derived.suspect) AS b;
                 SELECT n.block, n.step INTO v_block, v_step
                 FROM sqlvec._go_on(v_id, v_leaf, v_block, v_step, batch, v_rows, v_rows, v_last) AS n;
                 COMMIT;
@@ -231,36 +255,32 @@ BEGIN
             -- What was locked by others, or written behind the sweep. When only locked rows are
             -- left, wait for one of them at a time, holding nothing else: no deadlock is possible.
             LOOP
-                SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
+                v_derived := sqlvec._derived_now(v_id);
                 EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM ONLY %s AS t WHERE %s)', sqlvec._qualified(v_leaf),
                                           sqlvec._waits(v_derived, verify OR v_derived.suspect))
                 INTO v_left;
                 EXIT WHEN NOT v_left;
                 v_rows := (sqlvec._backfill_batch(v_leaf, v_derived, 0, 4294967295, batch, false, verify OR v_derived.suspect)).done;
-                IF v_rows = 0 THEN
+                IF v_rows OPERATOR(pg_catalog.=) 0 THEN
                     v_rows := (sqlvec._backfill_batch(v_leaf, v_derived, 0, 4294967295, 1, true, verify OR v_derived.suspect)).done;
                     -- Another backfill may have been faster, but not time and again.
-                    v_waits := CASE WHEN v_rows = 0 THEN v_waits + 1 ELSE 0 END;
-                    IF v_waits > 100 THEN
+                    v_waits := CASE WHEN v_rows OPERATOR(pg_catalog.=) 0 THEN v_waits OPERATOR(pg_catalog.+) 1 ELSE 0 END;
+                    IF v_waits OPERATOR(pg_catalog.>) 100 THEN
                         RAISE EXCEPTION 'rows of table % cannot be updated', sqlvec._qualified(v_leaf)
                             USING ERRCODE = 'object_not_in_prerequisite_state',
                                   HINT = 'A trigger of the table turns the update away; every other row has its code.';
                     END IF;
                 END IF;
-                UPDATE sqlvec.backfill_state AS s
-                SET rows_done = s.rows_done + v_rows, updated_at = clock_timestamp()
-                WHERE s.derived_id = v_id AND s.leaf = v_leaf;
+                PERFORM sqlvec._note_rows(v_id, v_leaf, v_rows, false);
                 COMMIT;
             END LOOP;
-            UPDATE sqlvec.backfill_state AS s
-            SET block = s.end_block, updated_at = clock_timestamp(), finished_at = clock_timestamp()
-            WHERE s.derived_id = v_id AND s.leaf = v_leaf;
+            PERFORM sqlvec._note_rows(v_id, v_leaf, 0, true);
             COMMIT;
         END LOOP;
 
-        SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
+        v_derived := sqlvec._derived_now(v_id);
         IF v_derived.suspect THEN
-            UPDATE sqlvec.derived AS d SET suspect = false, reweighed = false WHERE d.id = v_id;
+            UPDATE sqlvec.derived AS d SET suspect = false, reweighed = false WHERE d.id OPERATOR(pg_catalog.=) v_id;
             COMMIT;
         END IF;
         IF sqlvec._owns(rel) AND NOT sqlvec._has_unfinished_index(rel, v_derived.target_column, v_derived.encoded_columns) THEN

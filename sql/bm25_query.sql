@@ -178,7 +178,7 @@ AS $body$
 DECLARE
     v_count int;
 BEGIN
-    EXECUTE 'SELECT pg_catalog.count(*) FROM (SELECT FROM ' || sqlvec._qualified(rel) || ' AS t WHERE ' || condition || ' LIMIT 10000) AS c'
+    EXECUTE pg_catalog.format('SELECT pg_catalog.count(*) FROM (SELECT FROM %s AS t WHERE %s LIMIT 10000) AS c', sqlvec._qualified(rel), condition)
     INTO v_count USING word, bound;
     RETURN v_count;
 END

@@ -63,7 +63,7 @@ BEGIN
     END IF;
     v_terms := sqlvec._bm25_tsvector_expression(
         ((q).derived).options, ARRAY(SELECT pg_catalog.format('($1).%I', c) FROM pg_catalog.unnest(((q).derived).source_columns) AS c));
-    EXECUTE 'SELECT ' || sqlvec._bm25_score_expression(((q).derived).options, v_terms)
+    EXECUTE pg_catalog.concat('SELECT ', sqlvec._bm25_score_expression(((q).derived).options, v_terms))
     INTO v_score USING hit, NULL, NULL, NULL, (q).lexemes, (q).weights;
     RETURN v_score;
 END

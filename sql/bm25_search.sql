@@ -48,7 +48,7 @@ BEGIN
         v_state := sqlvec._bm25_merge(v_state, v_found.scores, v_found.row_ids, v_found.row_tables, k);
         v_state.finished := true;
         -- Candidates of another index are a budget: say so when it ran out.
-        complete := v_found.whole OR pg_catalog.cardinality(v_state.scores) >= k;
+        complete := v_found.whole OR pg_catalog.cardinality(v_state.scores) OPERATOR(pg_catalog.>=) k;
     END IF;
     LOOP
         v_state := sqlvec._bm25_step(p.q, v_state, k, p.once);

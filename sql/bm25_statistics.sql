@@ -228,26 +228,32 @@ CREATE OR REPLACE FUNCTION sqlvec._has_drifted(options jsonb, average_length flo
 LANGUAGE sql IMMUTABLE
 RETURN abs(average_length / (options ->> 'average_length')::float8 - 1) > drift;
 
+CREATE OR REPLACE FUNCTION sqlvec._begin_analyze(rel regclass, drift real, OUT derived_ids int[])
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    PERFORM sqlvec._check_drift(drift);
+    PERFORM sqlvec._require_owner(rel);
+    derived_ids := ARRAY(SELECT d.id FROM sqlvec._derived_of(rel) AS d
+                         WHERE d.kind = 'bm25' AND d.source_column IS NOT NULL AND d.target_column IS NOT NULL ORDER BY d.id);
+    IF cardinality(derived_ids) = 0 THEN
+        RAISE EXCEPTION 'table % has no BM25 column', rel
+            USING ERRCODE = 'undefined_column', HINT = 'Declare one with CALL sqlvec.add_bm25(...).';
+    END IF;
+END
+$body$;
+
 CREATE OR REPLACE PROCEDURE sqlvec.analyze_bm25(rel regclass, drift real = 0.1) LANGUAGE plpgsql
 AS $body$
 DECLARE
     v_derived sqlvec._derived;
-    v_ids int[];
     v_id int;
     v_length pg_catalog.float8;
 BEGIN
-    PERFORM sqlvec._check_drift(drift);
-    PERFORM sqlvec._require_owner(rel);
-    v_ids := ARRAY(SELECT d.id FROM sqlvec._derived_of(rel) AS d
-                   WHERE d.kind = 'bm25' AND d.source_column IS NOT NULL AND d.target_column IS NOT NULL ORDER BY d.id);
-    IF pg_catalog.cardinality(v_ids) = 0 THEN
-        RAISE EXCEPTION 'table % has no BM25 column', rel
-            USING ERRCODE = 'undefined_column', HINT = 'Declare one with CALL sqlvec.add_bm25(...).';
-    END IF;
-    FOREACH v_id IN ARRAY v_ids LOOP
+    FOREACH v_id IN ARRAY sqlvec._begin_analyze(rel, drift) LOOP
         -- Another session may be at it, and change the encoder meanwhile.
         PERFORM pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('sqlvec.analyze_bm25'), v_id);
-        SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
+        v_derived := sqlvec._derived_now(v_id);
         v_length := sqlvec._count_bm25(v_derived);
         IF sqlvec._has_drifted(v_derived.options, v_length, drift) THEN
             PERFORM sqlvec._reencode_bm25(v_derived, v_length);

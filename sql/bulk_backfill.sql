@@ -51,10 +51,9 @@ CREATE OR REPLACE FUNCTION sqlvec._bulk_write(derived_id int, leaf oid) RETURNS 
 LANGUAGE plpgsql
 AS $body$
 DECLARE
-    v_derived sqlvec._derived;
+    v_derived sqlvec._derived := sqlvec._derived_now(derived_id);
     v_done int;
 BEGIN
-    SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = derived_id;
     PERFORM sqlvec._stand_aside(leaf, v_derived);
     -- The array is for the plan, which may not read the table.
     EXECUTE pg_catalog.format(

@@ -130,6 +130,18 @@ BEGIN ATOMIC
     WHERE d.relation = coalesce(pg_catalog.pg_partition_root(rel), rel);
 END;
 
+-- Names and encoder of a derived column as they are now; an error where it was dropped.
+CREATE OR REPLACE FUNCTION sqlvec._derived_now(id int) RETURNS sqlvec._derived
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_derived sqlvec._derived;
+BEGIN
+    SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = _derived_now.id;
+    RETURN v_derived;
+END
+$body$;
+
 -- Whether row `alias` has something to encode.
 CREATE OR REPLACE FUNCTION sqlvec._has_source(sources name[], alias text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE

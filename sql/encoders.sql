@@ -180,7 +180,7 @@ $body$;
 
 CREATE OR REPLACE PROCEDURE sqlvec.create_encoder(
     name text, kind text, dimensions int, options jsonb = '{}', mean vector = NULL
-) LANGUAGE plpgsql
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
     IF kind = 'centroid' THEN

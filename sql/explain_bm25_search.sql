@@ -38,9 +38,9 @@ BEGIN
     END LOOP;
     topic := 'plan'; detail := v_plan.reason;
     RETURN NEXT;
-    IF v_plan.condition <> 'true' THEN
+    detail := sqlvec._explained_filter(v_plan.condition, v_plan.bound);
+    IF detail IS NOT NULL THEN
         topic := 'filter';
-        detail := v_plan.condition || CASE WHEN pg_catalog.cardinality(v_plan.bound) > 0 THEN ' with $3 = ' || v_plan.bound::pg_catalog.text ELSE '' END;
         RETURN NEXT;
     END IF;
     IF (q).collides OR NOT ((q).derived).maintained THEN
@@ -55,24 +55,24 @@ BEGIN
         RETURN NEXT;
     END IF;
     IF v_plan.native IS NOT NULL THEN
-        topic := 'statement'; detail := v_plan.native || E'\n-- $4 = tsquery of the query, $7 = the query';
+        topic := 'statement'; detail := pg_catalog.concat(v_plan.native, E'\n-- $4 = tsquery of the query, $7 = the query');
         RETURN NEXT;
         RETURN;
     END IF;
     topic := 'statement';
-    detail := v_plan.step || E'\n-- $1 = params, $2 = weights of the words, $3 = values of filter, $4 = tsquery of the step';
+    detail := pg_catalog.concat(v_plan.step, E'\n-- $1 = params, $2 = weights of the words, $3 = values of filter, $4 = tsquery of the step');
     RETURN NEXT;
     -- The search itself, step by step, with the plan of each.
     v_state := v_plan.state;
     LOOP
         v_state := sqlvec._bm25_step(q, v_state, k, v_plan.once);
         EXIT WHEN (v_state).step IS NULL;
-        v_step := v_step + 1;
+        v_step := v_step OPERATOR(pg_catalog.+) 1;
         topic := pg_catalog.format('step %s', v_step);
         detail := (v_state).step::pg_catalog.text;
         RETURN NEXT;
         PERFORM pg_catalog.set_config('enable_seqscan', v_plan.seqscan, true);
-        FOR v_line IN EXECUTE 'EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) ' || v_plan.step
+        FOR v_line IN EXECUTE pg_catalog.concat('EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) ', v_plan.step)
                       USING params, v_plan.vector, v_plan.bound, (v_state).step, (q).lexemes, (q).weights LOOP
             topic := 'explain'; detail := v_line;
             RETURN NEXT;
@@ -81,9 +81,9 @@ BEGIN
         PERFORM pg_catalog.set_config('enable_seqscan', v_seqscan, true);
         v_state := sqlvec._bm25_merge(v_state, v_found.scores, v_found.row_ids, v_found.row_tables, k);
     END LOOP;
-    topic := 'answer'; detail := v_plan.answer || E'\n-- $1, $2, $3 = addresses and scores of the rows found, $4 = complete';
+    topic := 'answer'; detail := pg_catalog.concat(v_plan.answer, E'\n-- $1, $2, $3 = addresses and scores of the rows found, $4 = complete');
     RETURN NEXT;
-    FOR v_line IN EXECUTE 'EXPLAIN ' || v_plan.answer USING (v_state).row_ids, (v_state).row_tables, (v_state).scores, true LOOP
+    FOR v_line IN EXECUTE pg_catalog.concat('EXPLAIN ', v_plan.answer) USING (v_state).row_ids, (v_state).row_tables, (v_state).scores, true LOOP
         topic := 'explain'; detail := v_line;
         RETURN NEXT;
     END LOOP;

@@ -50,9 +50,9 @@ BEGIN
     RETURN NEXT;
     topic := 'why'; detail := p.reason;
     RETURN NEXT;
-    IF p.condition <> 'true' THEN
+    detail := sqlvec._explained_filter(p.condition, p.bound);
+    IF detail IS NOT NULL THEN
         topic := 'filter';
-        detail := p.condition || CASE WHEN pg_catalog.cardinality(p.bound) > 0 THEN ' with $3 = ' || p.bound::pg_catalog.text ELSE '' END;
         RETURN NEXT;
     END IF;
     IF pg_catalog.row_security_active(v_rel) THEN
@@ -60,7 +60,8 @@ BEGIN
         RETURN NEXT;
     END IF;
     FOR v_problem IN SELECT d.target_column, d.problem FROM sqlvec.derived_column AS d
-                     WHERE d.relation::pg_catalog.oid = coalesce(pg_catalog.pg_partition_root(v_rel)::pg_catalog.oid, v_rel) AND d.kind IN ('fde', 'pool') AND d.problem IS NOT NULL
+                     WHERE d.relation::pg_catalog.oid OPERATOR(pg_catalog.=) coalesce(pg_catalog.pg_partition_root(v_rel)::pg_catalog.oid, v_rel)
+                       AND d.kind OPERATOR(pg_catalog.=) ANY ('{fde,pool}'::pg_catalog.text[]) AND d.problem IS NOT NULL
     LOOP
         topic := pg_catalog.format('column %I', v_problem.target_column); detail := v_problem.problem;
         RETURN NEXT;
@@ -68,17 +69,17 @@ BEGIN
     IF p.step IS NULL OR NOT rescore THEN
         v_line := CASE WHEN rescore THEN coalesce(p.direct, p.exhaustive) ELSE coalesce(p.listed, p.everything) END;
         topic := 'statement';
-        detail := v_line || v_listed_by;
+        detail := pg_catalog.concat(v_line, v_listed_by);
         RETURN NEXT;
         IF p.step IS NULL THEN
-            FOR v_line IN EXECUTE 'EXPLAIN ' || v_line USING params, query, p.bound LOOP
+            FOR v_line IN EXECUTE pg_catalog.concat('EXPLAIN ', v_line) USING params, query, p.bound LOOP
                 topic := 'explain'; detail := sqlvec._shortened(v_line);
                 RETURN NEXT;
             END LOOP;
             RETURN;
         END IF;
         EXECUTE p.prepare INTO v_query USING query, carve;
-        FOR v_line IN EXECUTE 'EXPLAIN ' || v_line
+        FOR v_line IN EXECUTE pg_catalog.concat('EXPLAIN ', v_line)
                       USING params, query, p.bound, v_query.code, NULL::pg_catalog.text[], NULL::pg_catalog.oid[], p.first, v_query.tokens, NULL::pg_catalog.float8, NULL::pg_catalog.float8, v_query.signs,
                             v_query.strong LOOP
             topic := 'explain'; detail := sqlvec._shortened(v_line);
@@ -92,9 +93,9 @@ BEGIN
                                     coalesce(pg_catalog.pg_partition_root(v_rel), v_rel)::pg_catalog.regclass);
         RETURN NEXT;
     END IF;
-    topic := 'statement'; detail := p.listed || v_listed_by;
+    topic := 'statement'; detail := pg_catalog.concat(p.listed, v_listed_by);
     RETURN NEXT;
-    detail := p.step || E'\n-- $5 and $6 = rows of the list with estimates $13, $8 = query to compare with, $9 and $10 = least pooled score + $10 * estimate';
+    detail := pg_catalog.concat(p.step, E'\n-- $5 and $6 = rows of the list with estimates $13, $8 = query to compare with, $9 and $10 = least pooled score + $10 * estimate');
     RETURN NEXT;
     EXECUTE p.prepare INTO v_query USING query, carve;
     IF carve IS NOT NULL THEN
@@ -104,13 +105,13 @@ BEGIN
     -- The search itself, step by step, with the plans of the first.
     v_state := sqlvec._maxsim_start(p.first);
     LOOP
-        v_step := v_step + 1;
-        IF p.index_name IS NOT NULL OR v_step = 1 THEN
+        v_step := v_step OPERATOR(pg_catalog.+) 1;
+        IF p.index_name IS NOT NULL OR v_step OPERATOR(pg_catalog.=) 1 THEN
             v_now := sqlvec._set_scan(sqlvec._maxsim_settings(v_state.wanted, p.total, p.matching, p.whole));
             v_before := coalesce(v_before, v_now);
             v_limit := CASE WHEN p.index_name IS NULL THEN p.budget ELSE v_state.wanted END;
-            IF v_step = 1 THEN
-                FOR v_line IN EXECUTE 'EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) ' || p.listed
+            IF v_step OPERATOR(pg_catalog.=) 1 THEN
+                FOR v_line IN EXECUTE pg_catalog.concat('EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) ', p.listed)
                               USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_limit, v_query.tokens, v_state.bar, v_state.tilt,
                                     v_query.signs, v_query.strong LOOP
                     topic := 'explain'; detail := sqlvec._shortened(v_line);
@@ -122,9 +123,9 @@ BEGIN
                   v_query.signs, v_query.strong;
             v_from := 0;
         END IF;
-        v_to := v_from + v_state.wanted - pg_catalog.cardinality(v_state.scores);
-        IF v_step = 1 THEN
-            FOR v_line IN EXECUTE 'EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) ' || p.step
+        v_to := (v_from OPERATOR(pg_catalog.+) v_state.wanted) OPERATOR(pg_catalog.-) pg_catalog.cardinality(v_state.scores);
+        IF v_step OPERATOR(pg_catalog.=) 1 THEN
+            FOR v_line IN EXECUTE pg_catalog.concat('EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) ', p.step)
                           USING params, query, p.bound, v_query.code, v_listed.row_ids[:v_to], v_listed.row_tables[:v_to], v_limit, v_query.tokens, v_state.bar,
                                 v_state.tilt, v_query.signs, v_query.strong, v_listed.estimates[:v_to] LOOP
                 topic := 'explain'; detail := sqlvec._shortened(v_line);
@@ -132,15 +133,17 @@ BEGIN
             END LOOP;
         END IF;
         EXECUTE p.step INTO v_found
-        USING params, query, p.bound, v_query.code, v_listed.row_ids[v_from + 1:v_to], v_listed.row_tables[v_from + 1:v_to], v_limit, v_query.tokens,
-              v_state.bar, v_state.tilt, v_query.signs, v_query.strong, v_listed.estimates[v_from + 1:v_to];
+        USING params, query, p.bound, v_query.code, v_listed.row_ids[v_from OPERATOR(pg_catalog.+) 1:v_to], v_listed.row_tables[v_from OPERATOR(pg_catalog.+) 1:v_to], v_limit, v_query.tokens,
+              v_state.bar, v_state.tilt, v_query.signs, v_query.strong, v_listed.estimates[v_from OPERATOR(pg_catalog.+) 1:v_to];
         topic := pg_catalog.format('step %s', v_step);
         detail := pg_catalog.format('%s candidates', v_state.wanted);
         v_state := sqlvec._maxsim_advance(v_state, v_found.estimates, v_found.pooled, v_found.scores, v_found.row_ids, v_found.row_tables,
-                                          v_listed.estimates[v_to + 1:], v_listed.found, k, p.matching, recall, p.fixed, p.budget, p.whole, p.index_name IS NOT NULL);
-        detail := detail || pg_catalog.format(', %s scored exactly so far', (SELECT pg_catalog.count(s) FROM pg_catalog.unnest(v_state.scores) AS s))
-                  || coalesce(pg_catalog.format('; expected to be missing: %s of the %s best', pg_catalog.round(v_state.missing::numeric, 2), k), '')
-                  || CASE WHEN v_state.exhaustive THEN '; read all that match instead' WHEN NOT v_state.complete THEN '; the budget ends here' ELSE '' END;
+                                          v_listed.estimates[v_to OPERATOR(pg_catalog.+) 1:], v_listed.found, k, p.matching, recall, p.fixed, p.budget, p.whole, p.index_name IS NOT NULL);
+        detail := pg_catalog.concat(
+            detail, pg_catalog.format(', %s scored exactly so far', (SELECT pg_catalog.count(s) FROM pg_catalog.unnest(v_state.scores) AS s)),
+            CASE WHEN v_state.missing IS NOT NULL
+                 THEN pg_catalog.format('; expected to be missing: %s of the %s best', pg_catalog.round(v_state.missing::numeric, 2), k) END,
+            CASE WHEN v_state.exhaustive THEN '; read all that match instead' WHEN NOT v_state.complete THEN '; the budget ends here' END);
         RETURN NEXT;
         v_from := v_to;
         EXIT WHEN v_state.finished;

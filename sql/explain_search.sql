@@ -20,9 +20,9 @@ BEGIN
     PERFORM sqlvec._refuse_zero(query, v_plan.metric);
 
     topic := 'plan';
-    detail := CASE v_plan.way
-        WHEN 'exact' THEN pg_catalog.format('exact: compare the query with every matching row, keep %s', k)
-        WHEN 'source' THEN pg_catalog.format('one stage: %s rows from index %I on the column itself', v_plan.candidate_count, v_plan.index_name)
+    detail := CASE
+        WHEN v_plan.way OPERATOR(pg_catalog.=) 'exact'::pg_catalog.text THEN pg_catalog.format('exact: compare the query with every matching row, keep %s', k)
+        WHEN v_plan.way OPERATOR(pg_catalog.=) 'source'::pg_catalog.text THEN pg_catalog.format('one stage: %s rows from index %I on the column itself', v_plan.candidate_count, v_plan.index_name)
         ELSE pg_catalog.format('two stages: %s candidates from index %I on %s, then exact distances on %I',
                                v_plan.candidate_count, v_plan.index_name, v_plan.way, column_name) END;
     RETURN NEXT;
@@ -30,9 +30,9 @@ BEGIN
     RETURN NEXT;
     topic := 'metric'; detail := v_plan.metric;
     RETURN NEXT;
-    IF v_plan.condition <> 'true' THEN
+    detail := sqlvec._explained_filter(v_plan.condition, v_plan.bound);
+    IF detail IS NOT NULL THEN
         topic := 'filter';
-        detail := v_plan.condition || CASE WHEN pg_catalog.cardinality(v_plan.bound) > 0 THEN ' with $3 = ' || v_plan.bound::pg_catalog.text ELSE '' END;
         RETURN NEXT;
     END IF;
     IF pg_catalog.row_security_active(v_rel) THEN
@@ -40,18 +40,20 @@ BEGIN
         RETURN NEXT;
     END IF;
     FOR v_derived IN SELECT d.* FROM sqlvec.derived_column AS d
-                     WHERE d.relation::pg_catalog.oid = coalesce(pg_catalog.pg_partition_root(v_rel)::pg_catalog.oid, v_rel) AND d.source_column = explain_search.column_name
+                     WHERE d.relation::pg_catalog.oid OPERATOR(pg_catalog.=) coalesce(pg_catalog.pg_partition_root(v_rel)::pg_catalog.oid, v_rel)
+                       AND d.source_column OPERATOR(pg_catalog.=) explain_search.column_name
     LOOP
         topic := pg_catalog.format('column %I', v_derived.target_column);
         detail := v_derived.problem;
         IF detail IS NULL THEN
-            EXECUTE pg_catalog.format('SELECT count(*) FROM %s AS t WHERE t.%I IS NULL AND t.%I IS NOT NULL',
+            EXECUTE pg_catalog.format('SELECT pg_catalog.count(*) FROM %s AS t WHERE t.%I IS NULL AND t.%I IS NOT NULL',
                                       sqlvec._qualified(v_rel), v_derived.target_column, v_derived.source_column) INTO v_waiting;
-            detail := CASE WHEN v_waiting = 0 THEN pg_catalog.format('%s, every row has its code', v_derived.kind)
+            detail := CASE WHEN v_waiting OPERATOR(pg_catalog.=) 0::bigint THEN pg_catalog.format('%s, every row has its code', v_derived.kind)
                            ELSE pg_catalog.format('%s, %s rows wait for their code and are compared one by one; CALL sqlvec.backfill(%L, %L);',
                                                   v_derived.kind, v_waiting, v_derived.relation, v_derived.target_column) END;
             IF NOT sqlvec._has_unfinished_index(v_derived.relation, v_derived.target_column, ARRAY[v_derived.source_column]) THEN
-                detail := detail || '; each search reads the table to know that: ' || sqlvec._unfinished_index_sql(v_derived.relation, v_derived.target_column, true) || ';';
+                detail := pg_catalog.concat(detail, '; each search reads the table to know that: ',
+                                            sqlvec._unfinished_index_sql(v_derived.relation, v_derived.target_column, true), ';');
             END IF;
         END IF;
         RETURN NEXT;
@@ -63,15 +65,15 @@ BEGIN
                                     VARIADIC v_plan.settings);
         RETURN NEXT;
     END IF;
-    topic := 'statement'; detail := v_plan.statement || E'\n-- $1 = params, $2 = query, $3 = values of filter';
+    topic := 'statement'; detail := pg_catalog.concat(v_plan.statement, E'\n-- $1 = params, $2 = query, $3 = values of filter');
     RETURN NEXT;
     IF v_plan.fallback IS NOT NULL THEN
-        topic := 'fallback'; detail := v_plan.fallback || E'\n-- run when the statement answers nothing: the scan ended early or rows lack their code';
+        topic := 'fallback'; detail := pg_catalog.concat(v_plan.fallback, E'\n-- run when the statement answers nothing: the scan ended early or rows lack their code');
         RETURN NEXT;
     END IF;
     v_before := sqlvec._set_scan(v_plan.settings);
     topic := 'explain';
-    FOR v_line IN EXECUTE 'EXPLAIN ' || v_plan.statement USING params, query, v_plan.bound LOOP
+    FOR v_line IN EXECUTE pg_catalog.concat('EXPLAIN ', v_plan.statement) USING params, query, v_plan.bound LOOP
         detail := v_line;
         RETURN NEXT;
     END LOOP;

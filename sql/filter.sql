@@ -205,3 +205,9 @@ BEGIN
     END IF;
 END
 $body$;
+
+-- A compiled filter as explain_* shows it; NULL where nothing is left out.
+CREATE OR REPLACE FUNCTION sqlvec._explained_filter(condition text, bound text[]) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN condition <> 'true'
+            THEN condition || CASE WHEN cardinality(bound) > 0 THEN ' with $3 = ' || bound::text ELSE '' END END;

@@ -137,7 +137,7 @@ $body$;
 CREATE OR REPLACE PROCEDURE sqlvec.fit_hubness(
     name text, queries regclass, queries_column text, gallery regclass = NULL, gallery_column text = NULL,
     sample int = 1000, beta_queries float8 = 20, beta_gallery float8 = 20, strength float8 = 0.25, seed bigint = 0
-) LANGUAGE plpgsql
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
     IF queries IS NULL OR queries_column IS NULL OR (gallery IS NULL) <> (gallery_column IS NULL) OR seed IS NULL THEN

@@ -76,7 +76,7 @@ BEGIN
         v_state := sqlvec._maxsim_start(p.first);
         LOOP
             -- Reading all codes once lists all that any step may want; an index is asked again for more.
-            IF p.index_name IS NOT NULL OR v_from = 0 THEN
+            IF p.index_name IS NOT NULL OR v_from OPERATOR(pg_catalog.=) 0 THEN
                 v_now := sqlvec._set_scan(sqlvec._maxsim_settings(v_state.wanted, p.total, p.matching, p.whole));
                 v_before := coalesce(v_before, v_now);
                 EXECUTE p.listed INTO v_listed
@@ -85,12 +85,12 @@ BEGIN
                       v_query.strong;
                 v_from := 0;
             END IF;
-            v_to := v_from + v_state.wanted - pg_catalog.cardinality(v_state.scores);
+            v_to := (v_from OPERATOR(pg_catalog.+) v_state.wanted) OPERATOR(pg_catalog.-) pg_catalog.cardinality(v_state.scores);
             EXECUTE p.step INTO v_found
-            USING params, query, p.bound, v_query.code, v_listed.row_ids[v_from + 1:v_to], v_listed.row_tables[v_from + 1:v_to], v_state.wanted,
-                  v_query.tokens, v_state.bar, v_state.tilt, v_query.signs, v_query.strong, v_listed.estimates[v_from + 1:v_to];
+            USING params, query, p.bound, v_query.code, v_listed.row_ids[v_from OPERATOR(pg_catalog.+) 1:v_to], v_listed.row_tables[v_from OPERATOR(pg_catalog.+) 1:v_to], v_state.wanted,
+                  v_query.tokens, v_state.bar, v_state.tilt, v_query.signs, v_query.strong, v_listed.estimates[v_from OPERATOR(pg_catalog.+) 1:v_to];
             v_state := sqlvec._maxsim_advance(v_state, v_found.estimates, v_found.pooled, v_found.scores, v_found.row_ids, v_found.row_tables,
-                                              v_listed.estimates[v_to + 1:], v_listed.found, k, p.matching, recall, p.fixed, p.budget, p.whole,
+                                              v_listed.estimates[v_to OPERATOR(pg_catalog.+) 1:], v_listed.found, k, p.matching, recall, p.fixed, p.budget, p.whole,
                                               p.index_name IS NOT NULL);
             v_from := v_to;
             EXIT WHEN v_state.finished;

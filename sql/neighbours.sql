@@ -27,15 +27,24 @@ $body$;
 
 -- What a build works with, found and checked; makes the table of edges where it is not there.
 CREATE OR REPLACE FUNCTION sqlvec._neighbours_graph(
-    rel regclass, column_name text, into_table text, OUT edges oid, OUT key_column name, OUT key_type text, OUT metric text
+    rel regclass, column_name text, neighbours int, into_table text, batch int,
+    OUT edges oid, OUT key_column name, OUT key_type text, OUT metric text
 ) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_source record := sqlvec._column(rel, column_name);
+    v_source record;
     v_class record;
     v_table text;
     v_type oid;
 BEGIN
+    IF rel IS NULL OR column_name IS NULL THEN
+        RAISE EXCEPTION 'build_neighbours needs a table and a column' USING ERRCODE = 'null_value_not_allowed';
+    ELSIF neighbours IS NULL OR neighbours NOT BETWEEN 1 AND 1000 THEN
+        RAISE EXCEPTION 'neighbours is a number from 1 to 1000, not %', neighbours USING ERRCODE = 'invalid_parameter_value';
+    ELSIF batch IS NULL OR batch < 1 THEN
+        RAISE EXCEPTION 'batch is a number of rows, 1 or more, not %', batch USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    v_source := sqlvec._column(rel, column_name);
     SELECT c.relname, c.relkind, n.nspname INTO v_class
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = rel;
     IF v_class.relkind NOT IN ('r', 'p') THEN
@@ -126,11 +135,11 @@ BEGIN
     EXECUTE pg_catalog.format('DELETE FROM %s AS e WHERE e.key %s ANY ($1::%s[])', v_edges, v_equal, graph.key_type) USING keys;
     FOR v_attempt IN 1 .. 5 LOOP
         BEGIN
-            EXECUTE v_search USING keys, neighbours + 1, neighbours;
+            EXECUTE v_search USING keys, neighbours OPERATOR(pg_catalog.+) 1, neighbours;
             RETURN;
         EXCEPTION WHEN foreign_key_violation THEN
             -- A row that was found is deleted meanwhile; the next search no longer sees it.
-            IF v_attempt = 5 THEN
+            IF v_attempt OPERATOR(pg_catalog.=) 5 THEN
                 RAISE;
             END IF;
         END;
@@ -169,14 +178,7 @@ DECLARE
     v_after pg_catalog.text;
     v_all boolean := coalesce(rebuild OR mutual, false);
 BEGIN
-    IF rel IS NULL OR column_name IS NULL THEN
-        RAISE EXCEPTION 'build_neighbours needs a table and a column' USING ERRCODE = 'null_value_not_allowed';
-    ELSIF neighbours IS NULL OR neighbours NOT BETWEEN 1 AND 1000 THEN
-        RAISE EXCEPTION 'neighbours is a number from 1 to 1000, not %', neighbours USING ERRCODE = 'invalid_parameter_value';
-    ELSIF batch IS NULL OR batch < 1 THEN
-        RAISE EXCEPTION 'batch is a number of rows, 1 or more, not %', batch USING ERRCODE = 'invalid_parameter_value';
-    END IF;
-    v_graph := sqlvec._neighbours_graph(rel, column_name, into_table);
+    v_graph := sqlvec._neighbours_graph(rel, column_name, neighbours, into_table, batch);
     CALL sqlvec._build_neighbours_cannot_run_inside_a_transaction_block();
     LOOP
         v_keys := sqlvec._neighbours_keys(rel, column_name, v_graph, NOT v_all, v_after, batch);

@@ -27,10 +27,10 @@ DECLARE
     v_plan pg_catalog.jsonb;
 BEGIN
     PERFORM pg_catalog.set_config('search_path', caller_path, true);
-    EXECUTE 'EXPLAIN (FORMAT JSON) ' || statement INTO v_plan USING params, NULL::int, bound;
+    EXECUTE pg_catalog.format('EXPLAIN (FORMAT JSON) %s', statement) INTO v_plan USING params, NULL::int, bound;
     PERFORM pg_catalog.set_config('search_path', v_path, true);
-    matching := v_plan -> 0 -> 'Plan' ->> 'Plan Rows';
-    cost := v_plan -> 0 -> 'Plan' ->> 'Total Cost';
+    matching := pg_catalog.jsonb_extract_path_text(v_plan, '0', 'Plan', 'Plan Rows');
+    cost := pg_catalog.jsonb_extract_path_text(v_plan, '0', 'Plan', 'Total Cost');
 END
 $body$;
 

@@ -834,7 +834,7 @@ $body$;
 
 CREATE OR REPLACE PROCEDURE sqlvec.create_encoder(
     name text, kind text, dimensions int, options jsonb = '{}', mean vector = NULL
-) LANGUAGE plpgsql
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
     IF kind = 'centroid' THEN
@@ -2127,7 +2127,7 @@ $body$;
 CREATE OR REPLACE PROCEDURE sqlvec.fit_hubness(
     name text, queries regclass, queries_column text, gallery regclass = NULL, gallery_column text = NULL,
     sample int = 1000, beta_queries float8 = 20, beta_gallery float8 = 20, strength float8 = 0.25, seed bigint = 0
-) LANGUAGE plpgsql
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
     IF queries IS NULL OR queries_column IS NULL OR (gallery IS NULL) <> (gallery_column IS NULL) OR seed IS NULL THEN
@@ -2347,6 +2347,18 @@ BEGIN ATOMIC
     SELECT d.* FROM sqlvec._derived AS d
     WHERE d.relation = coalesce(pg_catalog.pg_partition_root(rel), rel);
 END;
+
+-- Names and encoder of a derived column as they are now; an error where it was dropped.
+CREATE OR REPLACE FUNCTION sqlvec._derived_now(id int) RETURNS sqlvec._derived
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_derived sqlvec._derived;
+BEGIN
+    SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = _derived_now.id;
+    RETURN v_derived;
+END
+$body$;
 
 -- Whether row `alias` has something to encode.
 CREATE OR REPLACE FUNCTION sqlvec._has_source(sources name[], alias text) RETURNS text
@@ -3316,7 +3328,7 @@ END;
 CREATE OR REPLACE FUNCTION sqlvec._waiting_rows(leaf oid, derived sqlvec._derived, verify boolean, wait boolean) RETURNS text
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT format('FROM ONLY %s AS t WHERE t.ctid >= $1 AND t.ctid < $2 AND %s LIMIT $3 FOR NO KEY UPDATE %s',
+    SELECT format('FROM ONLY %s AS t WHERE t.ctid OPERATOR(pg_catalog.>=) $1 AND t.ctid OPERATOR(pg_catalog.<) $2 AND %s LIMIT $3 FOR NO KEY UPDATE %s',
                   sqlvec._qualified(leaf), sqlvec._waits(derived, verify), CASE WHEN wait THEN '' ELSE 'SKIP LOCKED' END);
 END;
 
@@ -3358,15 +3370,15 @@ END;
 -- still compares the source, unless no other trigger could have changed that (bit 1 of tgtype is
 -- BEFORE, bit 4 UPDATE): comparing reads a long vector twice. It has to where a code is a source itself.
 CREATE OR REPLACE FUNCTION sqlvec._stand_aside(leaf oid, derived sqlvec._derived) RETURNS void
-LANGUAGE plpgsql
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
-    PERFORM pg_catalog.set_config('sqlvec.maintain', CASE WHEN EXISTS (
-        SELECT FROM pg_catalog.pg_trigger AS t
+    PERFORM set_config('sqlvec.maintain', CASE WHEN EXISTS (
+        SELECT FROM pg_trigger AS t
         WHERE t.tgrelid = leaf AND NOT t.tgisinternal AND t.tgtype & 18::smallint = 18::smallint AND t.tgname <> '~sqlvec'
     ) OR sqlvec._is_source(derived) THEN 'off' ELSE 'skip' END, true);
     -- A crash may lose the last batches, which are then done again: no commit needs to wait for the disk.
-    PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
+    PERFORM set_config('synchronous_commit', 'off', true);
 END
 $body$;
 
@@ -3385,7 +3397,7 @@ BEGIN
     PERFORM sqlvec._stand_aside(leaf, derived);
     EXECUTE pg_catalog.format(
         'WITH had AS MATERIALIZED (SELECT ARRAY(SELECT t.ctid %5$s) AS rows), '
-        'done AS (UPDATE ONLY %1$s AS t SET %4$s WHERE t.ctid = ANY ((SELECT h.rows FROM had AS h)::pg_catalog.tid[]) '
+        'done AS (UPDATE ONLY %1$s AS t SET %4$s WHERE t.ctid OPERATOR(pg_catalog.=) ANY ((SELECT h.rows FROM had AS h)::pg_catalog.tid[]) '
         'RETURNING t.%3$I IS NOT NULL OR NOT %2$s AS encoded) '
         'SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE d.encoded), '
         '(SELECT (pg_catalog.max(r)::pg_catalog.text::pg_catalog.point)[0] FROM had AS h, pg_catalog.unnest(h.rows) AS r) FROM done AS d',
@@ -3393,7 +3405,7 @@ BEGIN
         sqlvec._assignment(derived), sqlvec._waiting_rows(leaf, derived, verify, wait))
     INTO done, v_encoded, last_block
     USING sqlvec._block_tid(first_block), sqlvec._block_tid(end_block), batch;
-    IF v_encoded < done THEN
+    IF v_encoded OPERATOR(pg_catalog.<) done THEN
         RAISE EXCEPTION 'encoder "%" gives no code for rows of table %', derived.encoder, sqlvec._qualified(leaf)
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Its rows in sqlvec.encoder_vector are missing, or a trigger of the table empties the column.';
@@ -3457,6 +3469,51 @@ BEGIN
 END
 $body$;
 
+-- What a backfill works on, checked: the derived columns and the leaf tables.
+CREATE OR REPLACE FUNCTION sqlvec._begin_backfill(rel regclass, target text, batch int, OUT derived_ids int[], OUT leaves oid[])
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_leaf oid;
+BEGIN
+    IF batch IS NULL OR batch < 1 THEN
+        RAISE EXCEPTION 'batch is a number of rows, 1 or more, not %', batch USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    derived_ids := ARRAY(SELECT d.id FROM sqlvec._derived_of(rel) AS d
+                         WHERE target IS NULL OR d.target_column = target ORDER BY d.id);
+    IF cardinality(derived_ids) = 0 THEN
+        RAISE EXCEPTION 'table % has no derived column%', rel, coalesce(' "' || target || '"', '')
+            USING ERRCODE = 'undefined_column', HINT = 'Declare one with CALL sqlvec.add_quantized(...).';
+    END IF;
+    IF EXISTS (SELECT FROM sqlvec._derived AS d WHERE d.id = ANY (derived_ids) AND NOT d.maintained AND NOT d.suspect) THEN
+        RAISE EXCEPTION 'the trigger of table % does not keep its codes: new ones would go stale', rel
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = format('SELECT problem FROM sqlvec.derived_column; mostly CALL sqlvec.repair(%L); helps.', rel);
+    END IF;
+    leaves := ARRAY(SELECT t.leaf FROM sqlvec._leaves(rel) AS t ORDER BY t.leaf);
+    FOREACH v_leaf IN ARRAY leaves LOOP
+        IF row_security_active(v_leaf) OR row_security_active(rel) THEN
+            RAISE EXCEPTION 'row security hides rows of table % from role "%"', sqlvec._qualified(v_leaf), current_user
+                USING ERRCODE = 'insufficient_privilege',
+                      HINT = 'Run the backfill as the owner of the table or as a role with BYPASSRLS.';
+        END IF;
+    END LOOP;
+END
+$body$;
+
+-- Note rows that were done behind the sweep, or that the whole table is.
+CREATE OR REPLACE FUNCTION sqlvec._note_rows(derived_id int, leaf oid, done int, finished boolean) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    UPDATE sqlvec.backfill_state AS s
+    SET rows_done = s.rows_done + done, updated_at = clock_timestamp(),
+        block = CASE WHEN finished THEN s.end_block ELSE s.block END,
+        finished_at = CASE WHEN finished THEN clock_timestamp() ELSE s.finished_at END
+    WHERE s.derived_id = _note_rows.derived_id AND s.leaf = _note_rows.leaf;
+END
+$body$;
+
 CREATE OR REPLACE PROCEDURE sqlvec.backfill(
     rel regclass, target text = NULL, batch int = 1000, verify boolean = false
 ) LANGUAGE plpgsql
@@ -3477,48 +3534,27 @@ DECLARE
     v_left boolean;
     v_waits int := 0;
 BEGIN
-    IF batch IS NULL OR batch < 1 THEN
-        RAISE EXCEPTION 'batch is a number of rows, 1 or more, not %', batch USING ERRCODE = 'invalid_parameter_value';
-    END IF;
-    v_ids := ARRAY(SELECT d.id FROM sqlvec._derived_of(rel) AS d
-                   WHERE target IS NULL OR d.target_column = target ORDER BY d.id);
-    IF pg_catalog.cardinality(v_ids) = 0 THEN
-        RAISE EXCEPTION 'table % has no derived column%', rel, coalesce(' "' || target || '"', '')
-            USING ERRCODE = 'undefined_column', HINT = 'Declare one with CALL sqlvec.add_quantized(...).';
-    END IF;
-    IF EXISTS (SELECT FROM sqlvec._derived AS d WHERE d.id = ANY (v_ids) AND NOT d.maintained AND NOT d.suspect) THEN
-        RAISE EXCEPTION 'the trigger of table % does not keep its codes: new ones would go stale', rel
-            USING ERRCODE = 'object_not_in_prerequisite_state',
-                  HINT = pg_catalog.format('SELECT problem FROM sqlvec.derived_column; mostly CALL sqlvec.repair(%L); helps.', rel);
-    END IF;
-    v_leaves := ARRAY(SELECT t.leaf FROM sqlvec._leaves(rel) AS t ORDER BY t.leaf);
-    FOREACH v_leaf IN ARRAY v_leaves LOOP
-        IF pg_catalog.row_security_active(v_leaf) OR pg_catalog.row_security_active(rel) THEN
-            RAISE EXCEPTION 'row security hides rows of table % from role "%"', sqlvec._qualified(v_leaf), current_user
-                USING ERRCODE = 'insufficient_privilege',
-                      HINT = 'Run the backfill as the owner of the table or as a role with BYPASSRLS.';
-        END IF;
-    END LOOP;
+    SELECT b.derived_ids, b.leaves INTO v_ids, v_leaves FROM sqlvec._begin_backfill(rel, target, batch) AS b;
     CALL sqlvec._backfill_cannot_run_inside_a_transaction_block();
 
     FOREACH v_id IN ARRAY v_ids LOOP
         FOREACH v_leaf IN ARRAY v_leaves LOOP
             SELECT b.block, b.end_block, b.step INTO v_block, v_end, v_step FROM sqlvec._begin_sweep(v_id, v_leaf, batch) AS b;
             COMMIT;
-            SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
+            v_derived := sqlvec._derived_now(v_id);
             v_known := NULL;
 
             -- Sweep forward in short transactions, over rows nobody else has locked. Rows that the
             -- updates append behind the end are encoded already.
-            WHILE v_block < v_end LOOP
+            WHILE v_block OPERATOR(pg_catalog.<) v_end LOOP
                 -- Names and encoder may change between two transactions; the view is read again only when they do.
                 v_columns := sqlvec._bound_to(v_derived, v_leaf);
-                IF v_columns IS DISTINCT FROM v_known THEN
-                    SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
+                IF v_known IS NULL OR v_columns OPERATOR(pg_catalog.<>) v_known THEN
+                    v_derived := sqlvec._derived_now(v_id);
                     v_known := sqlvec._bound_to(v_derived, v_leaf);
                 END IF;
                 SELECT b.done, b.last_block INTO v_rows, v_last
-                FROM sqlvec._backfill_batch(v_leaf, v_derived, v_block, v_block + v_step, batch, false, verify OR v_derived.suspect) AS b;
+                FROM sqlvec._backfill_batch(v_leaf, v_derived, v_block, v_block OPERATOR(pg_catalog.+) v_step, batch, false, verify OR v_derived.suspect) AS b;
                 SELECT n.block, n.step INTO v_block, v_step
                 FROM sqlvec._go_on(v_id, v_leaf, v_block, v_step, batch, v_rows, v_rows, v_last) AS n;
                 COMMIT;
@@ -3527,36 +3563,32 @@ BEGIN
             -- What was locked by others, or written behind the sweep. When only locked rows are
             -- left, wait for one of them at a time, holding nothing else: no deadlock is possible.
             LOOP
-                SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
+                v_derived := sqlvec._derived_now(v_id);
                 EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM ONLY %s AS t WHERE %s)', sqlvec._qualified(v_leaf),
                                           sqlvec._waits(v_derived, verify OR v_derived.suspect))
                 INTO v_left;
                 EXIT WHEN NOT v_left;
                 v_rows := (sqlvec._backfill_batch(v_leaf, v_derived, 0, 4294967295, batch, false, verify OR v_derived.suspect)).done;
-                IF v_rows = 0 THEN
+                IF v_rows OPERATOR(pg_catalog.=) 0 THEN
                     v_rows := (sqlvec._backfill_batch(v_leaf, v_derived, 0, 4294967295, 1, true, verify OR v_derived.suspect)).done;
                     -- Another backfill may have been faster, but not time and again.
-                    v_waits := CASE WHEN v_rows = 0 THEN v_waits + 1 ELSE 0 END;
-                    IF v_waits > 100 THEN
+                    v_waits := CASE WHEN v_rows OPERATOR(pg_catalog.=) 0 THEN v_waits OPERATOR(pg_catalog.+) 1 ELSE 0 END;
+                    IF v_waits OPERATOR(pg_catalog.>) 100 THEN
                         RAISE EXCEPTION 'rows of table % cannot be updated', sqlvec._qualified(v_leaf)
                             USING ERRCODE = 'object_not_in_prerequisite_state',
                                   HINT = 'A trigger of the table turns the update away; every other row has its code.';
                     END IF;
                 END IF;
-                UPDATE sqlvec.backfill_state AS s
-                SET rows_done = s.rows_done + v_rows, updated_at = clock_timestamp()
-                WHERE s.derived_id = v_id AND s.leaf = v_leaf;
+                PERFORM sqlvec._note_rows(v_id, v_leaf, v_rows, false);
                 COMMIT;
             END LOOP;
-            UPDATE sqlvec.backfill_state AS s
-            SET block = s.end_block, updated_at = clock_timestamp(), finished_at = clock_timestamp()
-            WHERE s.derived_id = v_id AND s.leaf = v_leaf;
+            PERFORM sqlvec._note_rows(v_id, v_leaf, 0, true);
             COMMIT;
         END LOOP;
 
-        SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
+        v_derived := sqlvec._derived_now(v_id);
         IF v_derived.suspect THEN
-            UPDATE sqlvec.derived AS d SET suspect = false, reweighed = false WHERE d.id = v_id;
+            UPDATE sqlvec.derived AS d SET suspect = false, reweighed = false WHERE d.id OPERATOR(pg_catalog.=) v_id;
             COMMIT;
         END IF;
         IF sqlvec._owns(rel) AND NOT sqlvec._has_unfinished_index(rel, v_derived.target_column, v_derived.encoded_columns) THEN
@@ -3649,10 +3681,9 @@ CREATE OR REPLACE FUNCTION sqlvec._bulk_write(derived_id int, leaf oid) RETURNS 
 LANGUAGE plpgsql
 AS $body$
 DECLARE
-    v_derived sqlvec._derived;
+    v_derived sqlvec._derived := sqlvec._derived_now(derived_id);
     v_done int;
 BEGIN
-    SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = derived_id;
     PERFORM sqlvec._stand_aside(leaf, v_derived);
     -- The array is for the plan, which may not read the table.
     EXECUTE pg_catalog.format(
@@ -3871,6 +3902,12 @@ BEGIN
     END IF;
 END
 $body$;
+
+-- A compiled filter as explain_* shows it; NULL where nothing is left out.
+CREATE OR REPLACE FUNCTION sqlvec._explained_filter(condition text, bound text[]) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN condition <> 'true'
+            THEN condition || CASE WHEN cardinality(bound) > 0 THEN ' with $3 = ' || bound::text ELSE '' END END;
 
 -- Corpus statistics of BM25 columns: how many documents, and how many hold each term.
 --
@@ -4102,26 +4139,32 @@ CREATE OR REPLACE FUNCTION sqlvec._has_drifted(options jsonb, average_length flo
 LANGUAGE sql IMMUTABLE
 RETURN abs(average_length / (options ->> 'average_length')::float8 - 1) > drift;
 
+CREATE OR REPLACE FUNCTION sqlvec._begin_analyze(rel regclass, drift real, OUT derived_ids int[])
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    PERFORM sqlvec._check_drift(drift);
+    PERFORM sqlvec._require_owner(rel);
+    derived_ids := ARRAY(SELECT d.id FROM sqlvec._derived_of(rel) AS d
+                         WHERE d.kind = 'bm25' AND d.source_column IS NOT NULL AND d.target_column IS NOT NULL ORDER BY d.id);
+    IF cardinality(derived_ids) = 0 THEN
+        RAISE EXCEPTION 'table % has no BM25 column', rel
+            USING ERRCODE = 'undefined_column', HINT = 'Declare one with CALL sqlvec.add_bm25(...).';
+    END IF;
+END
+$body$;
+
 CREATE OR REPLACE PROCEDURE sqlvec.analyze_bm25(rel regclass, drift real = 0.1) LANGUAGE plpgsql
 AS $body$
 DECLARE
     v_derived sqlvec._derived;
-    v_ids int[];
     v_id int;
     v_length pg_catalog.float8;
 BEGIN
-    PERFORM sqlvec._check_drift(drift);
-    PERFORM sqlvec._require_owner(rel);
-    v_ids := ARRAY(SELECT d.id FROM sqlvec._derived_of(rel) AS d
-                   WHERE d.kind = 'bm25' AND d.source_column IS NOT NULL AND d.target_column IS NOT NULL ORDER BY d.id);
-    IF pg_catalog.cardinality(v_ids) = 0 THEN
-        RAISE EXCEPTION 'table % has no BM25 column', rel
-            USING ERRCODE = 'undefined_column', HINT = 'Declare one with CALL sqlvec.add_bm25(...).';
-    END IF;
-    FOREACH v_id IN ARRAY v_ids LOOP
+    FOREACH v_id IN ARRAY sqlvec._begin_analyze(rel, drift) LOOP
         -- Another session may be at it, and change the encoder meanwhile.
         PERFORM pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('sqlvec.analyze_bm25'), v_id);
-        SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = v_id;
+        v_derived := sqlvec._derived_now(v_id);
         v_length := sqlvec._count_bm25(v_derived);
         IF sqlvec._has_drifted(v_derived.options, v_length, drift) THEN
             PERFORM sqlvec._reencode_bm25(v_derived, v_length);
@@ -4983,10 +5026,10 @@ DECLARE
     v_plan pg_catalog.jsonb;
 BEGIN
     PERFORM pg_catalog.set_config('search_path', caller_path, true);
-    EXECUTE 'EXPLAIN (FORMAT JSON) ' || statement INTO v_plan USING params, NULL::int, bound;
+    EXECUTE pg_catalog.format('EXPLAIN (FORMAT JSON) %s', statement) INTO v_plan USING params, NULL::int, bound;
     PERFORM pg_catalog.set_config('search_path', v_path, true);
-    matching := v_plan -> 0 -> 'Plan' ->> 'Plan Rows';
-    cost := v_plan -> 0 -> 'Plan' ->> 'Total Cost';
+    matching := pg_catalog.jsonb_extract_path_text(v_plan, '0', 'Plan', 'Plan Rows');
+    cost := pg_catalog.jsonb_extract_path_text(v_plan, '0', 'Plan', 'Total Cost');
 END
 $body$;
 
@@ -5512,15 +5555,24 @@ $body$;
 
 -- What a build works with, found and checked; makes the table of edges where it is not there.
 CREATE OR REPLACE FUNCTION sqlvec._neighbours_graph(
-    rel regclass, column_name text, into_table text, OUT edges oid, OUT key_column name, OUT key_type text, OUT metric text
+    rel regclass, column_name text, neighbours int, into_table text, batch int,
+    OUT edges oid, OUT key_column name, OUT key_type text, OUT metric text
 ) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_source record := sqlvec._column(rel, column_name);
+    v_source record;
     v_class record;
     v_table text;
     v_type oid;
 BEGIN
+    IF rel IS NULL OR column_name IS NULL THEN
+        RAISE EXCEPTION 'build_neighbours needs a table and a column' USING ERRCODE = 'null_value_not_allowed';
+    ELSIF neighbours IS NULL OR neighbours NOT BETWEEN 1 AND 1000 THEN
+        RAISE EXCEPTION 'neighbours is a number from 1 to 1000, not %', neighbours USING ERRCODE = 'invalid_parameter_value';
+    ELSIF batch IS NULL OR batch < 1 THEN
+        RAISE EXCEPTION 'batch is a number of rows, 1 or more, not %', batch USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    v_source := sqlvec._column(rel, column_name);
     SELECT c.relname, c.relkind, n.nspname INTO v_class
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = rel;
     IF v_class.relkind NOT IN ('r', 'p') THEN
@@ -5611,11 +5663,11 @@ BEGIN
     EXECUTE pg_catalog.format('DELETE FROM %s AS e WHERE e.key %s ANY ($1::%s[])', v_edges, v_equal, graph.key_type) USING keys;
     FOR v_attempt IN 1 .. 5 LOOP
         BEGIN
-            EXECUTE v_search USING keys, neighbours + 1, neighbours;
+            EXECUTE v_search USING keys, neighbours OPERATOR(pg_catalog.+) 1, neighbours;
             RETURN;
         EXCEPTION WHEN foreign_key_violation THEN
             -- A row that was found is deleted meanwhile; the next search no longer sees it.
-            IF v_attempt = 5 THEN
+            IF v_attempt OPERATOR(pg_catalog.=) 5 THEN
                 RAISE;
             END IF;
         END;
@@ -5654,14 +5706,7 @@ DECLARE
     v_after pg_catalog.text;
     v_all boolean := coalesce(rebuild OR mutual, false);
 BEGIN
-    IF rel IS NULL OR column_name IS NULL THEN
-        RAISE EXCEPTION 'build_neighbours needs a table and a column' USING ERRCODE = 'null_value_not_allowed';
-    ELSIF neighbours IS NULL OR neighbours NOT BETWEEN 1 AND 1000 THEN
-        RAISE EXCEPTION 'neighbours is a number from 1 to 1000, not %', neighbours USING ERRCODE = 'invalid_parameter_value';
-    ELSIF batch IS NULL OR batch < 1 THEN
-        RAISE EXCEPTION 'batch is a number of rows, 1 or more, not %', batch USING ERRCODE = 'invalid_parameter_value';
-    END IF;
-    v_graph := sqlvec._neighbours_graph(rel, column_name, into_table);
+    v_graph := sqlvec._neighbours_graph(rel, column_name, neighbours, into_table, batch);
     CALL sqlvec._build_neighbours_cannot_run_inside_a_transaction_block();
     LOOP
         v_keys := sqlvec._neighbours_keys(rel, column_name, v_graph, NOT v_all, v_after, batch);
@@ -6346,7 +6391,7 @@ BEGIN
         v_state := sqlvec._maxsim_start(p.first);
         LOOP
             -- Reading all codes once lists all that any step may want; an index is asked again for more.
-            IF p.index_name IS NOT NULL OR v_from = 0 THEN
+            IF p.index_name IS NOT NULL OR v_from OPERATOR(pg_catalog.=) 0 THEN
                 v_now := sqlvec._set_scan(sqlvec._maxsim_settings(v_state.wanted, p.total, p.matching, p.whole));
                 v_before := coalesce(v_before, v_now);
                 EXECUTE p.listed INTO v_listed
@@ -6355,12 +6400,12 @@ BEGIN
                       v_query.strong;
                 v_from := 0;
             END IF;
-            v_to := v_from + v_state.wanted - pg_catalog.cardinality(v_state.scores);
+            v_to := (v_from OPERATOR(pg_catalog.+) v_state.wanted) OPERATOR(pg_catalog.-) pg_catalog.cardinality(v_state.scores);
             EXECUTE p.step INTO v_found
-            USING params, query, p.bound, v_query.code, v_listed.row_ids[v_from + 1:v_to], v_listed.row_tables[v_from + 1:v_to], v_state.wanted,
-                  v_query.tokens, v_state.bar, v_state.tilt, v_query.signs, v_query.strong, v_listed.estimates[v_from + 1:v_to];
+            USING params, query, p.bound, v_query.code, v_listed.row_ids[v_from OPERATOR(pg_catalog.+) 1:v_to], v_listed.row_tables[v_from OPERATOR(pg_catalog.+) 1:v_to], v_state.wanted,
+                  v_query.tokens, v_state.bar, v_state.tilt, v_query.signs, v_query.strong, v_listed.estimates[v_from OPERATOR(pg_catalog.+) 1:v_to];
             v_state := sqlvec._maxsim_advance(v_state, v_found.estimates, v_found.pooled, v_found.scores, v_found.row_ids, v_found.row_tables,
-                                              v_listed.estimates[v_to + 1:], v_listed.found, k, p.matching, recall, p.fixed, p.budget, p.whole,
+                                              v_listed.estimates[v_to OPERATOR(pg_catalog.+) 1:], v_listed.found, k, p.matching, recall, p.fixed, p.budget, p.whole,
                                               p.index_name IS NOT NULL);
             v_from := v_to;
             EXIT WHEN v_state.finished;
@@ -6489,9 +6534,9 @@ BEGIN
     RETURN NEXT;
     topic := 'why'; detail := p.reason;
     RETURN NEXT;
-    IF p.condition <> 'true' THEN
+    detail := sqlvec._explained_filter(p.condition, p.bound);
+    IF detail IS NOT NULL THEN
         topic := 'filter';
-        detail := p.condition || CASE WHEN pg_catalog.cardinality(p.bound) > 0 THEN ' with $3 = ' || p.bound::pg_catalog.text ELSE '' END;
         RETURN NEXT;
     END IF;
     IF pg_catalog.row_security_active(v_rel) THEN
@@ -6499,7 +6544,8 @@ BEGIN
         RETURN NEXT;
     END IF;
     FOR v_problem IN SELECT d.target_column, d.problem FROM sqlvec.derived_column AS d
-                     WHERE d.relation::pg_catalog.oid = coalesce(pg_catalog.pg_partition_root(v_rel)::pg_catalog.oid, v_rel) AND d.kind IN ('fde', 'pool') AND d.problem IS NOT NULL
+                     WHERE d.relation::pg_catalog.oid OPERATOR(pg_catalog.=) coalesce(pg_catalog.pg_partition_root(v_rel)::pg_catalog.oid, v_rel)
+                       AND d.kind OPERATOR(pg_catalog.=) ANY ('{fde,pool}'::pg_catalog.text[]) AND d.problem IS NOT NULL
     LOOP
         topic := pg_catalog.format('column %I', v_problem.target_column); detail := v_problem.problem;
         RETURN NEXT;
@@ -6507,17 +6553,17 @@ BEGIN
     IF p.step IS NULL OR NOT rescore THEN
         v_line := CASE WHEN rescore THEN coalesce(p.direct, p.exhaustive) ELSE coalesce(p.listed, p.everything) END;
         topic := 'statement';
-        detail := v_line || v_listed_by;
+        detail := pg_catalog.concat(v_line, v_listed_by);
         RETURN NEXT;
         IF p.step IS NULL THEN
-            FOR v_line IN EXECUTE 'EXPLAIN ' || v_line USING params, query, p.bound LOOP
+            FOR v_line IN EXECUTE pg_catalog.concat('EXPLAIN ', v_line) USING params, query, p.bound LOOP
                 topic := 'explain'; detail := sqlvec._shortened(v_line);
                 RETURN NEXT;
             END LOOP;
             RETURN;
         END IF;
         EXECUTE p.prepare INTO v_query USING query, carve;
-        FOR v_line IN EXECUTE 'EXPLAIN ' || v_line
+        FOR v_line IN EXECUTE pg_catalog.concat('EXPLAIN ', v_line)
                       USING params, query, p.bound, v_query.code, NULL::pg_catalog.text[], NULL::pg_catalog.oid[], p.first, v_query.tokens, NULL::pg_catalog.float8, NULL::pg_catalog.float8, v_query.signs,
                             v_query.strong LOOP
             topic := 'explain'; detail := sqlvec._shortened(v_line);
@@ -6531,9 +6577,9 @@ BEGIN
                                     coalesce(pg_catalog.pg_partition_root(v_rel), v_rel)::pg_catalog.regclass);
         RETURN NEXT;
     END IF;
-    topic := 'statement'; detail := p.listed || v_listed_by;
+    topic := 'statement'; detail := pg_catalog.concat(p.listed, v_listed_by);
     RETURN NEXT;
-    detail := p.step || E'\n-- $5 and $6 = rows of the list with estimates $13, $8 = query to compare with, $9 and $10 = least pooled score + $10 * estimate';
+    detail := pg_catalog.concat(p.step, E'\n-- $5 and $6 = rows of the list with estimates $13, $8 = query to compare with, $9 and $10 = least pooled score + $10 * estimate');
     RETURN NEXT;
     EXECUTE p.prepare INTO v_query USING query, carve;
     IF carve IS NOT NULL THEN
@@ -6543,13 +6589,13 @@ BEGIN
     -- The search itself, step by step, with the plans of the first.
     v_state := sqlvec._maxsim_start(p.first);
     LOOP
-        v_step := v_step + 1;
-        IF p.index_name IS NOT NULL OR v_step = 1 THEN
+        v_step := v_step OPERATOR(pg_catalog.+) 1;
+        IF p.index_name IS NOT NULL OR v_step OPERATOR(pg_catalog.=) 1 THEN
             v_now := sqlvec._set_scan(sqlvec._maxsim_settings(v_state.wanted, p.total, p.matching, p.whole));
             v_before := coalesce(v_before, v_now);
             v_limit := CASE WHEN p.index_name IS NULL THEN p.budget ELSE v_state.wanted END;
-            IF v_step = 1 THEN
-                FOR v_line IN EXECUTE 'EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) ' || p.listed
+            IF v_step OPERATOR(pg_catalog.=) 1 THEN
+                FOR v_line IN EXECUTE pg_catalog.concat('EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) ', p.listed)
                               USING params, query, p.bound, v_query.code, v_state.row_ids, v_state.row_tables, v_limit, v_query.tokens, v_state.bar, v_state.tilt,
                                     v_query.signs, v_query.strong LOOP
                     topic := 'explain'; detail := sqlvec._shortened(v_line);
@@ -6561,9 +6607,9 @@ BEGIN
                   v_query.signs, v_query.strong;
             v_from := 0;
         END IF;
-        v_to := v_from + v_state.wanted - pg_catalog.cardinality(v_state.scores);
-        IF v_step = 1 THEN
-            FOR v_line IN EXECUTE 'EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) ' || p.step
+        v_to := (v_from OPERATOR(pg_catalog.+) v_state.wanted) OPERATOR(pg_catalog.-) pg_catalog.cardinality(v_state.scores);
+        IF v_step OPERATOR(pg_catalog.=) 1 THEN
+            FOR v_line IN EXECUTE pg_catalog.concat('EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) ', p.step)
                           USING params, query, p.bound, v_query.code, v_listed.row_ids[:v_to], v_listed.row_tables[:v_to], v_limit, v_query.tokens, v_state.bar,
                                 v_state.tilt, v_query.signs, v_query.strong, v_listed.estimates[:v_to] LOOP
                 topic := 'explain'; detail := sqlvec._shortened(v_line);
@@ -6571,15 +6617,17 @@ BEGIN
             END LOOP;
         END IF;
         EXECUTE p.step INTO v_found
-        USING params, query, p.bound, v_query.code, v_listed.row_ids[v_from + 1:v_to], v_listed.row_tables[v_from + 1:v_to], v_limit, v_query.tokens,
-              v_state.bar, v_state.tilt, v_query.signs, v_query.strong, v_listed.estimates[v_from + 1:v_to];
+        USING params, query, p.bound, v_query.code, v_listed.row_ids[v_from OPERATOR(pg_catalog.+) 1:v_to], v_listed.row_tables[v_from OPERATOR(pg_catalog.+) 1:v_to], v_limit, v_query.tokens,
+              v_state.bar, v_state.tilt, v_query.signs, v_query.strong, v_listed.estimates[v_from OPERATOR(pg_catalog.+) 1:v_to];
         topic := pg_catalog.format('step %s', v_step);
         detail := pg_catalog.format('%s candidates', v_state.wanted);
         v_state := sqlvec._maxsim_advance(v_state, v_found.estimates, v_found.pooled, v_found.scores, v_found.row_ids, v_found.row_tables,
-                                          v_listed.estimates[v_to + 1:], v_listed.found, k, p.matching, recall, p.fixed, p.budget, p.whole, p.index_name IS NOT NULL);
-        detail := detail || pg_catalog.format(', %s scored exactly so far', (SELECT pg_catalog.count(s) FROM pg_catalog.unnest(v_state.scores) AS s))
-                  || coalesce(pg_catalog.format('; expected to be missing: %s of the %s best', pg_catalog.round(v_state.missing::numeric, 2), k), '')
-                  || CASE WHEN v_state.exhaustive THEN '; read all that match instead' WHEN NOT v_state.complete THEN '; the budget ends here' ELSE '' END;
+                                          v_listed.estimates[v_to OPERATOR(pg_catalog.+) 1:], v_listed.found, k, p.matching, recall, p.fixed, p.budget, p.whole, p.index_name IS NOT NULL);
+        detail := pg_catalog.concat(
+            detail, pg_catalog.format(', %s scored exactly so far', (SELECT pg_catalog.count(s) FROM pg_catalog.unnest(v_state.scores) AS s)),
+            CASE WHEN v_state.missing IS NOT NULL
+                 THEN pg_catalog.format('; expected to be missing: %s of the %s best', pg_catalog.round(v_state.missing::numeric, 2), k) END,
+            CASE WHEN v_state.exhaustive THEN '; read all that match instead' WHEN NOT v_state.complete THEN '; the budget ends here' END);
         RETURN NEXT;
         v_from := v_to;
         EXIT WHEN v_state.finished;
@@ -6771,7 +6819,7 @@ AS $body$
 DECLARE
     v_count int;
 BEGIN
-    EXECUTE 'SELECT pg_catalog.count(*) FROM (SELECT FROM ' || sqlvec._qualified(rel) || ' AS t WHERE ' || condition || ' LIMIT 10000) AS c'
+    EXECUTE pg_catalog.format('SELECT pg_catalog.count(*) FROM (SELECT FROM %s AS t WHERE %s LIMIT 10000) AS c', sqlvec._qualified(rel), condition)
     INTO v_count USING word, bound;
     RETURN v_count;
 END
@@ -7477,7 +7525,7 @@ BEGIN
         v_state := sqlvec._bm25_merge(v_state, v_found.scores, v_found.row_ids, v_found.row_tables, k);
         v_state.finished := true;
         -- Candidates of another index are a budget: say so when it ran out.
-        complete := v_found.whole OR pg_catalog.cardinality(v_state.scores) >= k;
+        complete := v_found.whole OR pg_catalog.cardinality(v_state.scores) OPERATOR(pg_catalog.>=) k;
     END IF;
     LOOP
         v_state := sqlvec._bm25_step(p.q, v_state, k, p.once);
@@ -7602,7 +7650,7 @@ BEGIN
     END IF;
     v_terms := sqlvec._bm25_tsvector_expression(
         ((q).derived).options, ARRAY(SELECT pg_catalog.format('($1).%I', c) FROM pg_catalog.unnest(((q).derived).source_columns) AS c));
-    EXECUTE 'SELECT ' || sqlvec._bm25_score_expression(((q).derived).options, v_terms)
+    EXECUTE pg_catalog.concat('SELECT ', sqlvec._bm25_score_expression(((q).derived).options, v_terms))
     INTO v_score USING hit, NULL, NULL, NULL, (q).lexemes, (q).weights;
     RETURN v_score;
 END
@@ -9721,9 +9769,9 @@ BEGIN
     END LOOP;
     topic := 'plan'; detail := v_plan.reason;
     RETURN NEXT;
-    IF v_plan.condition <> 'true' THEN
+    detail := sqlvec._explained_filter(v_plan.condition, v_plan.bound);
+    IF detail IS NOT NULL THEN
         topic := 'filter';
-        detail := v_plan.condition || CASE WHEN pg_catalog.cardinality(v_plan.bound) > 0 THEN ' with $3 = ' || v_plan.bound::pg_catalog.text ELSE '' END;
         RETURN NEXT;
     END IF;
     IF (q).collides OR NOT ((q).derived).maintained THEN
@@ -9738,24 +9786,24 @@ BEGIN
         RETURN NEXT;
     END IF;
     IF v_plan.native IS NOT NULL THEN
-        topic := 'statement'; detail := v_plan.native || E'\n-- $4 = tsquery of the query, $7 = the query';
+        topic := 'statement'; detail := pg_catalog.concat(v_plan.native, E'\n-- $4 = tsquery of the query, $7 = the query');
         RETURN NEXT;
         RETURN;
     END IF;
     topic := 'statement';
-    detail := v_plan.step || E'\n-- $1 = params, $2 = weights of the words, $3 = values of filter, $4 = tsquery of the step';
+    detail := pg_catalog.concat(v_plan.step, E'\n-- $1 = params, $2 = weights of the words, $3 = values of filter, $4 = tsquery of the step');
     RETURN NEXT;
     -- The search itself, step by step, with the plan of each.
     v_state := v_plan.state;
     LOOP
         v_state := sqlvec._bm25_step(q, v_state, k, v_plan.once);
         EXIT WHEN (v_state).step IS NULL;
-        v_step := v_step + 1;
+        v_step := v_step OPERATOR(pg_catalog.+) 1;
         topic := pg_catalog.format('step %s', v_step);
         detail := (v_state).step::pg_catalog.text;
         RETURN NEXT;
         PERFORM pg_catalog.set_config('enable_seqscan', v_plan.seqscan, true);
-        FOR v_line IN EXECUTE 'EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) ' || v_plan.step
+        FOR v_line IN EXECUTE pg_catalog.concat('EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF) ', v_plan.step)
                       USING params, v_plan.vector, v_plan.bound, (v_state).step, (q).lexemes, (q).weights LOOP
             topic := 'explain'; detail := v_line;
             RETURN NEXT;
@@ -9764,9 +9812,9 @@ BEGIN
         PERFORM pg_catalog.set_config('enable_seqscan', v_seqscan, true);
         v_state := sqlvec._bm25_merge(v_state, v_found.scores, v_found.row_ids, v_found.row_tables, k);
     END LOOP;
-    topic := 'answer'; detail := v_plan.answer || E'\n-- $1, $2, $3 = addresses and scores of the rows found, $4 = complete';
+    topic := 'answer'; detail := pg_catalog.concat(v_plan.answer, E'\n-- $1, $2, $3 = addresses and scores of the rows found, $4 = complete');
     RETURN NEXT;
-    FOR v_line IN EXECUTE 'EXPLAIN ' || v_plan.answer USING (v_state).row_ids, (v_state).row_tables, (v_state).scores, true LOOP
+    FOR v_line IN EXECUTE pg_catalog.concat('EXPLAIN ', v_plan.answer) USING (v_state).row_ids, (v_state).row_tables, (v_state).scores, true LOOP
         topic := 'explain'; detail := v_line;
         RETURN NEXT;
     END LOOP;
@@ -9798,9 +9846,9 @@ BEGIN
     PERFORM sqlvec._refuse_zero(query, v_plan.metric);
 
     topic := 'plan';
-    detail := CASE v_plan.way
-        WHEN 'exact' THEN pg_catalog.format('exact: compare the query with every matching row, keep %s', k)
-        WHEN 'source' THEN pg_catalog.format('one stage: %s rows from index %I on the column itself', v_plan.candidate_count, v_plan.index_name)
+    detail := CASE
+        WHEN v_plan.way OPERATOR(pg_catalog.=) 'exact'::pg_catalog.text THEN pg_catalog.format('exact: compare the query with every matching row, keep %s', k)
+        WHEN v_plan.way OPERATOR(pg_catalog.=) 'source'::pg_catalog.text THEN pg_catalog.format('one stage: %s rows from index %I on the column itself', v_plan.candidate_count, v_plan.index_name)
         ELSE pg_catalog.format('two stages: %s candidates from index %I on %s, then exact distances on %I',
                                v_plan.candidate_count, v_plan.index_name, v_plan.way, column_name) END;
     RETURN NEXT;
@@ -9808,9 +9856,9 @@ BEGIN
     RETURN NEXT;
     topic := 'metric'; detail := v_plan.metric;
     RETURN NEXT;
-    IF v_plan.condition <> 'true' THEN
+    detail := sqlvec._explained_filter(v_plan.condition, v_plan.bound);
+    IF detail IS NOT NULL THEN
         topic := 'filter';
-        detail := v_plan.condition || CASE WHEN pg_catalog.cardinality(v_plan.bound) > 0 THEN ' with $3 = ' || v_plan.bound::pg_catalog.text ELSE '' END;
         RETURN NEXT;
     END IF;
     IF pg_catalog.row_security_active(v_rel) THEN
@@ -9818,18 +9866,20 @@ BEGIN
         RETURN NEXT;
     END IF;
     FOR v_derived IN SELECT d.* FROM sqlvec.derived_column AS d
-                     WHERE d.relation::pg_catalog.oid = coalesce(pg_catalog.pg_partition_root(v_rel)::pg_catalog.oid, v_rel) AND d.source_column = explain_search.column_name
+                     WHERE d.relation::pg_catalog.oid OPERATOR(pg_catalog.=) coalesce(pg_catalog.pg_partition_root(v_rel)::pg_catalog.oid, v_rel)
+                       AND d.source_column OPERATOR(pg_catalog.=) explain_search.column_name
     LOOP
         topic := pg_catalog.format('column %I', v_derived.target_column);
         detail := v_derived.problem;
         IF detail IS NULL THEN
-            EXECUTE pg_catalog.format('SELECT count(*) FROM %s AS t WHERE t.%I IS NULL AND t.%I IS NOT NULL',
+            EXECUTE pg_catalog.format('SELECT pg_catalog.count(*) FROM %s AS t WHERE t.%I IS NULL AND t.%I IS NOT NULL',
                                       sqlvec._qualified(v_rel), v_derived.target_column, v_derived.source_column) INTO v_waiting;
-            detail := CASE WHEN v_waiting = 0 THEN pg_catalog.format('%s, every row has its code', v_derived.kind)
+            detail := CASE WHEN v_waiting OPERATOR(pg_catalog.=) 0::bigint THEN pg_catalog.format('%s, every row has its code', v_derived.kind)
                            ELSE pg_catalog.format('%s, %s rows wait for their code and are compared one by one; CALL sqlvec.backfill(%L, %L);',
                                                   v_derived.kind, v_waiting, v_derived.relation, v_derived.target_column) END;
             IF NOT sqlvec._has_unfinished_index(v_derived.relation, v_derived.target_column, ARRAY[v_derived.source_column]) THEN
-                detail := detail || '; each search reads the table to know that: ' || sqlvec._unfinished_index_sql(v_derived.relation, v_derived.target_column, true) || ';';
+                detail := pg_catalog.concat(detail, '; each search reads the table to know that: ',
+                                            sqlvec._unfinished_index_sql(v_derived.relation, v_derived.target_column, true), ';');
             END IF;
         END IF;
         RETURN NEXT;
@@ -9841,15 +9891,15 @@ BEGIN
                                     VARIADIC v_plan.settings);
         RETURN NEXT;
     END IF;
-    topic := 'statement'; detail := v_plan.statement || E'\n-- $1 = params, $2 = query, $3 = values of filter';
+    topic := 'statement'; detail := pg_catalog.concat(v_plan.statement, E'\n-- $1 = params, $2 = query, $3 = values of filter');
     RETURN NEXT;
     IF v_plan.fallback IS NOT NULL THEN
-        topic := 'fallback'; detail := v_plan.fallback || E'\n-- run when the statement answers nothing: the scan ended early or rows lack their code';
+        topic := 'fallback'; detail := pg_catalog.concat(v_plan.fallback, E'\n-- run when the statement answers nothing: the scan ended early or rows lack their code');
         RETURN NEXT;
     END IF;
     v_before := sqlvec._set_scan(v_plan.settings);
     topic := 'explain';
-    FOR v_line IN EXECUTE 'EXPLAIN ' || v_plan.statement USING params, query, v_plan.bound LOOP
+    FOR v_line IN EXECUTE pg_catalog.concat('EXPLAIN ', v_plan.statement) USING params, query, v_plan.bound LOOP
         detail := v_line;
         RETURN NEXT;
     END LOOP;

@@ -1,4 +1,4 @@
-"""Functions under the caller's search_path name their types in full."""
+"""Functions under the caller's search_path name their types and operators in full."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ FUNCTION = re.compile(
 DECLARE = re.compile(r"\ADECLARE\n(.*?)^BEGIN\n", re.DOTALL | re.MULTILINE)
 VARIABLE = re.compile(r"^    \w+ (?:CONSTANT )?([\w.\"]+)(?![\w%])", re.MULTILINE)
 CAST = re.compile(r"::([\w.\"]+)")
+OPERATOR = re.compile(
+    r"\s(?:[-+*/<>=~!@#%^&|?]{1,3}) |\bIN \(|\bBETWEEN\b|\bI?LIKE\b|\bDISTINCT FROM\b"
+    r"|\bCASE [\w.]+\s+WHEN\b"
+)
+"""What search_path finds; a minus of a literal number has no blank after it."""
+NO_OPERATOR = re.compile(
+    r"--[^\n]*|E?'(?:[^']|'')*'|:=|=>|SELECT \*|(?:USING|SET|DIAGNOSTICS|,)\s+\w+ = "
+)
 
 
 def unqualified(body: str) -> set[str]:
@@ -40,7 +48,15 @@ def test_the_functions_are_found() -> None:
     assert {"sqlvec.vector_search", "sqlvec.backfill", "sqlvec.hybrid_search"} <= names
 
 
-@pytest.mark.parametrize(("name", "body"), FUNCTIONS, ids=[name for name, _ in FUNCTIONS])
+each = pytest.mark.parametrize(("name", "body"), FUNCTIONS, ids=[name for name, _ in FUNCTIONS])
+
+
+@each
+def test_operators_are_named_in_full(name: str, body: str) -> None:
+    assert not OPERATOR.findall(NO_OPERATOR.sub("", body))
+
+
+@each
 def test_types_are_named_in_full(name: str, body: str) -> None:
     assert not unqualified(body)
 
@@ -51,3 +67,17 @@ def test_what_counts_as_unqualified() -> None:
         "BEGIN\n    PERFORM 1::float8;\nEND\n"
     )
     assert unqualified(body) == {"text", "float8"}
+
+
+def test_what_counts_as_an_operator() -> None:
+    for expression in (
+        "a = b",
+        "a || b",
+        "a IS DISTINCT FROM b",
+        "a IN (b)",
+        "CASE a WHEN b",
+        "- a",
+    ):
+        assert OPERATOR.search(f" {expression} ")
+    for expression in ("a OPERATOR(pg_catalog.=) b", "-1", "a IS NOT NULL", "rel => a"):
+        assert not OPERATOR.search(NO_OPERATOR.sub("", f" {expression} "))

@@ -1,4 +1,7 @@
-"""A type in pg_temp goes before one of pg_catalog: nothing of sqlvec may run what a caller planted there."""
+"""Nothing of sqlvec may run what somebody planted on the search_path of its caller.
+
+A type in pg_temp goes before one of pg_catalog, an operator does in a schema that search_path names first.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.unit.test_planted_types import KEYWORDS
+from tests.unit.test_planted import KEYWORDS
 
 Db = psycopg.Connection[Any]
 
@@ -55,7 +58,7 @@ EXPLAINED = {
     "explain_hybrid_search": LEGS,
 }
 # Pseudo-types have no domains; a type of that name serves.
-PLANT = """
+PLANT_TYPES = """
 DO $$
 DECLARE
     planted pg_catalog.record;
@@ -69,6 +72,30 @@ BEGIN
           AND (n.nspname = 'pg_catalog' OR t.typname IN ('vector', 'halfvec', 'sparsevec'))
     LOOP
         EXECUTE format('CREATE DOMAIN pg_temp.%I AS %s CHECK (pg_temp.run(%L))', planted.name, planted.base, planted.name);
+    END LOOP;
+END
+$$
+"""
+
+
+# All operators of pg_catalog but those of pseudo-types that PL/pgSQL does not take.
+PLANT_OPERATORS = """
+DO $$
+DECLARE
+    planted pg_catalog.record;
+BEGIN
+    CREATE SCHEMA planted;
+    GRANT USAGE ON SCHEMA planted TO planter;
+    FOR planted IN
+        SELECT o.oprname AS name, 'op' || o.oid AS function, NULLIF(o.oprleft, 0)::regtype AS l, o.oprright::regtype AS r, o.oprresult::regtype AS result
+        FROM pg_operator AS o
+        WHERE o.oprnamespace = 'pg_catalog'::regnamespace AND o.oprcode <> 0
+          AND NOT EXISTS (SELECT FROM pg_type AS t WHERE t.oid IN (o.oprleft, o.oprright, o.oprresult) AND t.typtype = 'p')
+    LOOP
+        EXECUTE format('CREATE FUNCTION planted.%I(%s) RETURNS %s LANGUAGE plpgsql AS %L', planted.function, concat_ws(', ', planted.l, planted.r), planted.result,
+                       format('BEGIN RAISE EXCEPTION ''ran the planted operator %s''; END', replace(planted.name, '%', '%%')));
+        EXECUTE format('CREATE OPERATOR planted.%s (FUNCTION = planted.%I, %sRIGHTARG = %s)', planted.name, planted.function,
+                       'LEFTARG = ' || planted.l || ', ', planted.r);
     END LOOP;
 END
 $$
@@ -91,6 +118,7 @@ def documents(dsn: str) -> Iterator[None]:
         db.execute("CALL sqlvec.backfill('doc')")
         db.execute("CALL sqlvec.analyze_bm25('doc')")
         db.execute("ANALYZE")
+        db.execute(PLANT_OPERATORS)
     yield
     with psycopg.connect(dsn, autocommit=True) as db:
         db.execute("DROP OWNED BY planter; DROP ROLE planter")
@@ -111,22 +139,45 @@ def declare(db: Db, table: str) -> None:
 
 
 @pytest.fixture
-def planted(dsn: str) -> Iterator[Db]:
-    """Plant in a session of its own, because PL/pgSQL keeps what it once compiled."""
+def session(dsn: str) -> Iterator[Db]:
+    """Open a session of its own, because PL/pgSQL keeps what it once compiled."""
     with psycopg.connect(dsn, autocommit=True, prepare_threshold=None) as db:
-        db.execute(PLANT)
         yield db
 
 
+@pytest.fixture
+def planted_types(session: Db) -> Db:
+    session.execute(PLANT_TYPES)
+    return session
+
+
+@pytest.fixture
+def planted_operators(session: Db) -> Db:
+    session.execute("SET search_path = planted, pg_catalog, public")
+    return session
+
+
+@pytest.fixture(params=["planted_types", "planted_operators"])
+def planted(request: pytest.FixtureRequest) -> Db:
+    found: Db = request.getfixturevalue(request.param)
+    return found
+
+
 @pytest.mark.parametrize("name", ["text", "oid", "record", "uuid", "jsonb", "vector", "int4range"])
-def test_a_planted_type_runs(planted: Db, name: str) -> None:
+def test_a_planted_type_runs(planted_types: Db, name: str) -> None:
     with pytest.raises(psycopg.errors.RaiseException, match=f"ran the planted type {name}"):
-        planted.execute(f"SELECT CAST(NULL AS {name})")
+        planted_types.execute(f"SELECT CAST(NULL AS {name})")
 
 
-def test_words_of_the_grammar_are_types_of_pg_catalog(planted: Db) -> None:
+@pytest.mark.parametrize("expression", ["1 = 1", "'a'::text || 'b'::text", "now() > now()"])
+def test_a_planted_operator_runs(planted_operators: Db, expression: str) -> None:
+    with pytest.raises(psycopg.errors.RaiseException, match="ran the planted operator"):
+        planted_operators.execute(f"SELECT {expression}")
+
+
+def test_words_of_the_grammar_are_types_of_pg_catalog(planted_types: Db) -> None:
     for name in KEYWORDS:
-        planted.execute(f"SELECT CAST(NULL AS {name}), CAST(NULL AS {name}[])")
+        planted_types.execute(f"SELECT CAST(NULL AS {name}), CAST(NULL AS {name}[])")
 
 
 @pytest.mark.parametrize("table", ["doc", "late"])
@@ -136,7 +187,7 @@ def test_searches(planted: Db, search: str, table: str) -> None:
     options = [
         "",
         f", filter => '{FILTER}'",
-        ", where_sql => 'price < ($1)[1]::int', params => '{50}'",
+        ", where_sql => 'price OPERATOR(pg_catalog.<) ($1)[1]::int', params => '{50}'",
     ]
     if search == "boolean_search":
         options = [f", relevance => 'm_{table}'{option}" for option in options]
@@ -146,6 +197,10 @@ def test_searches(planted: Db, search: str, table: str) -> None:
         options += [f"{options[1]}, mode => '{table}_code'"]
     if search == "maxsim_search":
         options += [f"{options[1]}, carve => 0.9", ", rescore => false", ", recall => 1"]
+        options += [
+            f"{options[1]}, mode => 'tokens_fde'",
+            ", mode => 'tokens_fde', pooled => 'tokens_pool'",
+        ]
     for option in options:
         assert planted.execute(f"SELECT (hit).id FROM sqlvec.{search}({start}{option})").fetchall()
         for column, null in KEYS.items():
@@ -196,9 +251,9 @@ def test_tenants_under_row_security(planted: Db) -> None:
     planted.execute("CALL sqlvec.backfill('shared')")
     planted.execute("CALL sqlvec.analyze_bm25('shared')")
     planted.execute("ALTER TABLE shared ENABLE ROW LEVEL SECURITY")
-    planted.execute("CREATE POLICY few ON shared USING (id < 10)")
+    planted.execute("CREATE POLICY few ON shared USING (id OPERATOR(pg_catalog.<) 10)")
     planted.execute("GRANT SELECT ON shared TO planter")
-    tenant = planted.execute("SELECT code FROM shared WHERE id = 3").fetchone()
+    tenant = planted.execute("SELECT code FROM shared WHERE id OPERATOR(pg_catalog.=) 3").fetchone()
     assert tenant is not None
     for role in ("planter", "postgres"):
         planted.execute(f"SET ROLE {role}")
@@ -211,38 +266,41 @@ def test_tenants_under_row_security(planted: Db) -> None:
 
 
 def test_declaring_and_filling(planted: Db) -> None:
-    planted.execute("CREATE TABLE mine (LIKE bare INCLUDING ALL)")
-    planted.execute("INSERT INTO mine SELECT * FROM bare WHERE id <= 30")
-    declare(planted, "mine")
+    # Models and encoders of one name cannot be made twice.
+    pid = planted.info.backend_pid
+    mine = f"mine{pid}"
+    planted.execute(f"CREATE TABLE {mine} (LIKE bare INCLUDING ALL)")
+    planted.execute(f"INSERT INTO {mine} SELECT * FROM bare WHERE id OPERATOR(pg_catalog.<=) 30")
+    declare(planted, mine)
     for call in (
-        "create_encoder('signs', 'binary', 4, '{\"rotate\": true}')",
-        "fit_centroids('nearest', 'mine', 'tokens', 2)",
-        "fit_hubness('hubs', 'mine', 'embedding')",
-        "add_quantized('mine', 'embedding', 'signs')",
-        "add_centroid('mine', 'tokens', 'nearest')",
-        "add_hubness('mine', 'embedding', 'hubs')",
-        "backfill('mine')",
-        "backfill('mine', verify => true)",
-        "analyze_bm25('mine')",
-        "repair('mine')",
+        f"create_encoder('signs{pid}', 'binary', 4, '{{\"rotate\": true}}')",
+        f"fit_centroids('nearest{pid}', '{mine}', 'tokens', 2)",
+        f"fit_hubness('hubs{pid}', '{mine}', 'embedding')",
+        f"add_quantized('{mine}', 'embedding', 'signs{pid}')",
+        f"add_centroid('{mine}', 'tokens', 'nearest{pid}')",
+        f"add_hubness('{mine}', 'embedding', 'hubs{pid}')",
+        f"backfill('{mine}')",
+        f"backfill('{mine}', verify => true)",
+        f"analyze_bm25('{mine}')",
+        f"repair('{mine}')",
         "check()",
     ):
         planted.execute(f"CALL sqlvec.{call}")
     planted.execute(
-        "INSERT INTO mine (id, code, name, made, short, body, embedding, tokens) SELECT id, code, name, made, short, body, embedding, tokens FROM bare WHERE id > 30"
+        f"INSERT INTO {mine} (id, code, name, made, short, body, embedding, tokens) SELECT id, code, name, made, short, body, embedding, tokens FROM bare WHERE id OPERATOR(pg_catalog.>) 30"
     )
     planted.execute(
-        "UPDATE mine SET body = 'fig', embedding = '[1,1,1,1]', tokens = NULL WHERE id < 10"
+        f"UPDATE {mine} SET body = 'fig', embedding = '[1,1,1,1]', tokens = NULL WHERE id OPERATOR(pg_catalog.<) 10"
     )
-    planted.execute("CALL sqlvec.analyze_bm25('mine', drift => 0)")
+    planted.execute(f"CALL sqlvec.analyze_bm25('{mine}', drift => 0)")
     for view in ("derived_column", "bm25_health", "backfill_progress"):
         assert planted.execute(f"SELECT * FROM sqlvec.{view}").fetchall()
-    assert planted.execute("SELECT * FROM sqlvec.plan_index('mine', 'embedding')").fetchall()
+    assert planted.execute(f"SELECT * FROM sqlvec.plan_index('{mine}', 'embedding')").fetchall()
     assert planted.execute(
-        "SELECT sqlvec.encode('signs', '[1,2,3,4]', NULL::bit varying)"
+        f"SELECT sqlvec.encode('signs{pid}', '[1,2,3,4]', NULL::bit varying)"
     ).fetchall()
     for column in ("code2", "body_bm25"):
-        planted.execute(f"CALL sqlvec.drop_derived('mine', '{column}')")
+        planted.execute(f"CALL sqlvec.drop_derived('{mine}', '{column}')")
 
 
 @pytest.mark.parametrize("key", KEYS)
