@@ -210,6 +210,7 @@ BEGIN
         END IF;
         -- Weights are positive, so that agreement of the legs never counts against a row.
         v_logit := v_logit + CASE WHEN v_legs[i] IS NULL THEN m.intercept[i + 1]
+                                  WHEN m.slope[i] < 1e-100::float8 THEN 0 -- the product might underflow, which is an error
                                   ELSE m.slope[i] * ln(greatest(v_legs[i], 2.3e-16) / greatest(1 - v_legs[i], 2.3e-16)) END;
     END LOOP;
     RETURN sqlvec._logistic(v_logit);

@@ -290,7 +290,9 @@ DECLARE
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtext('sqlvec.relevance_model'));
     SELECT string_agg(format('"%s"', m.name), ', ' ORDER BY m.name) INTO v_users
-    FROM sqlvec.relevance_model AS m WHERE drop_relevance_model.name = ANY (m.models);
+    FROM sqlvec.relevance_model AS m WHERE drop_relevance_model.name = ANY (m.models)
+      -- Fused models of others do not hold the owner back: they fail, by name, until there is one again.
+      AND coalesce(sqlvec._acts_as(m.owner), false);
     IF v_users IS NOT NULL THEN
         RAISE EXCEPTION 'relevance model "%" is in use by fused model %', name, v_users
             USING ERRCODE = 'dependent_objects_still_exist', HINT = 'Drop the fused model first: CALL sqlvec.drop_relevance_model(...).';

@@ -7979,7 +7979,9 @@ DECLARE
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtext('sqlvec.relevance_model'));
     SELECT string_agg(format('"%s"', m.name), ', ' ORDER BY m.name) INTO v_users
-    FROM sqlvec.relevance_model AS m WHERE drop_relevance_model.name = ANY (m.models);
+    FROM sqlvec.relevance_model AS m WHERE drop_relevance_model.name = ANY (m.models)
+      -- Fused models of others do not hold the owner back: they fail, by name, until there is one again.
+      AND coalesce(sqlvec._acts_as(m.owner), false);
     IF v_users IS NOT NULL THEN
         RAISE EXCEPTION 'relevance model "%" is in use by fused model %', name, v_users
             USING ERRCODE = 'dependent_objects_still_exist', HINT = 'Drop the fused model first: CALL sqlvec.drop_relevance_model(...).';
@@ -8205,6 +8207,7 @@ BEGIN
         END IF;
         -- Weights are positive, so that agreement of the legs never counts against a row.
         v_logit := v_logit + CASE WHEN v_legs[i] IS NULL THEN m.intercept[i + 1]
+                                  WHEN m.slope[i] < 1e-100::float8 THEN 0 -- the product might underflow, which is an error
                                   ELSE m.slope[i] * ln(greatest(v_legs[i], 2.3e-16) / greatest(1 - v_legs[i], 2.3e-16)) END;
     END LOOP;
     RETURN sqlvec._logistic(v_logit);

@@ -341,7 +341,9 @@ def test_refusals(db: psycopg.Connection[Any]) -> None:
     with pytest.raises(psycopg.errors.UndefinedColumn, match='no derived column "nothing"'):
         db.execute("CALL sqlvec.backfill('doc', 'nothing')")
     db.execute("CREATE TABLE plain (id int)")
-    with pytest.raises(psycopg.errors.UndefinedColumn, match="table public.plain has no derived column"):
+    with pytest.raises(
+        psycopg.errors.UndefinedColumn, match="table public.plain has no derived column"
+    ):
         db.execute("CALL sqlvec.backfill('plain')")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pgvector import Vector
@@ -182,6 +182,7 @@ def test_scores_equal_numpy(doc, family, weights, maximum, share, terms, wanted)
 
 
 @property_settings
+@example(np.array([0, 5e-324, 0]), 0.0, np.zeros(3), [None, 0.4375, None])
 @given(
     hnp.arrays(np.float64, 3, elements=st.floats(0, 10)),
     st.floats(-10, 10),
@@ -676,6 +677,25 @@ def test_models_belong_to_roles(doc: Connection) -> None:
         )
     relevance.save(doc, "own", FusedModel(np.ones(3), 0.0, models=MODELS))
     doc.execute(text("CALL sqlvec.drop_relevance_model('own')"))
+
+
+def test_fused_models_of_others_do_not_keep_a_leg(doc: Connection) -> None:
+    make_legs(doc)
+    doc.exec_driver_sql("CALL sqlvec.add_bm25('doc', 'body')")
+    doc.exec_driver_sql("CREATE ROLE fitter; CREATE ROLE fuser")
+    doc.exec_driver_sql("UPDATE sqlvec.relevance_model SET owner = 'fitter'")
+    doc.exec_driver_sql("SET LOCAL ROLE fuser")
+    relevance.save(doc, "theirs", FusedModel(np.ones(3), 0.0, models=(*MODELS[:2], None)))
+    doc.exec_driver_sql("SET LOCAL ROLE fitter")
+    doc.execute(text("CALL sqlvec.drop_relevance_model(:m)"), {"m": MODELS[0]})
+    doc.exec_driver_sql("RESET ROLE")
+    with pytest.raises(DBAPIError, match=f'relevance model "{MODELS[0]}" does not exist'):
+        doc.execute(
+            text(
+                "SELECT * FROM sqlvec.hybrid_search(NULL::doc, 'apple', '[1,0,0]', fusion => 'relevance',"
+                " vector_column => 'embedding', relevance => 'theirs')"
+            )
+        )
 
 
 def test_sessions_wait_for_each_other(dsn: str) -> None:
