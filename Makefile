@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 OLDER := .venv-sqlalchemy-2.0
 BIN := $(VENV)/bin
+UV := $(BIN)/uv
 # Tests of one file share a database; files share nothing, so two run at a time, each on a server.
 TOGETHER := -n 2 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -41,8 +42,9 @@ db-16: $(OLDER)/.dev
 smoke: $(VENV)/.dev
 	rm -rf build/smoke
 	$(BIN)/python -m build --no-isolation --outdir build/smoke/dist .
-	$(PYTHON) -m venv build/smoke/venv
-	build/smoke/venv/bin/pip install -q "$$(echo build/smoke/dist/*.whl)[cli,embedded]" "psycopg[binary]"
+	$(UV) venv -q --python $(PYTHON) build/smoke/venv
+	$(UV) pip install -q --python build/smoke/venv \
+	    "$$(echo build/smoke/dist/*.whl)[cli,embedded]" "psycopg[binary]"
 	build/smoke/venv/bin/python -I tests/smoke.py
 
 docs: $(VENV)/.docs
@@ -53,16 +55,17 @@ freeze: $(VENV)/.dev
 	$(BIN)/python -c 'from sqlvec.catalog import bundle; print(bundle(), end="")' > \
 	    sql/releases/sqlvec--$$(cat sql/VERSION).sql
 
-$(VENV)/bin/python:
+$(UV):
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q uv
 
-$(VENV)/.%: pyproject.toml sql/VERSION | $(VENV)/bin/python
-	$(BIN)/pip install -q -e '.[$*]'
+$(VENV)/.%: pyproject.toml sql/VERSION | $(UV)
+	$(UV) pip install -q --python $(VENV) -e '.[$*]'
 	touch $@
 
-$(OLDER)/.dev: pyproject.toml sql/VERSION
-	$(PYTHON) -m venv $(OLDER)
-	$(OLDER)/bin/pip install -q -e '.[dev]' 'sqlalchemy<2.1'
+$(OLDER)/.dev: pyproject.toml sql/VERSION | $(UV)
+	$(UV) venv -q --allow-existing --python $(PYTHON) $(OLDER)
+	$(UV) pip install -q --python $(OLDER) -e '.[dev]' 'sqlalchemy<2.1'
 	touch $@
 
 clean:
