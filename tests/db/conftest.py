@@ -12,12 +12,16 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, Engine, NullPool, create_engine
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from sqlvec import catalog
 from sqlvec.embedded import Server
 from tests.db.server import SETTINGS, DatabaseServer, sqlalchemy_url
+
+# What a session can hold beyond its transaction. Plans stay, as in any pool: to compile the
+# functions of sqlvec anew for every test would take longer than most tests do.
+RESET = "RESET SESSION AUTHORIZATION; RESET ALL; SELECT pg_advisory_unlock_all()"
 
 _SERVER = pytest.StashKey[DatabaseServer]()
 
@@ -85,9 +89,16 @@ def dsn(server: DatabaseServer, module_database: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def engine(dsn: str) -> Engine:
-    """Return an engine on the module's database."""
-    return create_engine(sqlalchemy_url(dsn), poolclass=NullPool)
+def engine(dsn: str) -> Iterator[Engine]:
+    """Return an engine on the module's database, whose pool keeps its connections."""
+    engine = create_engine(sqlalchemy_url(dsn))
+
+    @event.listens_for(engine, "reset")
+    def reset(connection: psycopg.Connection[Any], *_: object) -> None:
+        _reset(connection)
+
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture
@@ -98,12 +109,23 @@ def conn(engine: Engine) -> Iterator[Connection]:
         transaction.rollback()
 
 
-@pytest.fixture
-def db(dsn: str) -> Iterator[psycopg.Connection[Any]]:
-    """Open the same through psycopg, without SQLAlchemy between."""
+@pytest.fixture(scope="module")
+def _session(dsn: str) -> Iterator[psycopg.Connection[Any]]:
     with psycopg.connect(dsn, prepare_threshold=None) as connection:
         yield connection
-        connection.rollback()
+
+
+@pytest.fixture
+def db(_session: psycopg.Connection[Any]) -> Iterator[psycopg.Connection[Any]]:
+    """Begin the same through psycopg, without SQLAlchemy between."""
+    yield _session
+    _reset(_session)
+
+
+def _reset(connection: psycopg.Connection[Any]) -> None:
+    connection.rollback()
+    connection.execute(RESET)
+    connection.commit()
 
 
 @pytest.fixture
