@@ -1,26 +1,50 @@
-"""The command line, as a process of its own."""
+"""The command line: exit status, output and errors."""
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
-from sqlvec import catalog
+from sqlvec import catalog, cli
 
 CreateDatabase = Callable[..., str]
+Completed = subprocess.CompletedProcess[str]
 
 
-def sqlvec(*arguments: str, dsn: str | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "SQLVEC_DSN"}
-    if dsn is not None:
-        environment["SQLVEC_DSN"] = dsn
+def sqlvec(*arguments: str, dsn: str | None = None) -> Completed:
+    """Do in this process what the command does in its own, which starts in a second."""
+    environment = {} if dsn is None else {"SQLVEC_DSN": dsn}
+    status: object = 0
+    with (
+        patch.dict(os.environ, environment),
+        patch.object(sys, "argv", ["sqlvec", *arguments]),
+        redirect_stdout(io.StringIO()) as output,
+        redirect_stderr(io.StringIO()) as errors,
+    ):
+        if dsn is None:
+            os.environ.pop("SQLVEC_DSN", None)
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = end.code
+    # As the interpreter ends: a message goes to standard error.
+    if isinstance(status, str):
+        return Completed(arguments, 1, output.getvalue(), f"{errors.getvalue()}{status}\n")
+    assert status is None or isinstance(status, int)
+    return Completed(arguments, status or 0, output.getvalue(), errors.getvalue())
+
+
+def process(*arguments: str) -> Completed:
     command = [sys.executable, "-c", "from sqlvec.cli import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def test_life_of_an_installation(tmp_database: CreateDatabase) -> None:
@@ -49,7 +73,7 @@ def test_life_of_an_installation(tmp_database: CreateDatabase) -> None:
 
 def test_takes_the_url_of_sqlalchemy(dsn: str) -> None:
     url = dsn.replace("postgresql://", "postgresql+psycopg://")
-    assert "database: " in sqlvec("version", "--dsn", url).stdout
+    assert "database: " in process("version", "--dsn", url).stdout
 
 
 def test_without_a_database() -> None:
@@ -60,7 +84,7 @@ def test_without_a_database() -> None:
 
 
 def test_database_out_of_reach() -> None:
-    result = sqlvec("install", "--dsn", "postgresql://127.0.0.1:1/nowhere")
+    result = process("install", "--dsn", "postgresql://127.0.0.1:1/nowhere")
     assert result.returncode == 1
     assert result.stderr.startswith("sqlvec: connection failed")
     assert "Traceback" not in result.stderr
