@@ -39,24 +39,29 @@ END
 $body$;
 
 -- Derived columns of one source that their trigger keeps, by present names. The search's short cut
--- through what sqlvec._derived answers for all tables: it starts from the trigger.
+-- through what sqlvec._derived answers for all tables: it starts from the trigger. OFFSET 0 has each
+-- further row looked up by its key, where the planner would read a small catalog from end to end.
 CREATE OR REPLACE FUNCTION sqlvec._maintained_of(rel oid, source name) RETURNS TABLE (
-    target_column name, encoder text, kind text, code_type text, metric text
+    target_column name, target_attnum smallint, encoder text, kind text, code_type text, metric text
 ) LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT t.attname, d.encoder, e.kind, e.code_type, d.metric
+    SELECT t.attname, t.attnum, d.encoder, e.kind, e.code_type, d.metric
     FROM pg_catalog.pg_trigger AS g
-    JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid AND p.proname LIKE 'maintain\_%'
-    JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace AND n.nspname = 'sqlvec'
-    JOIN sqlvec.relation AS r ON r.id = substr(p.proname, 10)::int
-    JOIN sqlvec.derived AS d ON d.relation_id = r.id
-    JOIN sqlvec.encoder AS e ON e.name = d.encoder
+    CROSS JOIN LATERAL (SELECT substr(p.proname, 10)::int AS id FROM pg_catalog.pg_proc AS p
+                        WHERE p.oid = g.tgfoid AND p.pronamespace = 'sqlvec'::pg_catalog.regnamespace AND p.proname LIKE 'maintain\_%' OFFSET 0) AS p
+    CROSS JOIN LATERAL (SELECT r.oid FROM sqlvec.relation AS r WHERE r.id = p.id OFFSET 0) AS r
+    CROSS JOIN LATERAL (SELECT d.* FROM sqlvec.derived AS d WHERE d.relation_id = p.id AND NOT d.suspect OFFSET 0) AS d
+    CROSS JOIN LATERAL (SELECT e.kind, e.code_type, e.dimensions FROM sqlvec.encoder AS e WHERE e.name = d.encoder OFFSET 0) AS e
     -- Column numbers hold for the table the catalog knows, names for a partition or a restored copy.
-    JOIN pg_catalog.pg_attribute AS t ON t.attrelid = g.tgrelid AND NOT t.attisdropped
-         AND CASE WHEN r.oid = g.tgrelid THEN t.attnum = d.target_attnums[1] ELSE t.attname = d.target_columns[1] END
-    JOIN pg_catalog.pg_attribute AS s ON s.attrelid = g.tgrelid AND s.attname = source
-         AND CASE WHEN r.oid = g.tgrelid THEN s.attnum = d.source_attnums[1] ELSE s.attname = d.source_columns[1] END
-    WHERE g.tgrelid = rel AND g.tgenabled = 'A' AND NOT d.suspect
+    CROSS JOIN LATERAL (SELECT s.attname, s.atttypmod FROM pg_catalog.pg_attribute AS s
+                        WHERE s.attrelid = rel AND s.attname = source
+                          AND CASE WHEN r.oid = rel THEN s.attnum = d.source_attnums[1] ELSE s.attname = d.source_columns[1] END OFFSET 0) AS s
+    CROSS JOIN LATERAL (SELECT t.attname, t.attnum FROM pg_catalog.pg_attribute AS t
+                        WHERE t.attrelid = rel AND NOT t.attisdropped
+                          AND t.attnum = CASE WHEN r.oid = rel THEN d.target_attnums[1]
+                                              ELSE (SELECT a.attnum FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = rel AND a.attname = d.target_columns[1]) END
+                        OFFSET 0) AS t
+    WHERE g.tgrelid = rel AND g.tgenabled = 'A'
       AND s.atttypmod IN (-1, e.dimensions)
       -- The trigger of the table that the catalog row names, or of a restored one.
       AND (r.oid = coalesce(pg_catalog.pg_partition_root(rel), rel)
@@ -74,18 +79,17 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE split_part(opclass, '_', 2) WHEN 'l2' THEN 'l2' WHEN 'ip' THEN 'inner_product' WHEN 'cosine' THEN 'cosine'
                                         WHEN 'l1' THEN 'l1' WHEN 'hamming' THEN 'hamming' WHEN 'jaccard' THEN 'jaccard' END;
 
--- Valid approximate indexes of a table; column_name is NULL for an expression.
+-- Valid approximate indexes of a table; attnum is 0 for an expression.
 CREATE OR REPLACE FUNCTION sqlvec._ann_indexes(rel oid) RETURNS TABLE (
-    index_oid oid, index_name name, partial boolean, opclass name, column_name name
+    index_oid oid, index_name name, partial boolean, opclass name, attnum smallint
 ) LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT c.oid, c.relname, i.indpred IS NOT NULL, o.opcname, a.attname
+    SELECT i.indexrelid, c.relname, i.indpred IS NOT NULL, o.opcname, i.indkey[0]
     FROM pg_catalog.pg_index AS i
-    JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
-    JOIN pg_catalog.pg_am AS m ON m.oid = c.relam AND m.amname IN ('hnsw', 'ivfflat')
-    JOIN pg_catalog.pg_opclass AS o ON o.oid = i.indclass[0]
-    LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = rel AND a.attnum = i.indkey[0] AND a.attnum > 0
-    WHERE i.indrelid = rel AND i.indisvalid AND i.indislive
+    CROSS JOIN LATERAL (SELECT c.relname, c.relam FROM pg_catalog.pg_class AS c WHERE c.oid = i.indexrelid OFFSET 0) AS c
+    CROSS JOIN LATERAL (SELECT FROM pg_catalog.pg_am AS m WHERE m.oid = c.relam AND m.amname IN ('hnsw', 'ivfflat') OFFSET 0) AS m
+    CROSS JOIN LATERAL (SELECT o.opcname FROM pg_catalog.pg_opclass AS o WHERE o.oid = i.indclass[0] OFFSET 0) AS o
+    WHERE i.indrelid = rel AND i.indisvalid AND i.indislive AND NOT i.indisunique
     ORDER BY c.relname;
 END;
 
@@ -101,8 +105,9 @@ BEGIN
             index_name       name,  -- NULL for a derived column without an index
             partial          boolean,
             column_used      name,  -- NULL for an expression
+            encoder          text,  -- of the column
             expression       text,
-            query_expression text,  -- the code of the query $2; NULL for the query itself
+            query_expression text,  -- the code of the query $2; NULL for the query itself or what the encoder makes of it
             code_metric      text   -- of the index
         );
     END IF;
@@ -111,7 +116,7 @@ $do$;
 
 -- Ways that have a valid HNSW or IVFFlat index, and derived columns that have none, in order of
 -- preference. Every search asks this, so it takes one pass over the few indexes of the table.
-CREATE OR REPLACE FUNCTION sqlvec._ways(rel oid, column_name text) RETURNS sqlvec._way[]
+CREATE OR REPLACE FUNCTION sqlvec._ways(rel oid, column_name text, attnum smallint) RETURNS sqlvec._way[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
@@ -120,26 +125,26 @@ DECLARE
     v_ways sqlvec._way[] := '{}';
 BEGIN
     FOR v_row IN
-        SELECT i.index_oid, i.index_name, i.partial, i.opclass, i.column_name AS indexed_column,
+        SELECT i.index_oid, i.index_name, i.partial, i.opclass, i.attnum,
                d.target_column, d.encoder, d.kind, d.code_type, d.metric
         FROM (SELECT m.* FROM sqlvec._maintained_of(rel, column_name) AS m
               WHERE m.kind <> 'hubness') AS d -- which is searched for itself, with queries of its own
-        FULL JOIN sqlvec._ann_indexes(rel) AS i ON i.column_name = d.target_column
-        ORDER BY d.target_column IS NULL, i.column_name IS NOT NULL, i.index_name
+        FULL JOIN sqlvec._ann_indexes(rel) AS i ON i.attnum = d.target_attnum
+        ORDER BY d.target_column IS NULL, i.attnum > 0, i.index_name
     LOOP
         IF v_row.target_column IS NOT NULL THEN
             v_metric := CASE v_row.code_type WHEN 'bit' THEN 'hamming' ELSE v_row.metric END;
             v_ways := v_ways || ROW(v_row.target_column, v_row.kind, 1, v_row.metric,
                 CASE WHEN v_row.opclass = sqlvec._opclass(v_row.code_type, v_metric) THEN v_row.index_name END,
-                v_row.partial, v_row.target_column, NULL, sqlvec._encode_expression(v_row.encoder, '{$2}'), v_metric)::sqlvec._way;
-        ELSIF v_row.indexed_column = column_name THEN
+                v_row.partial, v_row.target_column, v_row.encoder, NULL, NULL, v_metric)::sqlvec._way;
+        ELSIF v_row.attnum = _ways.attnum THEN
             v_metric := sqlvec._opclass_metric(v_row.opclass);
-            v_ways := v_ways || ROW('source', 'source', 3, v_metric, v_row.index_name, v_row.partial, column_name, NULL, NULL, v_metric)::sqlvec._way;
-        ELSIF v_row.indexed_column IS NULL THEN
+            v_ways := v_ways || ROW('source', 'source', 3, v_metric, v_row.index_name, v_row.partial, column_name, NULL, NULL, NULL, v_metric)::sqlvec._way;
+        ELSIF v_row.attnum = 0 THEN
             v_metric := sqlvec._opclass_metric(v_row.opclass);
             v_ways := v_ways || ARRAY(
                 SELECT ROW(w.way, w.kind, 2, CASE WHEN w.kind <> 'binary' THEN v_metric END, v_row.index_name, v_row.partial,
-                           NULL, w.expression, w.query_expression, v_metric)::sqlvec._way
+                           NULL, NULL, w.expression, w.query_expression, v_metric)::sqlvec._way
                 FROM sqlvec._expression_ways(rel, column_name) AS w
                 WHERE w.expression = pg_get_indexdef(v_row.index_oid, 1, false));
         END IF;
@@ -184,7 +189,7 @@ CREATE OR REPLACE FUNCTION sqlvec.plan_index(rel regclass, column_name text, met
 AS $body$
 DECLARE
     v_source record := sqlvec._column(rel, column_name);
-    v_ways sqlvec._way[] := sqlvec._ways(rel, column_name);
+    v_ways sqlvec._way[] := sqlvec._ways(rel, column_name, v_source.attnum);
     v_metric text;
     v_partitioned boolean := (SELECT c.relkind = 'p' FROM pg_class AS c WHERE c.oid = rel);
     v_way record;

@@ -52,7 +52,7 @@ BEGIN ATOMIC
     CROSS JOIN LATERAL (SELECT CASE o.code_type WHEN 'bit' THEN o.code_dimensions / 8.0 ELSE 2.0 * o.code_dimensions END AS bytes
                         FROM sqlvec.encoder AS o WHERE o.name = e.encoder) AS c
     LEFT JOIN sqlvec._ann_indexes(rel) AS i
-           ON i.column_name = e.target_column AND NOT i.partial
+           ON i.attnum = e.target_attnum AND NOT i.partial
           AND i.opclass = CASE e.code_type WHEN 'bit' THEN 'bit_hamming_ops' ELSE 'halfvec_ip_ops' END
     -- The matrices may be missing (a data-only restore): no query has a code then.
     WHERE e.kind = 'fde' AND sqlvec._has_matrices(e.encoder)

@@ -65,7 +65,8 @@ $body$;
 -- A btree that was built empty has one page until the first entry comes, so the size of the partial
 -- index over such rows tells in a fraction of the time that planning a look into it takes. The size
 -- is read while the statement runs: who wrote a row that its snapshot sees had made the index grow
--- before. indcheckxmin marks an index that may lack rows which an old snapshot still sees.
+-- before. indcheckxmin marks an index that may lack rows which an old snapshot still sees. 1978 is
+-- int4_ops of btree: sqlvec._unfinished_index_sql indexes the constant 1.
 CREATE OR REPLACE FUNCTION sqlvec._all_encoded(rel oid, source text, target_column name, source_column name) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -74,12 +75,12 @@ DECLARE
     v_index oid;
 BEGIN
     SELECT i.indexrelid INTO v_index
-    FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS m ON m.oid = c.relam
-    -- Children that inherit have rows that the index does not know.
-    WHERE i.indrelid = rel AND NOT EXISTS (SELECT FROM pg_inherits AS h WHERE h.inhparent = rel)
-      AND i.indpred IS NOT NULL AND i.indisvalid AND NOT i.indcheckxmin AND m.amname = 'btree'
+    FROM pg_index AS i
+    WHERE i.indrelid = rel AND i.indpred IS NOT NULL AND i.indisvalid AND NOT i.indcheckxmin AND i.indclass[0] = 1978
       AND pg_relation_size(i.indexrelid) = v_page
       AND pg_get_expr(i.indpred, rel) = format('((%I IS NULL) AND (%I IS NOT NULL))', target_column, source_column)
+      -- Children that inherit have rows that the index does not know.
+      AND NOT EXISTS (SELECT FROM pg_inherits AS h WHERE h.inhparent = rel)
     LIMIT 1;
     IF v_index IS NULL THEN
         RETURN format('NOT EXISTS (SELECT FROM %s WHERE %I IS NULL AND %I IS NOT NULL)', source, target_column, source_column);
@@ -110,6 +111,12 @@ DECLARE
     v_from text;
     v_query text;
     v_key text;
+    v_schema name := sqlvec._vector_schema();
+    v_carry text;
+    v_carried text;
+    v_answer text;
+    v_order text;
+    v_searched text;
     v_ways sqlvec._way[];
     v_way sqlvec._way;
     v_total float8;
@@ -117,32 +124,37 @@ DECLARE
     v_cost float8;
     v_page float8;
     v_conditional boolean;
-    v_ties text := '';
-    v_tied text := '';
+    v_ties text;
+    v_tied text;
+    v_code text;
+    v_code_operator text;
+    v_code_query text;
+    v_encoded text;
 BEGIN
     PERFORM sqlvec._check_search(column_name, query_dimensions, k, candidates, oversample, mode);
-    SELECT c.relname, c.relkind, c.reltuples::float8 AS reltuples, c.relpages::float8 AS relpages, n.nspname,
-           t.typname AS type_name, a.atttypmod AS dimensions
+    SELECT c.relname, c.relkind, c.reltuples::float8 AS reltuples, c.relpages::float8 AS relpages,
+           c.relnamespace::regnamespace::text AS schema_name, a.attnum, a.atttypid, a.atttypmod
     INTO v_class
-    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    LEFT JOIN (pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid)
-           ON a.attrelid = rel AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped
+    FROM pg_class AS c LEFT JOIN pg_attribute AS a ON a.attrelid = rel AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped
     WHERE c.oid = rel;
-    v_type := v_class.type_name;
     -- What does not fit at first sight is a domain, a halfvec column, or an error to explain.
-    IF v_type = query_type AND v_class.dimensions = query_dimensions THEN
+    IF v_class.atttypid = sqlvec._query_type(query_type) AND v_class.atttypmod = query_dimensions THEN
+        v_type := query_type;
         v_dimensions := query_dimensions;
     ELSE
         v_part := sqlvec._searched_column(rel, column_name, query_type, query_dimensions);
         v_type := v_part.type_name;
         v_dimensions := v_part.dimensions;
     END IF;
-    v_ways := sqlvec._ways(rel, column_name);
-    metric := CASE WHEN metric IS NULL THEN sqlvec._default_metric(rel, column_name, v_type, v_ways)
-                   ELSE sqlvec._checked_metric(metric, v_type) END;
+    v_ways := sqlvec._ways(rel, column_name, v_class.attnum);
+    IF metric IS NOT NULL THEN
+        metric := sqlvec._checked_metric(metric, v_type);
+    ELSE
+        metric := sqlvec._default_metric(rel, column_name, v_type, v_ways);
+    END IF;
 
     v_alias := quote_ident(v_class.relname);
-    v_table := quote_ident(v_class.nspname) || '.' || v_alias;
+    v_table := v_class.schema_name || '.' || v_alias;
     v_from := v_table || ' AS ' || v_alias;
     bound := '{}';
     condition := 'true';
@@ -206,46 +218,51 @@ BEGIN
         settings := sqlvec._scan_settings(candidate_count, v_total, v_matching, mode = 'auto');
     END IF;
 
+    -- Views and foreign tables have no row address: their candidates carry the row.
     IF key_type IS NOT NULL THEN
-        v_key := format('%s.%I', v_alias, sqlvec._key_column(rel, key_column))
-                 || CASE WHEN places THEN '' ELSE '::' || sqlvec._type_name(key_type) END;
-    END IF;
-    IF places AND key_type IS NULL THEN
-        -- Legs order equal rows alike: by primary key, where it may be read.
-        SELECT string_agg(format(', %s.%I AS tie_%s', v_alias, a.attname, n.position), '' ORDER BY n.position),
-               string_agg(format(', tie_%s', n.position), '' ORDER BY n.position)
-        INTO v_ties, v_tied
-        FROM pg_index AS i, unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY AS n (attnum, position)
-        JOIN pg_attribute AS a ON a.attnum = n.attnum
-        WHERE i.indrelid = rel AND i.indisprimary AND a.attrelid = rel AND has_column_privilege(rel, a.attnum, 'SELECT');
-        v_ties := coalesce(v_ties, ''); v_tied := coalesce(v_tied, '');
+        v_key := sqlvec._key_column(rel, key_column);
+        v_carry := format('%s.%I', v_alias, v_key);
+        IF places THEN
+            v_answer := format(sqlvec._as_text((sqlvec._column(rel, v_key)).type_oid), 'h.key') || ', 0::pg_catalog.oid';
+        ELSE
+            v_carry := v_carry || '::' || sqlvec._type_name(key_type);
+            v_answer := 'h.key';
+        END IF;
+        v_carry := v_carry || ' AS key'; v_carried := 'key'; v_order := 'key';
+    ELSIF v_class.relkind IN ('r', 'p', 'm') THEN
+        v_carry := format('%1$s.ctid AS row_id, %1$s.tableoid AS row_table', v_alias); v_carried := 'row_id, row_table'; v_order := 'row_table, row_id';
+        IF places THEN
+            v_answer := 'h.row_id::pg_catalog.text, h.row_table';
+            -- Legs order equal rows alike: by primary key, where it may be read.
+            SELECT string_agg(format(', %s.%I AS tie_%s', v_alias, a.attname, n.position), '' ORDER BY n.position),
+                   string_agg(format(', tie_%s', n.position), '' ORDER BY n.position)
+            INTO v_ties, v_tied
+            FROM pg_index AS i, unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY AS n (attnum, position)
+            JOIN pg_attribute AS a ON a.attnum = n.attnum
+            WHERE i.indrelid = rel AND i.indisprimary AND a.attrelid = rel AND has_column_privilege(rel, a.attnum, 'SELECT');
+            IF v_tied <> '' THEN
+                v_carry := v_carry || v_ties; v_carried := v_carried || v_tied; v_order := substr(v_tied, 3);
+            END IF;
+        ELSE
+            v_answer := format('(SELECT (d.*)::%1$s FROM %1$s AS d WHERE d.ctid OPERATOR(pg_catalog.=) h.row_id AND d.tableoid OPERATOR(pg_catalog.=) h.row_table)', v_table);
+        END IF;
+    ELSE
+        v_carry := format('(%s.*)::%s AS row_value', v_alias, v_table); v_carried := 'row_value'; v_answer := 'h.row_value';
     END IF;
     v_query := CASE v_type WHEN 'halfvec' THEN 'sqlvec._halfvec($2)' ELSE '$2' END;
+    IF v_way.way IS NOT NULL THEN
+        v_code := coalesce(v_way.expression, v_alias || '.' || quote_ident(v_way.column_used));
+        v_code_operator := sqlvec._operator(v_way.code_metric, v_schema);
+        v_code_query := CASE WHEN v_way.encoder IS NOT NULL THEN '(SELECT ' || sqlvec._encode_expression(v_way.encoder, '{$2}') || ')'
+                             ELSE coalesce('(SELECT ' || v_way.query_expression || ')', v_query) END;
+        IF v_way.rank = 1 THEN
+            v_encoded := sqlvec._all_encoded(rel, v_from, v_way.column_used, column_name);
+        END IF;
+    END IF;
+    v_searched := format('%s.%I', v_alias, column_name);
     v_part := sqlvec._search_statement(
-        source => v_from,
-        condition => condition,
-        searched => format('%s.%I', v_alias, column_name),
-        distance => format('%s.%I %s %s', v_alias, column_name, sqlvec._operator(metric), v_query),
-        k => coalesce(depth, k),
-        -- Views and foreign tables have no row address: their candidates carry the row.
-        carry => CASE WHEN v_key IS NOT NULL THEN v_key || ' AS key'
-                      WHEN v_class.relkind IN ('r', 'p', 'm') THEN format('%1$s.ctid AS row_id, %1$s.tableoid AS row_table', v_alias) || v_ties
-                      ELSE format('(%s.*)::%s AS row_value', v_alias, v_table) END,
-        carried => CASE WHEN v_key IS NOT NULL THEN 'key'
-                        WHEN v_class.relkind IN ('r', 'p', 'm') THEN 'row_id, row_table' || v_tied ELSE 'row_value' END,
-        answer => CASE WHEN places AND v_key IS NOT NULL THEN format(sqlvec._as_text((sqlvec._column(rel, sqlvec._key_column(rel, key_column))).type_oid), 'h.key') || ', 0::pg_catalog.oid'
-                      WHEN places THEN 'h.row_id::pg_catalog.text, h.row_table'
-                      WHEN v_key IS NOT NULL THEN 'h.key'
-                      WHEN v_class.relkind IN ('r', 'p', 'm')
-                      THEN format('(SELECT (d.*)::%1$s FROM %1$s AS d WHERE d.ctid OPERATOR(pg_catalog.=) h.row_id AND d.tableoid OPERATOR(pg_catalog.=) h.row_table)', v_table)
-                      ELSE 'h.row_value' END,
-        tie_break => CASE WHEN v_key IS NOT NULL THEN 'key' WHEN v_tied <> '' THEN substr(v_tied, 3) WHEN v_class.relkind IN ('r', 'p', 'm') THEN 'row_table, row_id' END,
-        code => coalesce(v_way.expression, v_alias || '.' || quote_ident(v_way.column_used)),
-        code_operator => sqlvec._operator(v_way.code_metric),
-        code_query => coalesce('(SELECT ' || v_way.query_expression || ')', v_query),
-        encoded => CASE WHEN v_way.rank = 1 THEN sqlvec._all_encoded(rel, v_from, v_way.column_used, column_name) END,
-        candidate_count => candidate_count,
-        whole => mode = 'auto');
+        v_from, condition, v_searched, v_searched || ' ' || sqlvec._operator(metric, v_schema) || ' ' || v_query, coalesce(depth, k),
+        v_carry, v_carried, v_answer, v_order, v_code, v_code_operator, v_code_query, v_encoded, candidate_count, mode = 'auto');
     statement := v_part.statement;
     fallback := v_part.fallback;
 END

@@ -62,6 +62,11 @@ BEGIN
 END
 $body$;
 
+-- The type of a query by its short name.
+CREATE OR REPLACE FUNCTION sqlvec._query_type(query_type text) RETURNS regtype
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE query_type WHEN 'vector' THEN 'vector'::regtype WHEN 'sparsevec' THEN 'sparsevec'::regtype WHEN 'bit' THEN 'bit'::regtype END;
+
 -- The column to search, once it fits the query.
 CREATE OR REPLACE FUNCTION sqlvec._searched_column(
     rel oid, column_name text, query_type text, query_dimensions int, OUT type_name name, OUT dimensions int

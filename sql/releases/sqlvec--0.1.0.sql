@@ -389,11 +389,15 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE metric WHEN 'l2' THEN 'l2' WHEN 'inner_product' THEN 'ip' WHEN 'cosine' THEN 'cosine'
                    WHEN 'l1' THEN 'l1' WHEN 'hamming' THEN 'hamming' WHEN 'jaccard' THEN 'jaccard' END;
 
-CREATE OR REPLACE FUNCTION sqlvec._operator(metric text) RETURNS text
-LANGUAGE sql STABLE PARALLEL SAFE
-RETURN format('OPERATOR(%I.%s)', sqlvec._vector_schema(),
+-- The operator of a metric, of a pgvector in this schema.
+CREATE OR REPLACE FUNCTION sqlvec._operator(metric text, schema_name name) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN format('OPERATOR(%I.%s)', schema_name,
               CASE metric WHEN 'l2' THEN '<->' WHEN 'inner_product' THEN '<#>' WHEN 'cosine' THEN '<=>'
                           WHEN 'l1' THEN '<+>' WHEN 'hamming' THEN '<~>' WHEN 'jaccard' THEN '<%>' END);
+
+CREATE OR REPLACE FUNCTION sqlvec._operator(metric text) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE RETURN sqlvec._operator(metric, sqlvec._vector_schema());
 
 CREATE OR REPLACE FUNCTION sqlvec._opclass(type_name text, metric text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -4512,24 +4516,29 @@ END
 $body$;
 
 -- Derived columns of one source that their trigger keeps, by present names. The search's short cut
--- through what sqlvec._derived answers for all tables: it starts from the trigger.
+-- through what sqlvec._derived answers for all tables: it starts from the trigger. OFFSET 0 has each
+-- further row looked up by its key, where the planner would read a small catalog from end to end.
 CREATE OR REPLACE FUNCTION sqlvec._maintained_of(rel oid, source name) RETURNS TABLE (
-    target_column name, encoder text, kind text, code_type text, metric text
+    target_column name, target_attnum smallint, encoder text, kind text, code_type text, metric text
 ) LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT t.attname, d.encoder, e.kind, e.code_type, d.metric
+    SELECT t.attname, t.attnum, d.encoder, e.kind, e.code_type, d.metric
     FROM pg_catalog.pg_trigger AS g
-    JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid AND p.proname LIKE 'maintain\_%'
-    JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace AND n.nspname = 'sqlvec'
-    JOIN sqlvec.relation AS r ON r.id = substr(p.proname, 10)::int
-    JOIN sqlvec.derived AS d ON d.relation_id = r.id
-    JOIN sqlvec.encoder AS e ON e.name = d.encoder
+    CROSS JOIN LATERAL (SELECT substr(p.proname, 10)::int AS id FROM pg_catalog.pg_proc AS p
+                        WHERE p.oid = g.tgfoid AND p.pronamespace = 'sqlvec'::pg_catalog.regnamespace AND p.proname LIKE 'maintain\_%' OFFSET 0) AS p
+    CROSS JOIN LATERAL (SELECT r.oid FROM sqlvec.relation AS r WHERE r.id = p.id OFFSET 0) AS r
+    CROSS JOIN LATERAL (SELECT d.* FROM sqlvec.derived AS d WHERE d.relation_id = p.id AND NOT d.suspect OFFSET 0) AS d
+    CROSS JOIN LATERAL (SELECT e.kind, e.code_type, e.dimensions FROM sqlvec.encoder AS e WHERE e.name = d.encoder OFFSET 0) AS e
     -- Column numbers hold for the table the catalog knows, names for a partition or a restored copy.
-    JOIN pg_catalog.pg_attribute AS t ON t.attrelid = g.tgrelid AND NOT t.attisdropped
-         AND CASE WHEN r.oid = g.tgrelid THEN t.attnum = d.target_attnums[1] ELSE t.attname = d.target_columns[1] END
-    JOIN pg_catalog.pg_attribute AS s ON s.attrelid = g.tgrelid AND s.attname = source
-         AND CASE WHEN r.oid = g.tgrelid THEN s.attnum = d.source_attnums[1] ELSE s.attname = d.source_columns[1] END
-    WHERE g.tgrelid = rel AND g.tgenabled = 'A' AND NOT d.suspect
+    CROSS JOIN LATERAL (SELECT s.attname, s.atttypmod FROM pg_catalog.pg_attribute AS s
+                        WHERE s.attrelid = rel AND s.attname = source
+                          AND CASE WHEN r.oid = rel THEN s.attnum = d.source_attnums[1] ELSE s.attname = d.source_columns[1] END OFFSET 0) AS s
+    CROSS JOIN LATERAL (SELECT t.attname, t.attnum FROM pg_catalog.pg_attribute AS t
+                        WHERE t.attrelid = rel AND NOT t.attisdropped
+                          AND t.attnum = CASE WHEN r.oid = rel THEN d.target_attnums[1]
+                                              ELSE (SELECT a.attnum FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = rel AND a.attname = d.target_columns[1]) END
+                        OFFSET 0) AS t
+    WHERE g.tgrelid = rel AND g.tgenabled = 'A'
       AND s.atttypmod IN (-1, e.dimensions)
       -- The trigger of the table that the catalog row names, or of a restored one.
       AND (r.oid = coalesce(pg_catalog.pg_partition_root(rel), rel)
@@ -4547,18 +4556,17 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE split_part(opclass, '_', 2) WHEN 'l2' THEN 'l2' WHEN 'ip' THEN 'inner_product' WHEN 'cosine' THEN 'cosine'
                                         WHEN 'l1' THEN 'l1' WHEN 'hamming' THEN 'hamming' WHEN 'jaccard' THEN 'jaccard' END;
 
--- Valid approximate indexes of a table; column_name is NULL for an expression.
+-- Valid approximate indexes of a table; attnum is 0 for an expression.
 CREATE OR REPLACE FUNCTION sqlvec._ann_indexes(rel oid) RETURNS TABLE (
-    index_oid oid, index_name name, partial boolean, opclass name, column_name name
+    index_oid oid, index_name name, partial boolean, opclass name, attnum smallint
 ) LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT c.oid, c.relname, i.indpred IS NOT NULL, o.opcname, a.attname
+    SELECT i.indexrelid, c.relname, i.indpred IS NOT NULL, o.opcname, i.indkey[0]
     FROM pg_catalog.pg_index AS i
-    JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
-    JOIN pg_catalog.pg_am AS m ON m.oid = c.relam AND m.amname IN ('hnsw', 'ivfflat')
-    JOIN pg_catalog.pg_opclass AS o ON o.oid = i.indclass[0]
-    LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = rel AND a.attnum = i.indkey[0] AND a.attnum > 0
-    WHERE i.indrelid = rel AND i.indisvalid AND i.indislive
+    CROSS JOIN LATERAL (SELECT c.relname, c.relam FROM pg_catalog.pg_class AS c WHERE c.oid = i.indexrelid OFFSET 0) AS c
+    CROSS JOIN LATERAL (SELECT FROM pg_catalog.pg_am AS m WHERE m.oid = c.relam AND m.amname IN ('hnsw', 'ivfflat') OFFSET 0) AS m
+    CROSS JOIN LATERAL (SELECT o.opcname FROM pg_catalog.pg_opclass AS o WHERE o.oid = i.indclass[0] OFFSET 0) AS o
+    WHERE i.indrelid = rel AND i.indisvalid AND i.indislive AND NOT i.indisunique
     ORDER BY c.relname;
 END;
 
@@ -4574,8 +4582,9 @@ BEGIN
             index_name       name,  -- NULL for a derived column without an index
             partial          boolean,
             column_used      name,  -- NULL for an expression
+            encoder          text,  -- of the column
             expression       text,
-            query_expression text,  -- the code of the query $2; NULL for the query itself
+            query_expression text,  -- the code of the query $2; NULL for the query itself or what the encoder makes of it
             code_metric      text   -- of the index
         );
     END IF;
@@ -4584,7 +4593,7 @@ $do$;
 
 -- Ways that have a valid HNSW or IVFFlat index, and derived columns that have none, in order of
 -- preference. Every search asks this, so it takes one pass over the few indexes of the table.
-CREATE OR REPLACE FUNCTION sqlvec._ways(rel oid, column_name text) RETURNS sqlvec._way[]
+CREATE OR REPLACE FUNCTION sqlvec._ways(rel oid, column_name text, attnum smallint) RETURNS sqlvec._way[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
@@ -4593,26 +4602,26 @@ DECLARE
     v_ways sqlvec._way[] := '{}';
 BEGIN
     FOR v_row IN
-        SELECT i.index_oid, i.index_name, i.partial, i.opclass, i.column_name AS indexed_column,
+        SELECT i.index_oid, i.index_name, i.partial, i.opclass, i.attnum,
                d.target_column, d.encoder, d.kind, d.code_type, d.metric
         FROM (SELECT m.* FROM sqlvec._maintained_of(rel, column_name) AS m
               WHERE m.kind <> 'hubness') AS d -- which is searched for itself, with queries of its own
-        FULL JOIN sqlvec._ann_indexes(rel) AS i ON i.column_name = d.target_column
-        ORDER BY d.target_column IS NULL, i.column_name IS NOT NULL, i.index_name
+        FULL JOIN sqlvec._ann_indexes(rel) AS i ON i.attnum = d.target_attnum
+        ORDER BY d.target_column IS NULL, i.attnum > 0, i.index_name
     LOOP
         IF v_row.target_column IS NOT NULL THEN
             v_metric := CASE v_row.code_type WHEN 'bit' THEN 'hamming' ELSE v_row.metric END;
             v_ways := v_ways || ROW(v_row.target_column, v_row.kind, 1, v_row.metric,
                 CASE WHEN v_row.opclass = sqlvec._opclass(v_row.code_type, v_metric) THEN v_row.index_name END,
-                v_row.partial, v_row.target_column, NULL, sqlvec._encode_expression(v_row.encoder, '{$2}'), v_metric)::sqlvec._way;
-        ELSIF v_row.indexed_column = column_name THEN
+                v_row.partial, v_row.target_column, v_row.encoder, NULL, NULL, v_metric)::sqlvec._way;
+        ELSIF v_row.attnum = _ways.attnum THEN
             v_metric := sqlvec._opclass_metric(v_row.opclass);
-            v_ways := v_ways || ROW('source', 'source', 3, v_metric, v_row.index_name, v_row.partial, column_name, NULL, NULL, v_metric)::sqlvec._way;
-        ELSIF v_row.indexed_column IS NULL THEN
+            v_ways := v_ways || ROW('source', 'source', 3, v_metric, v_row.index_name, v_row.partial, column_name, NULL, NULL, NULL, v_metric)::sqlvec._way;
+        ELSIF v_row.attnum = 0 THEN
             v_metric := sqlvec._opclass_metric(v_row.opclass);
             v_ways := v_ways || ARRAY(
                 SELECT ROW(w.way, w.kind, 2, CASE WHEN w.kind <> 'binary' THEN v_metric END, v_row.index_name, v_row.partial,
-                           NULL, w.expression, w.query_expression, v_metric)::sqlvec._way
+                           NULL, NULL, w.expression, w.query_expression, v_metric)::sqlvec._way
                 FROM sqlvec._expression_ways(rel, column_name) AS w
                 WHERE w.expression = pg_get_indexdef(v_row.index_oid, 1, false));
         END IF;
@@ -4657,7 +4666,7 @@ CREATE OR REPLACE FUNCTION sqlvec.plan_index(rel regclass, column_name text, met
 AS $body$
 DECLARE
     v_source record := sqlvec._column(rel, column_name);
-    v_ways sqlvec._way[] := sqlvec._ways(rel, column_name);
+    v_ways sqlvec._way[] := sqlvec._ways(rel, column_name, v_source.attnum);
     v_metric text;
     v_partitioned boolean := (SELECT c.relkind = 'p' FROM pg_class AS c WHERE c.oid = rel);
     v_way record;
@@ -4790,6 +4799,11 @@ BEGIN
     END IF;
 END
 $body$;
+
+-- The type of a query by its short name.
+CREATE OR REPLACE FUNCTION sqlvec._query_type(query_type text) RETURNS regtype
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE query_type WHEN 'vector' THEN 'vector'::regtype WHEN 'sparsevec' THEN 'sparsevec'::regtype WHEN 'bit' THEN 'bit'::regtype END;
 
 -- The column to search, once it fits the query.
 CREATE OR REPLACE FUNCTION sqlvec._searched_column(
@@ -5064,7 +5078,8 @@ $body$;
 -- A btree that was built empty has one page until the first entry comes, so the size of the partial
 -- index over such rows tells in a fraction of the time that planning a look into it takes. The size
 -- is read while the statement runs: who wrote a row that its snapshot sees had made the index grow
--- before. indcheckxmin marks an index that may lack rows which an old snapshot still sees.
+-- before. indcheckxmin marks an index that may lack rows which an old snapshot still sees. 1978 is
+-- int4_ops of btree: sqlvec._unfinished_index_sql indexes the constant 1.
 CREATE OR REPLACE FUNCTION sqlvec._all_encoded(rel oid, source text, target_column name, source_column name) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -5073,12 +5088,12 @@ DECLARE
     v_index oid;
 BEGIN
     SELECT i.indexrelid INTO v_index
-    FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS m ON m.oid = c.relam
-    -- Children that inherit have rows that the index does not know.
-    WHERE i.indrelid = rel AND NOT EXISTS (SELECT FROM pg_inherits AS h WHERE h.inhparent = rel)
-      AND i.indpred IS NOT NULL AND i.indisvalid AND NOT i.indcheckxmin AND m.amname = 'btree'
+    FROM pg_index AS i
+    WHERE i.indrelid = rel AND i.indpred IS NOT NULL AND i.indisvalid AND NOT i.indcheckxmin AND i.indclass[0] = 1978
       AND pg_relation_size(i.indexrelid) = v_page
       AND pg_get_expr(i.indpred, rel) = format('((%I IS NULL) AND (%I IS NOT NULL))', target_column, source_column)
+      -- Children that inherit have rows that the index does not know.
+      AND NOT EXISTS (SELECT FROM pg_inherits AS h WHERE h.inhparent = rel)
     LIMIT 1;
     IF v_index IS NULL THEN
         RETURN format('NOT EXISTS (SELECT FROM %s WHERE %I IS NULL AND %I IS NOT NULL)', source, target_column, source_column);
@@ -5109,6 +5124,12 @@ DECLARE
     v_from text;
     v_query text;
     v_key text;
+    v_schema name := sqlvec._vector_schema();
+    v_carry text;
+    v_carried text;
+    v_answer text;
+    v_order text;
+    v_searched text;
     v_ways sqlvec._way[];
     v_way sqlvec._way;
     v_total float8;
@@ -5116,32 +5137,37 @@ DECLARE
     v_cost float8;
     v_page float8;
     v_conditional boolean;
-    v_ties text := '';
-    v_tied text := '';
+    v_ties text;
+    v_tied text;
+    v_code text;
+    v_code_operator text;
+    v_code_query text;
+    v_encoded text;
 BEGIN
     PERFORM sqlvec._check_search(column_name, query_dimensions, k, candidates, oversample, mode);
-    SELECT c.relname, c.relkind, c.reltuples::float8 AS reltuples, c.relpages::float8 AS relpages, n.nspname,
-           t.typname AS type_name, a.atttypmod AS dimensions
+    SELECT c.relname, c.relkind, c.reltuples::float8 AS reltuples, c.relpages::float8 AS relpages,
+           c.relnamespace::regnamespace::text AS schema_name, a.attnum, a.atttypid, a.atttypmod
     INTO v_class
-    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    LEFT JOIN (pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid)
-           ON a.attrelid = rel AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped
+    FROM pg_class AS c LEFT JOIN pg_attribute AS a ON a.attrelid = rel AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped
     WHERE c.oid = rel;
-    v_type := v_class.type_name;
     -- What does not fit at first sight is a domain, a halfvec column, or an error to explain.
-    IF v_type = query_type AND v_class.dimensions = query_dimensions THEN
+    IF v_class.atttypid = sqlvec._query_type(query_type) AND v_class.atttypmod = query_dimensions THEN
+        v_type := query_type;
         v_dimensions := query_dimensions;
     ELSE
         v_part := sqlvec._searched_column(rel, column_name, query_type, query_dimensions);
         v_type := v_part.type_name;
         v_dimensions := v_part.dimensions;
     END IF;
-    v_ways := sqlvec._ways(rel, column_name);
-    metric := CASE WHEN metric IS NULL THEN sqlvec._default_metric(rel, column_name, v_type, v_ways)
-                   ELSE sqlvec._checked_metric(metric, v_type) END;
+    v_ways := sqlvec._ways(rel, column_name, v_class.attnum);
+    IF metric IS NOT NULL THEN
+        metric := sqlvec._checked_metric(metric, v_type);
+    ELSE
+        metric := sqlvec._default_metric(rel, column_name, v_type, v_ways);
+    END IF;
 
     v_alias := quote_ident(v_class.relname);
-    v_table := quote_ident(v_class.nspname) || '.' || v_alias;
+    v_table := v_class.schema_name || '.' || v_alias;
     v_from := v_table || ' AS ' || v_alias;
     bound := '{}';
     condition := 'true';
@@ -5205,46 +5231,51 @@ BEGIN
         settings := sqlvec._scan_settings(candidate_count, v_total, v_matching, mode = 'auto');
     END IF;
 
+    -- Views and foreign tables have no row address: their candidates carry the row.
     IF key_type IS NOT NULL THEN
-        v_key := format('%s.%I', v_alias, sqlvec._key_column(rel, key_column))
-                 || CASE WHEN places THEN '' ELSE '::' || sqlvec._type_name(key_type) END;
-    END IF;
-    IF places AND key_type IS NULL THEN
-        -- Legs order equal rows alike: by primary key, where it may be read.
-        SELECT string_agg(format(', %s.%I AS tie_%s', v_alias, a.attname, n.position), '' ORDER BY n.position),
-               string_agg(format(', tie_%s', n.position), '' ORDER BY n.position)
-        INTO v_ties, v_tied
-        FROM pg_index AS i, unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY AS n (attnum, position)
-        JOIN pg_attribute AS a ON a.attnum = n.attnum
-        WHERE i.indrelid = rel AND i.indisprimary AND a.attrelid = rel AND has_column_privilege(rel, a.attnum, 'SELECT');
-        v_ties := coalesce(v_ties, ''); v_tied := coalesce(v_tied, '');
+        v_key := sqlvec._key_column(rel, key_column);
+        v_carry := format('%s.%I', v_alias, v_key);
+        IF places THEN
+            v_answer := format(sqlvec._as_text((sqlvec._column(rel, v_key)).type_oid), 'h.key') || ', 0::pg_catalog.oid';
+        ELSE
+            v_carry := v_carry || '::' || sqlvec._type_name(key_type);
+            v_answer := 'h.key';
+        END IF;
+        v_carry := v_carry || ' AS key'; v_carried := 'key'; v_order := 'key';
+    ELSIF v_class.relkind IN ('r', 'p', 'm') THEN
+        v_carry := format('%1$s.ctid AS row_id, %1$s.tableoid AS row_table', v_alias); v_carried := 'row_id, row_table'; v_order := 'row_table, row_id';
+        IF places THEN
+            v_answer := 'h.row_id::pg_catalog.text, h.row_table';
+            -- Legs order equal rows alike: by primary key, where it may be read.
+            SELECT string_agg(format(', %s.%I AS tie_%s', v_alias, a.attname, n.position), '' ORDER BY n.position),
+                   string_agg(format(', tie_%s', n.position), '' ORDER BY n.position)
+            INTO v_ties, v_tied
+            FROM pg_index AS i, unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY AS n (attnum, position)
+            JOIN pg_attribute AS a ON a.attnum = n.attnum
+            WHERE i.indrelid = rel AND i.indisprimary AND a.attrelid = rel AND has_column_privilege(rel, a.attnum, 'SELECT');
+            IF v_tied <> '' THEN
+                v_carry := v_carry || v_ties; v_carried := v_carried || v_tied; v_order := substr(v_tied, 3);
+            END IF;
+        ELSE
+            v_answer := format('(SELECT (d.*)::%1$s FROM %1$s AS d WHERE d.ctid OPERATOR(pg_catalog.=) h.row_id AND d.tableoid OPERATOR(pg_catalog.=) h.row_table)', v_table);
+        END IF;
+    ELSE
+        v_carry := format('(%s.*)::%s AS row_value', v_alias, v_table); v_carried := 'row_value'; v_answer := 'h.row_value';
     END IF;
     v_query := CASE v_type WHEN 'halfvec' THEN 'sqlvec._halfvec($2)' ELSE '$2' END;
+    IF v_way.way IS NOT NULL THEN
+        v_code := coalesce(v_way.expression, v_alias || '.' || quote_ident(v_way.column_used));
+        v_code_operator := sqlvec._operator(v_way.code_metric, v_schema);
+        v_code_query := CASE WHEN v_way.encoder IS NOT NULL THEN '(SELECT ' || sqlvec._encode_expression(v_way.encoder, '{$2}') || ')'
+                             ELSE coalesce('(SELECT ' || v_way.query_expression || ')', v_query) END;
+        IF v_way.rank = 1 THEN
+            v_encoded := sqlvec._all_encoded(rel, v_from, v_way.column_used, column_name);
+        END IF;
+    END IF;
+    v_searched := format('%s.%I', v_alias, column_name);
     v_part := sqlvec._search_statement(
-        source => v_from,
-        condition => condition,
-        searched => format('%s.%I', v_alias, column_name),
-        distance => format('%s.%I %s %s', v_alias, column_name, sqlvec._operator(metric), v_query),
-        k => coalesce(depth, k),
-        -- Views and foreign tables have no row address: their candidates carry the row.
-        carry => CASE WHEN v_key IS NOT NULL THEN v_key || ' AS key'
-                      WHEN v_class.relkind IN ('r', 'p', 'm') THEN format('%1$s.ctid AS row_id, %1$s.tableoid AS row_table', v_alias) || v_ties
-                      ELSE format('(%s.*)::%s AS row_value', v_alias, v_table) END,
-        carried => CASE WHEN v_key IS NOT NULL THEN 'key'
-                        WHEN v_class.relkind IN ('r', 'p', 'm') THEN 'row_id, row_table' || v_tied ELSE 'row_value' END,
-        answer => CASE WHEN places AND v_key IS NOT NULL THEN format(sqlvec._as_text((sqlvec._column(rel, sqlvec._key_column(rel, key_column))).type_oid), 'h.key') || ', 0::pg_catalog.oid'
-                      WHEN places THEN 'h.row_id::pg_catalog.text, h.row_table'
-                      WHEN v_key IS NOT NULL THEN 'h.key'
-                      WHEN v_class.relkind IN ('r', 'p', 'm')
-                      THEN format('(SELECT (d.*)::%1$s FROM %1$s AS d WHERE d.ctid OPERATOR(pg_catalog.=) h.row_id AND d.tableoid OPERATOR(pg_catalog.=) h.row_table)', v_table)
-                      ELSE 'h.row_value' END,
-        tie_break => CASE WHEN v_key IS NOT NULL THEN 'key' WHEN v_tied <> '' THEN substr(v_tied, 3) WHEN v_class.relkind IN ('r', 'p', 'm') THEN 'row_table, row_id' END,
-        code => coalesce(v_way.expression, v_alias || '.' || quote_ident(v_way.column_used)),
-        code_operator => sqlvec._operator(v_way.code_metric),
-        code_query => coalesce('(SELECT ' || v_way.query_expression || ')', v_query),
-        encoded => CASE WHEN v_way.rank = 1 THEN sqlvec._all_encoded(rel, v_from, v_way.column_used, column_name) END,
-        candidate_count => candidate_count,
-        whole => mode = 'auto');
+        v_from, condition, v_searched, v_searched || ' ' || sqlvec._operator(metric, v_schema) || ' ' || v_query, coalesce(depth, k),
+        v_carry, v_carried, v_answer, v_order, v_code, v_code_operator, v_code_query, v_encoded, candidate_count, mode = 'auto');
     statement := v_part.statement;
     fallback := v_part.fallback;
 END
@@ -5596,7 +5627,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'The edges refer to its rows by that column.';
     END IF;
     key_type := sqlvec._type_name(v_type);
-    metric := sqlvec._default_metric(rel, column_name, v_source.type_name, sqlvec._ways(rel, column_name));
+    metric := sqlvec._default_metric(rel, column_name, v_source.type_name, sqlvec._ways(rel, column_name, v_source.attnum));
 
     v_table := format('%I.%I', v_class.nspname, coalesce(into_table, sqlvec._name(v_class.relname || '_neighbours')));
     edges := to_regclass(v_table);
@@ -6090,7 +6121,7 @@ BEGIN ATOMIC
     CROSS JOIN LATERAL (SELECT CASE o.code_type WHEN 'bit' THEN o.code_dimensions / 8.0 ELSE 2.0 * o.code_dimensions END AS bytes
                         FROM sqlvec.encoder AS o WHERE o.name = e.encoder) AS c
     LEFT JOIN sqlvec._ann_indexes(rel) AS i
-           ON i.column_name = e.target_column AND NOT i.partial
+           ON i.attnum = e.target_attnum AND NOT i.partial
           AND i.opclass = CASE e.code_type WHEN 'bit' THEN 'bit_hamming_ops' ELSE 'halfvec_ip_ops' END
     -- The matrices may be missing (a data-only restore): no query has a code then.
     WHERE e.kind = 'fde' AND sqlvec._has_matrices(e.encoder)
