@@ -283,8 +283,10 @@ BEGIN
             UPDATE sqlvec.derived AS d SET suspect = false, reweighed = false WHERE d.id OPERATOR(pg_catalog.=) v_id;
             COMMIT;
         END IF;
-        IF sqlvec._owns(rel) AND NOT sqlvec._has_unfinished_index(rel, v_derived.target_column, v_derived.encoded_columns) THEN
-            IF NOT sqlvec._index_unfinished(rel, v_derived.target_column) THEN
+        IF sqlvec._owns(rel) THEN
+            IF sqlvec._has_unfinished_index(rel, v_derived.target_column, v_derived.encoded_columns) THEN
+                PERFORM sqlvec._empty_unfinished_index(rel, v_derived.target_column, v_derived.encoded_columns);
+            ELSIF NOT sqlvec._index_unfinished(rel, v_derived.target_column) THEN
                 RAISE NOTICE 'searches of % look for rows without a code by reading the table', rel
                     USING HINT = pg_catalog.format('Make that instant: %s;', sqlvec._unfinished_index_sql(rel, v_derived.target_column, true));
             END IF;

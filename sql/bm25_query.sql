@@ -7,7 +7,7 @@ CREATE OR REPLACE FUNCTION sqlvec._bm25_column(rel oid, column_name text, field 
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_id int := sqlvec._relation_id(rel);
+    v_id int := (SELECT r.id FROM sqlvec._relation_ids(rel) AS r LIMIT 1);
     v_derived sqlvec._derived;
     v_known text[] := '{}';
     v_result sqlvec._derived;

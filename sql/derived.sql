@@ -109,17 +109,15 @@ FROM sqlvec._derived AS d;
 COMMENT ON VIEW sqlvec.derived_column IS
     'Derived columns under their present names: source, encoder, metric, whether the trigger keeps them, and what is wrong, with the command that mends it.';
 
--- The catalog row of a table by its trigger, which tells at once what sqlvec._relation finds out
--- about every table; NULL where the trigger is gone.
-CREATE OR REPLACE FUNCTION sqlvec._relation_id(rel oid) RETURNS int
+-- The catalog rows of a table by its triggers, which tell at once what sqlvec._relation finds out
+-- about every table; none where the trigger is gone. Under search_path pg_catalog the name of a
+-- function of ours bears its schema.
+CREATE OR REPLACE FUNCTION sqlvec._relation_ids(rel oid) RETURNS TABLE (id int, fires "char")
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT substr(p.proname, 10)::int
+    SELECT substr(t.tgfoid::regproc::text, 17)::int, t.tgenabled
     FROM pg_catalog.pg_trigger AS t
-    JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid AND p.proname LIKE 'maintain\_%'
-    JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace AND n.nspname = 'sqlvec'
-    WHERE t.tgrelid = rel
-    LIMIT 1;
+    WHERE t.tgrelid = rel AND t.tgfoid::regproc::text LIKE 'sqlvec.maintain\_%';
 END;
 
 -- Derived columns of one table. A partition answers for its root.

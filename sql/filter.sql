@@ -3,26 +3,33 @@
 -- "schema".operator of a btree strategy (1 <, 2 <=, 3 =, 4 >=, 5 >) for a type: what its default
 -- operator class says, so that citext and friends keep their meaning. NULL when there is none.
 CREATE OR REPLACE FUNCTION sqlvec._btree_operator(type_oid oid, strategy int) RETURNS text
-LANGUAGE sql STABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
-    FROM pg_catalog.pg_type AS t
-    JOIN pg_catalog.pg_opclass AS c ON c.opcdefault AND c.opcintype = CASE
-             -- Types that borrow the operator class of another.
-             WHEN t.oid = 'pg_catalog.varchar'::regtype THEN 'pg_catalog.text'::regtype
-             WHEN t.typtype = 'e' THEN 'pg_catalog.anyenum'::regtype
-             WHEN t.typtype = 'r' THEN 'pg_catalog.anyrange'::regtype
-             WHEN t.typtype = 'c' THEN 'pg_catalog.record'::regtype
-             WHEN t.typtype = 'm' THEN 'pg_catalog.anymultirange'::regtype
-             WHEN t.typcategory = 'A' THEN 'pg_catalog.anyarray'::regtype
-             ELSE t.oid END
-    JOIN pg_catalog.pg_am AS m ON m.oid = c.opcmethod AND m.amname = 'btree'
-    JOIN pg_catalog.pg_amop AS a ON a.amopfamily = c.opcfamily AND a.amopstrategy = strategy
-                                AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype
-    JOIN pg_catalog.pg_operator AS o ON o.oid = a.amopopr
-    JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace
-    WHERE t.oid = type_oid;
-END;
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    -- The types that most columns have need no look.
+    IF type_oid IN ('int8'::regtype, 'int4'::regtype, 'int2'::regtype, 'text'::regtype, 'varchar'::regtype, 'uuid'::regtype, 'bool'::regtype,
+                    'date'::regtype, 'timestamptz'::regtype, 'timestamp'::regtype, 'numeric'::regtype, 'float8'::regtype, 'float4'::regtype) THEN
+        RETURN format('OPERATOR(pg_catalog.%s)', (ARRAY['<', '<=', '=', '>=', '>'])[strategy]);
+    END IF;
+    RETURN (
+        SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+        FROM pg_type AS t
+        JOIN pg_opclass AS c ON c.opcdefault AND c.opcintype = CASE
+                 -- Types that borrow the operator class of another.
+                 WHEN t.typtype = 'e' THEN 'anyenum'::regtype
+                 WHEN t.typtype = 'r' THEN 'anyrange'::regtype
+                 WHEN t.typtype = 'c' THEN 'record'::regtype
+                 WHEN t.typtype = 'm' THEN 'anymultirange'::regtype
+                 WHEN t.typcategory = 'A' THEN 'anyarray'::regtype
+                 ELSE t.oid END
+        JOIN pg_am AS m ON m.oid = c.opcmethod AND m.amname = 'btree'
+        JOIN pg_amop AS a ON a.amopfamily = c.opcfamily AND a.amopstrategy = strategy
+                         AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype
+        JOIN pg_operator AS o ON o.oid = a.amopopr
+        JOIN pg_namespace AS n ON n.oid = o.oprnamespace
+        WHERE t.oid = type_oid);
+END
+$body$;
 
 -- A JSON value as the input text of a Postgres type.
 CREATE OR REPLACE FUNCTION sqlvec._json_text(value jsonb, type_oid oid) RETURNS text
@@ -39,12 +46,26 @@ END;
 CREATE OR REPLACE FUNCTION sqlvec._check_value(bound text, value jsonb, type_oid oid, type_name text, column_name text) RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
-DECLARE
-    v_category "char" := (SELECT t.typcategory FROM pg_type AS t WHERE t.oid = type_oid);
 BEGIN
-    IF v_category = 'S' OR (v_category = 'N' AND jsonb_typeof(value) = 'number' AND bound ~ '^-?[0-9]{1,4}$') THEN
+    IF type_oid IN ('text'::regtype, 'varchar'::regtype) OR (type_oid = 'bool'::regtype AND jsonb_typeof(value) = 'boolean') THEN
+        RETURN;
+    ELSIF type_oid IN ('int8'::regtype, 'int4'::regtype, 'int2'::regtype, 'numeric'::regtype, 'float8'::regtype, 'float4'::regtype)
+        AND (CASE jsonb_typeof(value) WHEN 'number' THEN bound ~ '^-?[0-9]{1,4}$'
+                                     WHEN 'array' THEN type_name LIKE '%[]' AND bound ~ '^\{-?[0-9]{1,4}(,-?[0-9]{1,4})*\}$' ELSE false END)
+    THEN
+        RETURN;
+    ELSIF (SELECT t.typcategory = 'S' FROM pg_type AS t WHERE t.oid = type_oid) THEN
         RETURN;
     END IF;
+    -- Apart, because an exception handler costs a subtransaction.
+    PERFORM sqlvec._try_value(bound, value, type_name, column_name);
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION sqlvec._try_value(bound text, value jsonb, type_name text, column_name text) RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
     EXECUTE format('SELECT $1::%s', type_name) USING bound;
 EXCEPTION WHEN data_exception THEN
     RAISE EXCEPTION 'filter: % is not a value of column "%", which is of type %', value, column_name, type_name
@@ -60,7 +81,8 @@ AS $body$
 DECLARE
     v_column record := sqlvec._column(rel, column_name);
     v_type text := format_type(v_column.type_oid, -1); -- "bpchar", where "character" would cut to one
-    v_cast text := sqlvec._type_name(v_column.type_oid);
+    -- Types of Postgres itself have the numbers below 10000.
+    v_cast text := CASE WHEN v_column.type_oid < 10000::oid THEN 'pg_catalog.' || quote_ident(v_column.type_name) ELSE sqlvec._type_name(v_column.type_oid) END;
     v_left text := format('%I.%I', alias, column_name);
     v_strategy int := CASE op WHEN '$lt' THEN 1 WHEN '$lte' THEN 2 WHEN '$gte' THEN 4 WHEN '$gt' THEN 5 ELSE 3 END;
     v_operator text;
@@ -127,7 +149,8 @@ BEGIN
         RAISE EXCEPTION 'filter: column "%" cannot be compared with a JSON object', column_name
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    bound := bound || sqlvec._json_text(value, v_column.type_oid);
+    bound := bound || CASE WHEN v_kind = 'array' OR v_column.type_oid IN ('json'::regtype, 'jsonb'::regtype)
+                           THEN sqlvec._json_text(value, v_column.type_oid) ELSE value #>> '{}' END;
     PERFORM sqlvec._check_value(bound[cardinality(bound)], value, v_column.type_oid, v_type, column_name);
     condition := format('%s%s %s ((%s)[%s])::%s', CASE op WHEN '$ne' THEN 'NOT ' ELSE '' END,
                         v_left, v_operator, slot, cardinality(bound), v_cast);
@@ -140,10 +163,11 @@ CREATE OR REPLACE FUNCTION sqlvec._filter(
 ) LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
+    v_keys jsonb;
     v_key text;
     v_value jsonb;
     v_item jsonb;
-    v_op text;
+    v_ops jsonb;
     v_one record;
     v_alternatives text[];
     v_conditions text[] := '{}';
@@ -152,7 +176,11 @@ BEGIN
         RAISE EXCEPTION 'filter: a JSON object is needed, not %', jsonb_typeof(filter)
             USING ERRCODE = 'invalid_parameter_value', HINT = 'E.g. {"tenant_id": 7, "year": {"$gte": 2020}}.';
     END IF;
-    FOR v_key, v_value IN SELECT * FROM jsonb_each(filter) LOOP
+    -- Keys by jsonpath: a loop over a query would cost more than all that is done in it.
+    v_keys := jsonb_path_query_array(filter, '$.keyvalue().key');
+    FOR i IN 0 .. jsonb_array_length(v_keys) - 1 LOOP
+        v_key := v_keys ->> i;
+        v_value := filter -> v_key;
         IF v_key IN ('$and', '$or') THEN
             IF jsonb_typeof(v_value) <> 'array' OR jsonb_array_length(v_value) = 0 THEN
                 RAISE EXCEPTION 'filter: "%" needs a JSON array of conditions', v_key USING ERRCODE = 'invalid_parameter_value';
@@ -174,11 +202,12 @@ BEGIN
                 USING ERRCODE = 'invalid_parameter_value', HINT = 'Around conditions stand $and, $or and $not.';
         ELSE
             -- {"column": value} is short for {"column": {"$eq": value}}.
-            IF jsonb_typeof(v_value) <> 'object' OR NOT EXISTS (SELECT FROM jsonb_object_keys(v_value) AS k WHERE k LIKE '$%') THEN
+            IF jsonb_typeof(v_value) <> 'object' OR NOT jsonb_path_exists(v_value, '$.keyvalue().key ? (@ starts with "$")') THEN
                 v_value := jsonb_build_object('$eq', v_value);
             END IF;
-            FOR v_op, v_item IN SELECT * FROM jsonb_each(v_value) LOOP
-                v_one := sqlvec._filter_comparison(rel, alias, v_key, v_op, v_item, slot, bound);
+            v_ops := jsonb_path_query_array(v_value, '$.keyvalue().key');
+            FOR j IN 0 .. jsonb_array_length(v_ops) - 1 LOOP
+                v_one := sqlvec._filter_comparison(rel, alias, v_key, v_ops ->> j, v_value -> (v_ops ->> j), slot, bound);
                 bound := v_one.bound;
                 v_conditions := v_conditions || format('(%s)', v_one.condition);
             END LOOP;

@@ -66,8 +66,8 @@ DECLARE
     v_typmod int;
     v_type record;
 BEGIN
-    SELECT a.attnum, a.atttypid, a.atttypmod INTO attnum, type_oid, v_typmod
-    FROM pg_catalog.pg_attribute AS a
+    SELECT a.attnum, a.atttypid, a.atttypmod, t.typname, t.typtype, t.typbasetype, t.typtypmod INTO v_type
+    FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
     WHERE a.attrelid = rel AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'column "%" of table % does not exist', column_name, sqlvec._qualified(rel)
@@ -76,12 +76,14 @@ BEGIN
                           FROM pg_catalog.pg_attribute AS a
                           WHERE a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped);
     END IF;
-    LOOP
-        SELECT t.typname, t.typtype, t.typbasetype, t.typtypmod INTO v_type
-        FROM pg_catalog.pg_type AS t WHERE t.oid = type_oid;
-        EXIT WHEN v_type.typtype <> 'd';
+    attnum := v_type.attnum;
+    type_oid := v_type.atttypid;
+    v_typmod := v_type.atttypmod;
+    WHILE v_type.typtype = 'd' LOOP
         type_oid := v_type.typbasetype;
         v_typmod := v_type.typtypmod;
+        SELECT t.typname, t.typtype, t.typbasetype, t.typtypmod INTO v_type
+        FROM pg_catalog.pg_type AS t WHERE t.oid = type_oid;
     END LOOP;
     type_name := v_type.typname;
     dimensions := CASE WHEN type_name IN ('vector', 'halfvec', '_vector', '_halfvec', 'sparsevec', 'bit') AND v_typmod > 0

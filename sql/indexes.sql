@@ -39,29 +39,22 @@ END
 $body$;
 
 -- Derived columns of one source that their trigger keeps, by present names. The search's short cut
--- through what sqlvec._derived answers for all tables: it starts from the trigger. OFFSET 0 has each
--- further row looked up by its key, where the planner would read a small catalog from end to end.
+-- through what sqlvec._derived answers for all tables: it starts from the trigger.
 CREATE OR REPLACE FUNCTION sqlvec._maintained_of(rel oid, source name) RETURNS TABLE (
     target_column name, target_attnum smallint, encoder text, kind text, code_type text, metric text
 ) LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT t.attname, t.attnum, d.encoder, e.kind, e.code_type, d.metric
-    FROM pg_catalog.pg_trigger AS g
-    CROSS JOIN LATERAL (SELECT substr(p.proname, 10)::int AS id FROM pg_catalog.pg_proc AS p
-                        WHERE p.oid = g.tgfoid AND p.pronamespace = 'sqlvec'::pg_catalog.regnamespace AND p.proname LIKE 'maintain\_%' OFFSET 0) AS p
-    CROSS JOIN LATERAL (SELECT r.oid FROM sqlvec.relation AS r WHERE r.id = p.id OFFSET 0) AS r
-    CROSS JOIN LATERAL (SELECT d.* FROM sqlvec.derived AS d WHERE d.relation_id = p.id AND NOT d.suspect OFFSET 0) AS d
-    CROSS JOIN LATERAL (SELECT e.kind, e.code_type, e.dimensions FROM sqlvec.encoder AS e WHERE e.name = d.encoder OFFSET 0) AS e
+    FROM sqlvec.relation AS r
+    JOIN sqlvec.derived AS d ON d.relation_id = r.id
+    JOIN sqlvec.encoder AS e ON e.name = d.encoder
     -- Column numbers hold for the table the catalog knows, names for a partition or a restored copy.
-    CROSS JOIN LATERAL (SELECT s.attname, s.atttypmod FROM pg_catalog.pg_attribute AS s
-                        WHERE s.attrelid = rel AND s.attname = source
-                          AND CASE WHEN r.oid = rel THEN s.attnum = d.source_attnums[1] ELSE s.attname = d.source_columns[1] END OFFSET 0) AS s
-    CROSS JOIN LATERAL (SELECT t.attname, t.attnum FROM pg_catalog.pg_attribute AS t
-                        WHERE t.attrelid = rel AND NOT t.attisdropped
-                          AND t.attnum = CASE WHEN r.oid = rel THEN d.target_attnums[1]
-                                              ELSE (SELECT a.attnum FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = rel AND a.attname = d.target_columns[1]) END
-                        OFFSET 0) AS t
-    WHERE g.tgrelid = rel AND g.tgenabled = 'A'
+    JOIN pg_catalog.pg_attribute AS s ON s.attrelid = rel AND s.attname = source
+         AND CASE WHEN r.oid = rel THEN s.attnum = d.source_attnums[1] ELSE s.attname = d.source_columns[1] END
+    JOIN pg_catalog.pg_attribute AS t ON t.attrelid = rel AND NOT t.attisdropped
+         AND t.attnum = CASE WHEN r.oid = rel THEN d.target_attnums[1]
+                             ELSE (SELECT a.attnum FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = rel AND a.attname = d.target_columns[1]) END
+    WHERE r.id = ANY (ARRAY(SELECT i.id FROM sqlvec._relation_ids(rel) AS i WHERE i.fires = 'A')) AND NOT d.suspect
       AND s.atttypmod IN (-1, e.dimensions)
       -- The trigger of the table that the catalog row names, or of a restored one.
       AND (r.oid = coalesce(pg_catalog.pg_partition_root(rel), rel)
@@ -86,9 +79,9 @@ CREATE OR REPLACE FUNCTION sqlvec._ann_indexes(rel oid) RETURNS TABLE (
 BEGIN ATOMIC
     SELECT i.indexrelid, c.relname, i.indpred IS NOT NULL, o.opcname, i.indkey[0]
     FROM pg_catalog.pg_index AS i
-    CROSS JOIN LATERAL (SELECT c.relname, c.relam FROM pg_catalog.pg_class AS c WHERE c.oid = i.indexrelid OFFSET 0) AS c
-    CROSS JOIN LATERAL (SELECT FROM pg_catalog.pg_am AS m WHERE m.oid = c.relam AND m.amname IN ('hnsw', 'ivfflat') OFFSET 0) AS m
-    CROSS JOIN LATERAL (SELECT o.opcname FROM pg_catalog.pg_opclass AS o WHERE o.oid = i.indclass[0] OFFSET 0) AS o
+    JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+    JOIN pg_catalog.pg_am AS m ON m.oid = c.relam AND m.amname IN ('hnsw', 'ivfflat')
+    JOIN pg_catalog.pg_opclass AS o ON o.oid = i.indclass[0]
     WHERE i.indrelid = rel AND i.indisvalid AND i.indislive AND NOT i.indisunique
     ORDER BY c.relname;
 END;
@@ -115,9 +108,10 @@ END
 $do$;
 
 -- Ways that have a valid HNSW or IVFFlat index, and derived columns that have none, in order of
--- preference. Every search asks this, so it takes one pass over the few indexes of the table.
+-- preference. Every search asks this, so it takes one pass over the few indexes of the table, and has
+-- catalogs read by key even where they are small enough that the planner would read them whole.
 CREATE OR REPLACE FUNCTION sqlvec._ways(rel oid, column_name text, attnum smallint) RETURNS sqlvec._way[]
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
 AS $body$
 DECLARE
     v_row record;
@@ -162,6 +156,7 @@ AS $body$
 DECLARE
     v_way sqlvec._way;
     v_rank int;
+    v_metric text;
     v_metrics text[] := '{}';
 BEGIN
     FOREACH v_way IN ARRAY ways LOOP
@@ -174,12 +169,15 @@ BEGIN
             column_name, sqlvec._qualified(rel), array_to_string(v_metrics, ', ')
             USING ERRCODE = 'ambiguous_parameter', HINT = 'Name one: metric => ''cosine''.';
     END IF;
-    RETURN coalesce(v_metrics[1],
-                    -- The norm of these codes says something.
-                    CASE WHEN type_name IN ('vector', 'halfvec') AND EXISTS (SELECT FROM sqlvec.encoder AS e WHERE e.kind IN ('fde', 'hubness'))
-                         THEN (SELECT d.metric FROM sqlvec._derived_of(rel) AS d
-                               WHERE d.kind IN ('fde', 'hubness') AND d.target_column = column_name LIMIT 1) END,
-                    CASE type_name WHEN 'bit' THEN 'hamming' ELSE 'cosine' END);
+    IF v_metrics <> '{}' THEN
+        RETURN v_metrics[1];
+    ELSIF type_name = 'bit' THEN
+        RETURN 'hamming';
+    ELSIF type_name IN ('vector', 'halfvec') AND EXISTS (SELECT FROM sqlvec.encoder AS e WHERE e.kind IN ('fde', 'hubness')) THEN
+        -- The norm of these codes says something.
+        v_metric := (SELECT d.metric FROM sqlvec._derived_of(rel) AS d WHERE d.kind IN ('fde', 'hubness') AND d.target_column = column_name LIMIT 1);
+    END IF;
+    RETURN coalesce(v_metric, 'cosine');
 END
 $body$;
 

@@ -6,15 +6,15 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE metric WHEN 'l2' THEN 'l2' WHEN 'inner_product' THEN 'ip' WHEN 'cosine' THEN 'cosine'
                    WHEN 'l1' THEN 'l1' WHEN 'hamming' THEN 'hamming' WHEN 'jaccard' THEN 'jaccard' END;
 
--- The operator of a metric, of a pgvector in this schema.
-CREATE OR REPLACE FUNCTION sqlvec._operator(metric text, schema_name name) RETURNS text
+-- The operator of a metric, of a pgvector in this schema, which is quoted already.
+CREATE OR REPLACE FUNCTION sqlvec._operator(metric text, schema_name text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN format('OPERATOR(%I.%s)', schema_name,
+RETURN format('OPERATOR(%s.%s)', schema_name,
               CASE metric WHEN 'l2' THEN '<->' WHEN 'inner_product' THEN '<#>' WHEN 'cosine' THEN '<=>'
                           WHEN 'l1' THEN '<+>' WHEN 'hamming' THEN '<~>' WHEN 'jaccard' THEN '<%>' END);
 
 CREATE OR REPLACE FUNCTION sqlvec._operator(metric text) RETURNS text
-LANGUAGE sql STABLE PARALLEL SAFE RETURN sqlvec._operator(metric, sqlvec._vector_schema());
+LANGUAGE sql STABLE PARALLEL SAFE RETURN sqlvec._operator(metric, quote_ident(sqlvec._vector_schema()));
 
 CREATE OR REPLACE FUNCTION sqlvec._opclass(type_name text, metric text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE

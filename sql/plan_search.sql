@@ -16,21 +16,28 @@ RETURN CASE kind
     ELSE greatest(40 * k, 400)
 END;
 
--- Rows of a table that the planner expects under a condition, and its cost of reading them. The
--- condition may hold the caller's SQL and so is read under the caller's search_path.
+-- Rows of a table that the planner expects under a condition, and its cost of reading them. What holds
+-- the caller's SQL, or policies, is read under the caller's search_path; NULL leaves it as it is.
 CREATE OR REPLACE FUNCTION sqlvec._estimate(
     statement text, params text[], bound text[], caller_path text, OUT matching float8, OUT cost float8
 ) LANGUAGE plpgsql
 AS $body$
 DECLARE
-    v_path pg_catalog.text := pg_catalog.current_setting('search_path');
-    v_plan pg_catalog.jsonb;
+    v_path pg_catalog.text;
+    v_plan pg_catalog.text;
 BEGIN
-    PERFORM pg_catalog.set_config('search_path', caller_path, true);
-    EXECUTE pg_catalog.format('EXPLAIN (FORMAT JSON) %s', statement) INTO v_plan USING params, NULL::int, bound;
-    PERFORM pg_catalog.set_config('search_path', v_path, true);
-    matching := pg_catalog.jsonb_extract_path_text(v_plan, '0', 'Plan', 'Plan Rows');
-    cost := pg_catalog.jsonb_extract_path_text(v_plan, '0', 'Plan', 'Total Cost');
+    IF caller_path IS NOT NULL THEN
+        v_path := pg_catalog.current_setting('search_path');
+        PERFORM pg_catalog.set_config('search_path', caller_path, true);
+    END IF;
+    -- The first line ends in (cost=0.00..1.23 rows=4 width=5).
+    EXECUTE pg_catalog.format('EXPLAIN %s', statement) INTO v_plan USING params, NULL::int, bound;
+    IF caller_path IS NOT NULL THEN
+        PERFORM pg_catalog.set_config('search_path', v_path, true);
+    END IF;
+    v_plan := pg_catalog.split_part(v_plan, '..', -1);
+    cost := pg_catalog.split_part(v_plan, ' ', 1);
+    matching := pg_catalog.split_part(pg_catalog.split_part(v_plan, ' ', 2), '=', 2);
 END
 $body$;
 
@@ -99,7 +106,7 @@ CREATE OR REPLACE FUNCTION sqlvec._plan_search(
     OUT bound text[],         -- values for $3
     OUT settings text[],      -- what sqlvec._set_scan sets; NULL without an index
     OUT way text, OUT index_name text, OUT candidate_count int, OUT reason text, OUT condition text
-) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
     v_class record;
@@ -111,7 +118,8 @@ DECLARE
     v_from text;
     v_query text;
     v_key text;
-    v_schema name := sqlvec._vector_schema();
+    -- Under this search_path, the name of the type bears its schema.
+    v_schema text := coalesce(nullif(left(sqlvec._query_type('vector')::text, -7), ''), 'pg_catalog');
     v_carry text;
     v_carried text;
     v_answer text;
@@ -190,7 +198,8 @@ BEGIN
     -- line, against a random page for each row that the graph visits until enough have matched.
     IF mode = 'auto' AND v_way.way IS NOT NULL THEN
         IF v_conditional OR v_class.relkind <> 'r' OR v_class.reltuples <= 0 THEN
-            v_part := sqlvec._estimate(format('SELECT FROM %s WHERE %s', v_from, condition), params, bound, caller_path);
+            v_part := sqlvec._estimate(format('SELECT FROM %s WHERE %s', v_from, condition), params, bound,
+                CASE WHEN where_sql IS NOT NULL OR v_class.relkind <> 'r' OR row_security_active(rel) THEN caller_path END);
             v_matching := v_part.matching;
             v_cost := v_part.cost;
         ELSE

@@ -321,8 +321,8 @@ DECLARE
     v_typmod int;
     v_type record;
 BEGIN
-    SELECT a.attnum, a.atttypid, a.atttypmod INTO attnum, type_oid, v_typmod
-    FROM pg_catalog.pg_attribute AS a
+    SELECT a.attnum, a.atttypid, a.atttypmod, t.typname, t.typtype, t.typbasetype, t.typtypmod INTO v_type
+    FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
     WHERE a.attrelid = rel AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'column "%" of table % does not exist', column_name, sqlvec._qualified(rel)
@@ -331,12 +331,14 @@ BEGIN
                           FROM pg_catalog.pg_attribute AS a
                           WHERE a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped);
     END IF;
-    LOOP
-        SELECT t.typname, t.typtype, t.typbasetype, t.typtypmod INTO v_type
-        FROM pg_catalog.pg_type AS t WHERE t.oid = type_oid;
-        EXIT WHEN v_type.typtype <> 'd';
+    attnum := v_type.attnum;
+    type_oid := v_type.atttypid;
+    v_typmod := v_type.atttypmod;
+    WHILE v_type.typtype = 'd' LOOP
         type_oid := v_type.typbasetype;
         v_typmod := v_type.typtypmod;
+        SELECT t.typname, t.typtype, t.typbasetype, t.typtypmod INTO v_type
+        FROM pg_catalog.pg_type AS t WHERE t.oid = type_oid;
     END LOOP;
     type_name := v_type.typname;
     dimensions := CASE WHEN type_name IN ('vector', 'halfvec', '_vector', '_halfvec', 'sparsevec', 'bit') AND v_typmod > 0
@@ -389,15 +391,15 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE metric WHEN 'l2' THEN 'l2' WHEN 'inner_product' THEN 'ip' WHEN 'cosine' THEN 'cosine'
                    WHEN 'l1' THEN 'l1' WHEN 'hamming' THEN 'hamming' WHEN 'jaccard' THEN 'jaccard' END;
 
--- The operator of a metric, of a pgvector in this schema.
-CREATE OR REPLACE FUNCTION sqlvec._operator(metric text, schema_name name) RETURNS text
+-- The operator of a metric, of a pgvector in this schema, which is quoted already.
+CREATE OR REPLACE FUNCTION sqlvec._operator(metric text, schema_name text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN format('OPERATOR(%I.%s)', schema_name,
+RETURN format('OPERATOR(%s.%s)', schema_name,
               CASE metric WHEN 'l2' THEN '<->' WHEN 'inner_product' THEN '<#>' WHEN 'cosine' THEN '<=>'
                           WHEN 'l1' THEN '<+>' WHEN 'hamming' THEN '<~>' WHEN 'jaccard' THEN '<%>' END);
 
 CREATE OR REPLACE FUNCTION sqlvec._operator(metric text) RETURNS text
-LANGUAGE sql STABLE PARALLEL SAFE RETURN sqlvec._operator(metric, sqlvec._vector_schema());
+LANGUAGE sql STABLE PARALLEL SAFE RETURN sqlvec._operator(metric, quote_ident(sqlvec._vector_schema()));
 
 CREATE OR REPLACE FUNCTION sqlvec._opclass(type_name text, metric text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -2331,17 +2333,15 @@ FROM sqlvec._derived AS d;
 COMMENT ON VIEW sqlvec.derived_column IS
     'Derived columns under their present names: source, encoder, metric, whether the trigger keeps them, and what is wrong, with the command that mends it.';
 
--- The catalog row of a table by its trigger, which tells at once what sqlvec._relation finds out
--- about every table; NULL where the trigger is gone.
-CREATE OR REPLACE FUNCTION sqlvec._relation_id(rel oid) RETURNS int
+-- The catalog rows of a table by its triggers, which tell at once what sqlvec._relation finds out
+-- about every table; none where the trigger is gone. Under search_path pg_catalog the name of a
+-- function of ours bears its schema.
+CREATE OR REPLACE FUNCTION sqlvec._relation_ids(rel oid) RETURNS TABLE (id int, fires "char")
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT substr(p.proname, 10)::int
+    SELECT substr(t.tgfoid::regproc::text, 17)::int, t.tgenabled
     FROM pg_catalog.pg_trigger AS t
-    JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid AND p.proname LIKE 'maintain\_%'
-    JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace AND n.nspname = 'sqlvec'
-    WHERE t.tgrelid = rel
-    LIMIT 1;
+    WHERE t.tgrelid = rel AND t.tgfoid::regproc::text LIKE 'sqlvec.maintain\_%';
 END;
 
 -- Derived columns of one table. A partition answers for its root.
@@ -3310,6 +3310,26 @@ BEGIN ATOMIC
               = sqlvec._unfinished(target, sources, ''));
 END;
 
+-- Rebuild the index where it has grown although no row waits any more: a search asks its size, see
+-- sqlvec._all_encoded, and pages once taken stay. The backfill may have doubled the table. Where others hold
+-- locks, nothing is done.
+CREATE OR REPLACE FUNCTION sqlvec._empty_unfinished_index(rel oid, target name, sources name[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms'
+AS $body$
+DECLARE
+    v_index oid := (SELECT i.indexrelid FROM pg_index AS i JOIN pg_class AS c ON c.oid = rel AND c.relkind = 'r'
+                    WHERE i.indrelid = rel AND i.indisvalid AND pg_get_expr(i.indpred, rel) = sqlvec._unfinished(target, sources, '')
+                      AND pg_relation_size(i.indexrelid) > current_setting('block_size')::int
+                      AND pg_relation_size(rel) <= 64 * 1024 * 1024 LIMIT 1);
+BEGIN
+    IF v_index IS NOT NULL THEN
+        EXECUTE format('REINDEX INDEX %s', sqlvec._qualified(v_index));
+    END IF;
+EXCEPTION WHEN lock_not_available THEN
+    NULL;
+END
+$body$;
+
 -- sqlvec.backfill: codes for the rows that were there before the column was declared.
 
 -- Which rows `t` of a table wait for their code: those without one or, to verify, those whose code
@@ -3595,8 +3615,10 @@ BEGIN
             UPDATE sqlvec.derived AS d SET suspect = false, reweighed = false WHERE d.id OPERATOR(pg_catalog.=) v_id;
             COMMIT;
         END IF;
-        IF sqlvec._owns(rel) AND NOT sqlvec._has_unfinished_index(rel, v_derived.target_column, v_derived.encoded_columns) THEN
-            IF NOT sqlvec._index_unfinished(rel, v_derived.target_column) THEN
+        IF sqlvec._owns(rel) THEN
+            IF sqlvec._has_unfinished_index(rel, v_derived.target_column, v_derived.encoded_columns) THEN
+                PERFORM sqlvec._empty_unfinished_index(rel, v_derived.target_column, v_derived.encoded_columns);
+            ELSIF NOT sqlvec._index_unfinished(rel, v_derived.target_column) THEN
                 RAISE NOTICE 'searches of % look for rows without a code by reading the table', rel
                     USING HINT = pg_catalog.format('Make that instant: %s;', sqlvec._unfinished_index_sql(rel, v_derived.target_column, true));
             END IF;
@@ -3704,26 +3726,33 @@ $body$;
 -- "schema".operator of a btree strategy (1 <, 2 <=, 3 =, 4 >=, 5 >) for a type: what its default
 -- operator class says, so that citext and friends keep their meaning. NULL when there is none.
 CREATE OR REPLACE FUNCTION sqlvec._btree_operator(type_oid oid, strategy int) RETURNS text
-LANGUAGE sql STABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
-    FROM pg_catalog.pg_type AS t
-    JOIN pg_catalog.pg_opclass AS c ON c.opcdefault AND c.opcintype = CASE
-             -- Types that borrow the operator class of another.
-             WHEN t.oid = 'pg_catalog.varchar'::regtype THEN 'pg_catalog.text'::regtype
-             WHEN t.typtype = 'e' THEN 'pg_catalog.anyenum'::regtype
-             WHEN t.typtype = 'r' THEN 'pg_catalog.anyrange'::regtype
-             WHEN t.typtype = 'c' THEN 'pg_catalog.record'::regtype
-             WHEN t.typtype = 'm' THEN 'pg_catalog.anymultirange'::regtype
-             WHEN t.typcategory = 'A' THEN 'pg_catalog.anyarray'::regtype
-             ELSE t.oid END
-    JOIN pg_catalog.pg_am AS m ON m.oid = c.opcmethod AND m.amname = 'btree'
-    JOIN pg_catalog.pg_amop AS a ON a.amopfamily = c.opcfamily AND a.amopstrategy = strategy
-                                AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype
-    JOIN pg_catalog.pg_operator AS o ON o.oid = a.amopopr
-    JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace
-    WHERE t.oid = type_oid;
-END;
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    -- The types that most columns have need no look.
+    IF type_oid IN ('int8'::regtype, 'int4'::regtype, 'int2'::regtype, 'text'::regtype, 'varchar'::regtype, 'uuid'::regtype, 'bool'::regtype,
+                    'date'::regtype, 'timestamptz'::regtype, 'timestamp'::regtype, 'numeric'::regtype, 'float8'::regtype, 'float4'::regtype) THEN
+        RETURN format('OPERATOR(pg_catalog.%s)', (ARRAY['<', '<=', '=', '>=', '>'])[strategy]);
+    END IF;
+    RETURN (
+        SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+        FROM pg_type AS t
+        JOIN pg_opclass AS c ON c.opcdefault AND c.opcintype = CASE
+                 -- Types that borrow the operator class of another.
+                 WHEN t.typtype = 'e' THEN 'anyenum'::regtype
+                 WHEN t.typtype = 'r' THEN 'anyrange'::regtype
+                 WHEN t.typtype = 'c' THEN 'record'::regtype
+                 WHEN t.typtype = 'm' THEN 'anymultirange'::regtype
+                 WHEN t.typcategory = 'A' THEN 'anyarray'::regtype
+                 ELSE t.oid END
+        JOIN pg_am AS m ON m.oid = c.opcmethod AND m.amname = 'btree'
+        JOIN pg_amop AS a ON a.amopfamily = c.opcfamily AND a.amopstrategy = strategy
+                         AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype
+        JOIN pg_operator AS o ON o.oid = a.amopopr
+        JOIN pg_namespace AS n ON n.oid = o.oprnamespace
+        WHERE t.oid = type_oid);
+END
+$body$;
 
 -- A JSON value as the input text of a Postgres type.
 CREATE OR REPLACE FUNCTION sqlvec._json_text(value jsonb, type_oid oid) RETURNS text
@@ -3740,12 +3769,26 @@ END;
 CREATE OR REPLACE FUNCTION sqlvec._check_value(bound text, value jsonb, type_oid oid, type_name text, column_name text) RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
-DECLARE
-    v_category "char" := (SELECT t.typcategory FROM pg_type AS t WHERE t.oid = type_oid);
 BEGIN
-    IF v_category = 'S' OR (v_category = 'N' AND jsonb_typeof(value) = 'number' AND bound ~ '^-?[0-9]{1,4}$') THEN
+    IF type_oid IN ('text'::regtype, 'varchar'::regtype) OR (type_oid = 'bool'::regtype AND jsonb_typeof(value) = 'boolean') THEN
+        RETURN;
+    ELSIF type_oid IN ('int8'::regtype, 'int4'::regtype, 'int2'::regtype, 'numeric'::regtype, 'float8'::regtype, 'float4'::regtype)
+        AND (CASE jsonb_typeof(value) WHEN 'number' THEN bound ~ '^-?[0-9]{1,4}$'
+                                     WHEN 'array' THEN type_name LIKE '%[]' AND bound ~ '^\{-?[0-9]{1,4}(,-?[0-9]{1,4})*\}$' ELSE false END)
+    THEN
+        RETURN;
+    ELSIF (SELECT t.typcategory = 'S' FROM pg_type AS t WHERE t.oid = type_oid) THEN
         RETURN;
     END IF;
+    -- Apart, because an exception handler costs a subtransaction.
+    PERFORM sqlvec._try_value(bound, value, type_name, column_name);
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION sqlvec._try_value(bound text, value jsonb, type_name text, column_name text) RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
     EXECUTE format('SELECT $1::%s', type_name) USING bound;
 EXCEPTION WHEN data_exception THEN
     RAISE EXCEPTION 'filter: % is not a value of column "%", which is of type %', value, column_name, type_name
@@ -3761,7 +3804,8 @@ AS $body$
 DECLARE
     v_column record := sqlvec._column(rel, column_name);
     v_type text := format_type(v_column.type_oid, -1); -- "bpchar", where "character" would cut to one
-    v_cast text := sqlvec._type_name(v_column.type_oid);
+    -- Types of Postgres itself have the numbers below 10000.
+    v_cast text := CASE WHEN v_column.type_oid < 10000::oid THEN 'pg_catalog.' || quote_ident(v_column.type_name) ELSE sqlvec._type_name(v_column.type_oid) END;
     v_left text := format('%I.%I', alias, column_name);
     v_strategy int := CASE op WHEN '$lt' THEN 1 WHEN '$lte' THEN 2 WHEN '$gte' THEN 4 WHEN '$gt' THEN 5 ELSE 3 END;
     v_operator text;
@@ -3828,7 +3872,8 @@ BEGIN
         RAISE EXCEPTION 'filter: column "%" cannot be compared with a JSON object', column_name
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    bound := bound || sqlvec._json_text(value, v_column.type_oid);
+    bound := bound || CASE WHEN v_kind = 'array' OR v_column.type_oid IN ('json'::regtype, 'jsonb'::regtype)
+                           THEN sqlvec._json_text(value, v_column.type_oid) ELSE value #>> '{}' END;
     PERFORM sqlvec._check_value(bound[cardinality(bound)], value, v_column.type_oid, v_type, column_name);
     condition := format('%s%s %s ((%s)[%s])::%s', CASE op WHEN '$ne' THEN 'NOT ' ELSE '' END,
                         v_left, v_operator, slot, cardinality(bound), v_cast);
@@ -3841,10 +3886,11 @@ CREATE OR REPLACE FUNCTION sqlvec._filter(
 ) LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
+    v_keys jsonb;
     v_key text;
     v_value jsonb;
     v_item jsonb;
-    v_op text;
+    v_ops jsonb;
     v_one record;
     v_alternatives text[];
     v_conditions text[] := '{}';
@@ -3853,7 +3899,11 @@ BEGIN
         RAISE EXCEPTION 'filter: a JSON object is needed, not %', jsonb_typeof(filter)
             USING ERRCODE = 'invalid_parameter_value', HINT = 'E.g. {"tenant_id": 7, "year": {"$gte": 2020}}.';
     END IF;
-    FOR v_key, v_value IN SELECT * FROM jsonb_each(filter) LOOP
+    -- Keys by jsonpath: a loop over a query would cost more than all that is done in it.
+    v_keys := jsonb_path_query_array(filter, '$.keyvalue().key');
+    FOR i IN 0 .. jsonb_array_length(v_keys) - 1 LOOP
+        v_key := v_keys ->> i;
+        v_value := filter -> v_key;
         IF v_key IN ('$and', '$or') THEN
             IF jsonb_typeof(v_value) <> 'array' OR jsonb_array_length(v_value) = 0 THEN
                 RAISE EXCEPTION 'filter: "%" needs a JSON array of conditions', v_key USING ERRCODE = 'invalid_parameter_value';
@@ -3875,11 +3925,12 @@ BEGIN
                 USING ERRCODE = 'invalid_parameter_value', HINT = 'Around conditions stand $and, $or and $not.';
         ELSE
             -- {"column": value} is short for {"column": {"$eq": value}}.
-            IF jsonb_typeof(v_value) <> 'object' OR NOT EXISTS (SELECT FROM jsonb_object_keys(v_value) AS k WHERE k LIKE '$%') THEN
+            IF jsonb_typeof(v_value) <> 'object' OR NOT jsonb_path_exists(v_value, '$.keyvalue().key ? (@ starts with "$")') THEN
                 v_value := jsonb_build_object('$eq', v_value);
             END IF;
-            FOR v_op, v_item IN SELECT * FROM jsonb_each(v_value) LOOP
-                v_one := sqlvec._filter_comparison(rel, alias, v_key, v_op, v_item, slot, bound);
+            v_ops := jsonb_path_query_array(v_value, '$.keyvalue().key');
+            FOR j IN 0 .. jsonb_array_length(v_ops) - 1 LOOP
+                v_one := sqlvec._filter_comparison(rel, alias, v_key, v_ops ->> j, v_value -> (v_ops ->> j), slot, bound);
                 bound := v_one.bound;
                 v_conditions := v_conditions || format('(%s)', v_one.condition);
             END LOOP;
@@ -4516,29 +4567,22 @@ END
 $body$;
 
 -- Derived columns of one source that their trigger keeps, by present names. The search's short cut
--- through what sqlvec._derived answers for all tables: it starts from the trigger. OFFSET 0 has each
--- further row looked up by its key, where the planner would read a small catalog from end to end.
+-- through what sqlvec._derived answers for all tables: it starts from the trigger.
 CREATE OR REPLACE FUNCTION sqlvec._maintained_of(rel oid, source name) RETURNS TABLE (
     target_column name, target_attnum smallint, encoder text, kind text, code_type text, metric text
 ) LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT t.attname, t.attnum, d.encoder, e.kind, e.code_type, d.metric
-    FROM pg_catalog.pg_trigger AS g
-    CROSS JOIN LATERAL (SELECT substr(p.proname, 10)::int AS id FROM pg_catalog.pg_proc AS p
-                        WHERE p.oid = g.tgfoid AND p.pronamespace = 'sqlvec'::pg_catalog.regnamespace AND p.proname LIKE 'maintain\_%' OFFSET 0) AS p
-    CROSS JOIN LATERAL (SELECT r.oid FROM sqlvec.relation AS r WHERE r.id = p.id OFFSET 0) AS r
-    CROSS JOIN LATERAL (SELECT d.* FROM sqlvec.derived AS d WHERE d.relation_id = p.id AND NOT d.suspect OFFSET 0) AS d
-    CROSS JOIN LATERAL (SELECT e.kind, e.code_type, e.dimensions FROM sqlvec.encoder AS e WHERE e.name = d.encoder OFFSET 0) AS e
+    FROM sqlvec.relation AS r
+    JOIN sqlvec.derived AS d ON d.relation_id = r.id
+    JOIN sqlvec.encoder AS e ON e.name = d.encoder
     -- Column numbers hold for the table the catalog knows, names for a partition or a restored copy.
-    CROSS JOIN LATERAL (SELECT s.attname, s.atttypmod FROM pg_catalog.pg_attribute AS s
-                        WHERE s.attrelid = rel AND s.attname = source
-                          AND CASE WHEN r.oid = rel THEN s.attnum = d.source_attnums[1] ELSE s.attname = d.source_columns[1] END OFFSET 0) AS s
-    CROSS JOIN LATERAL (SELECT t.attname, t.attnum FROM pg_catalog.pg_attribute AS t
-                        WHERE t.attrelid = rel AND NOT t.attisdropped
-                          AND t.attnum = CASE WHEN r.oid = rel THEN d.target_attnums[1]
-                                              ELSE (SELECT a.attnum FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = rel AND a.attname = d.target_columns[1]) END
-                        OFFSET 0) AS t
-    WHERE g.tgrelid = rel AND g.tgenabled = 'A'
+    JOIN pg_catalog.pg_attribute AS s ON s.attrelid = rel AND s.attname = source
+         AND CASE WHEN r.oid = rel THEN s.attnum = d.source_attnums[1] ELSE s.attname = d.source_columns[1] END
+    JOIN pg_catalog.pg_attribute AS t ON t.attrelid = rel AND NOT t.attisdropped
+         AND t.attnum = CASE WHEN r.oid = rel THEN d.target_attnums[1]
+                             ELSE (SELECT a.attnum FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = rel AND a.attname = d.target_columns[1]) END
+    WHERE r.id = ANY (ARRAY(SELECT i.id FROM sqlvec._relation_ids(rel) AS i WHERE i.fires = 'A')) AND NOT d.suspect
       AND s.atttypmod IN (-1, e.dimensions)
       -- The trigger of the table that the catalog row names, or of a restored one.
       AND (r.oid = coalesce(pg_catalog.pg_partition_root(rel), rel)
@@ -4563,9 +4607,9 @@ CREATE OR REPLACE FUNCTION sqlvec._ann_indexes(rel oid) RETURNS TABLE (
 BEGIN ATOMIC
     SELECT i.indexrelid, c.relname, i.indpred IS NOT NULL, o.opcname, i.indkey[0]
     FROM pg_catalog.pg_index AS i
-    CROSS JOIN LATERAL (SELECT c.relname, c.relam FROM pg_catalog.pg_class AS c WHERE c.oid = i.indexrelid OFFSET 0) AS c
-    CROSS JOIN LATERAL (SELECT FROM pg_catalog.pg_am AS m WHERE m.oid = c.relam AND m.amname IN ('hnsw', 'ivfflat') OFFSET 0) AS m
-    CROSS JOIN LATERAL (SELECT o.opcname FROM pg_catalog.pg_opclass AS o WHERE o.oid = i.indclass[0] OFFSET 0) AS o
+    JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+    JOIN pg_catalog.pg_am AS m ON m.oid = c.relam AND m.amname IN ('hnsw', 'ivfflat')
+    JOIN pg_catalog.pg_opclass AS o ON o.oid = i.indclass[0]
     WHERE i.indrelid = rel AND i.indisvalid AND i.indislive AND NOT i.indisunique
     ORDER BY c.relname;
 END;
@@ -4592,9 +4636,10 @@ END
 $do$;
 
 -- Ways that have a valid HNSW or IVFFlat index, and derived columns that have none, in order of
--- preference. Every search asks this, so it takes one pass over the few indexes of the table.
+-- preference. Every search asks this, so it takes one pass over the few indexes of the table, and has
+-- catalogs read by key even where they are small enough that the planner would read them whole.
 CREATE OR REPLACE FUNCTION sqlvec._ways(rel oid, column_name text, attnum smallint) RETURNS sqlvec._way[]
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
 AS $body$
 DECLARE
     v_row record;
@@ -4639,6 +4684,7 @@ AS $body$
 DECLARE
     v_way sqlvec._way;
     v_rank int;
+    v_metric text;
     v_metrics text[] := '{}';
 BEGIN
     FOREACH v_way IN ARRAY ways LOOP
@@ -4651,12 +4697,15 @@ BEGIN
             column_name, sqlvec._qualified(rel), array_to_string(v_metrics, ', ')
             USING ERRCODE = 'ambiguous_parameter', HINT = 'Name one: metric => ''cosine''.';
     END IF;
-    RETURN coalesce(v_metrics[1],
-                    -- The norm of these codes says something.
-                    CASE WHEN type_name IN ('vector', 'halfvec') AND EXISTS (SELECT FROM sqlvec.encoder AS e WHERE e.kind IN ('fde', 'hubness'))
-                         THEN (SELECT d.metric FROM sqlvec._derived_of(rel) AS d
-                               WHERE d.kind IN ('fde', 'hubness') AND d.target_column = column_name LIMIT 1) END,
-                    CASE type_name WHEN 'bit' THEN 'hamming' ELSE 'cosine' END);
+    IF v_metrics <> '{}' THEN
+        RETURN v_metrics[1];
+    ELSIF type_name = 'bit' THEN
+        RETURN 'hamming';
+    ELSIF type_name IN ('vector', 'halfvec') AND EXISTS (SELECT FROM sqlvec.encoder AS e WHERE e.kind IN ('fde', 'hubness')) THEN
+        -- The norm of these codes says something.
+        v_metric := (SELECT d.metric FROM sqlvec._derived_of(rel) AS d WHERE d.kind IN ('fde', 'hubness') AND d.target_column = column_name LIMIT 1);
+    END IF;
+    RETURN coalesce(v_metric, 'cosine');
 END
 $body$;
 
@@ -5029,21 +5078,28 @@ RETURN CASE kind
     ELSE greatest(40 * k, 400)
 END;
 
--- Rows of a table that the planner expects under a condition, and its cost of reading them. The
--- condition may hold the caller's SQL and so is read under the caller's search_path.
+-- Rows of a table that the planner expects under a condition, and its cost of reading them. What holds
+-- the caller's SQL, or policies, is read under the caller's search_path; NULL leaves it as it is.
 CREATE OR REPLACE FUNCTION sqlvec._estimate(
     statement text, params text[], bound text[], caller_path text, OUT matching float8, OUT cost float8
 ) LANGUAGE plpgsql
 AS $body$
 DECLARE
-    v_path pg_catalog.text := pg_catalog.current_setting('search_path');
-    v_plan pg_catalog.jsonb;
+    v_path pg_catalog.text;
+    v_plan pg_catalog.text;
 BEGIN
-    PERFORM pg_catalog.set_config('search_path', caller_path, true);
-    EXECUTE pg_catalog.format('EXPLAIN (FORMAT JSON) %s', statement) INTO v_plan USING params, NULL::int, bound;
-    PERFORM pg_catalog.set_config('search_path', v_path, true);
-    matching := pg_catalog.jsonb_extract_path_text(v_plan, '0', 'Plan', 'Plan Rows');
-    cost := pg_catalog.jsonb_extract_path_text(v_plan, '0', 'Plan', 'Total Cost');
+    IF caller_path IS NOT NULL THEN
+        v_path := pg_catalog.current_setting('search_path');
+        PERFORM pg_catalog.set_config('search_path', caller_path, true);
+    END IF;
+    -- The first line ends in (cost=0.00..1.23 rows=4 width=5).
+    EXECUTE pg_catalog.format('EXPLAIN %s', statement) INTO v_plan USING params, NULL::int, bound;
+    IF caller_path IS NOT NULL THEN
+        PERFORM pg_catalog.set_config('search_path', v_path, true);
+    END IF;
+    v_plan := pg_catalog.split_part(v_plan, '..', -1);
+    cost := pg_catalog.split_part(v_plan, ' ', 1);
+    matching := pg_catalog.split_part(pg_catalog.split_part(v_plan, ' ', 2), '=', 2);
 END
 $body$;
 
@@ -5112,7 +5168,7 @@ CREATE OR REPLACE FUNCTION sqlvec._plan_search(
     OUT bound text[],         -- values for $3
     OUT settings text[],      -- what sqlvec._set_scan sets; NULL without an index
     OUT way text, OUT index_name text, OUT candidate_count int, OUT reason text, OUT condition text
-) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
     v_class record;
@@ -5124,7 +5180,8 @@ DECLARE
     v_from text;
     v_query text;
     v_key text;
-    v_schema name := sqlvec._vector_schema();
+    -- Under this search_path, the name of the type bears its schema.
+    v_schema text := coalesce(nullif(left(sqlvec._query_type('vector')::text, -7), ''), 'pg_catalog');
     v_carry text;
     v_carried text;
     v_answer text;
@@ -5203,7 +5260,8 @@ BEGIN
     -- line, against a random page for each row that the graph visits until enough have matched.
     IF mode = 'auto' AND v_way.way IS NOT NULL THEN
         IF v_conditional OR v_class.relkind <> 'r' OR v_class.reltuples <= 0 THEN
-            v_part := sqlvec._estimate(format('SELECT FROM %s WHERE %s', v_from, condition), params, bound, caller_path);
+            v_part := sqlvec._estimate(format('SELECT FROM %s WHERE %s', v_from, condition), params, bound,
+                CASE WHEN where_sql IS NOT NULL OR v_class.relkind <> 'r' OR row_security_active(rel) THEN caller_path END);
             v_matching := v_part.matching;
             v_cost := v_part.cost;
         ELSE
@@ -6679,7 +6737,7 @@ CREATE OR REPLACE FUNCTION sqlvec._bm25_column(rel oid, column_name text, field 
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_id int := sqlvec._relation_id(rel);
+    v_id int := (SELECT r.id FROM sqlvec._relation_ids(rel) AS r LIMIT 1);
     v_derived sqlvec._derived;
     v_known text[] := '{}';
     v_result sqlvec._derived;
