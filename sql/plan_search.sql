@@ -116,6 +116,7 @@ DECLARE
     v_alias text;
     v_table text;
     v_from text;
+    v_alone boolean;
     v_query text;
     v_key text;
     -- Under this search_path, the name of the type bears its schema.
@@ -141,6 +142,7 @@ DECLARE
 BEGIN
     PERFORM sqlvec._check_search(column_name, query_dimensions, k, candidates, oversample, mode);
     SELECT c.relname, c.relkind, c.reltuples::float8 AS reltuples, c.relpages::float8 AS relpages,
+           c.relhassubclass,
            c.relnamespace::regnamespace::text AS schema_name, a.attnum, a.atttypid, a.atttypmod
     INTO v_class
     FROM pg_class AS c LEFT JOIN pg_attribute AS a ON a.attrelid = rel AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped
@@ -163,7 +165,9 @@ BEGIN
 
     v_alias := quote_ident(v_class.relname);
     v_table := v_class.schema_name || '.' || v_alias;
-    v_from := v_table || ' AS ' || v_alias;
+    -- Of a table without children an address says all.
+    v_alone := v_class.relkind IN ('r', 'm') AND NOT v_class.relhassubclass;
+    v_from := CASE WHEN v_alone THEN 'ONLY ' ELSE '' END || v_table || ' AS ' || v_alias;
     bound := '{}';
     condition := 'true';
     IF filter IS NOT NULL THEN
@@ -252,6 +256,9 @@ BEGIN
             IF v_tied <> '' THEN
                 v_carry := v_carry || v_ties; v_carried := v_carried || v_tied; v_order := substr(v_tied, 3);
             END IF;
+        ELSIF v_alone THEN
+            v_carry := v_alias || '.ctid AS row_id'; v_carried := 'row_id'; v_order := 'row_id';
+            v_answer := format('(SELECT (d.*)::%1$s FROM ONLY %1$s AS d WHERE d.ctid OPERATOR(pg_catalog.=) h.row_id)', v_table);
         ELSE
             v_answer := format('(SELECT (d.*)::%1$s FROM %1$s AS d WHERE d.ctid OPERATOR(pg_catalog.=) h.row_id AND d.tableoid OPERATOR(pg_catalog.=) h.row_table)', v_table);
         END IF;
@@ -262,8 +269,12 @@ BEGIN
     IF v_way.way IS NOT NULL THEN
         v_code := coalesce(v_way.expression, v_alias || '.' || quote_ident(v_way.column_used));
         v_code_operator := sqlvec._operator(v_way.code_metric, v_schema);
-        v_code_query := CASE WHEN v_way.encoder IS NOT NULL THEN '(SELECT ' || sqlvec._encode_expression(v_way.encoder, '{$2}') || ')'
-                             ELSE coalesce('(SELECT ' || v_way.query_expression || ')', v_query) END;
+        v_code_query := CASE WHEN v_way.encoder IS NOT NULL THEN sqlvec._encode_expression(v_way.encoder, '{$2}') ELSE coalesce(v_way.query_expression, v_query) END;
+        -- What is immutable the planner computes; anything else would be computed row by row.
+        IF v_code_query <> v_query AND split_part(v_code_query, '(', 1)
+           NOT IN ('sqlvec._halfvec', 'sqlvec._binary', 'sqlvec._binary_centred', 'sqlvec._truncate_halfvec', 'sqlvec._truncate_vector') THEN
+            v_code_query := '(SELECT ' || v_code_query || ')';
+        END IF;
         IF v_way.rank = 1 THEN
             v_encoded := sqlvec._all_encoded(rel, v_from, v_way.column_used, column_name);
         END IF;
