@@ -139,7 +139,7 @@ def _measure(database: Database, vectors: VectorSet, options: argparse.Namespace
     found["qps_ratio"] = 1 / ratio(times["code"], times["float32"])
     found["qps_ratio_function"] = 1 / ratio(times["function"], times["float32"])
     found["curves"] = curves
-    row = connection.execute("SELECT sqlvec._default_candidates('binary', %s)", (K,)).fetchone()
+    row = connection.execute("SELECT sqlvec._default_candidates('binary', 1, %s)", (K,)).fetchone()
     assert row is not None
     found["default_candidates"] = row[0]
     found["recall_of_candidates"] = truth.of_candidates(GRID)

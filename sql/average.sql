@@ -4,8 +4,6 @@
 -- pgvector sums in float8 and rounds once.
 CREATE OR REPLACE FUNCTION sqlvec._mean(vectors vector[]) RETURNS vector
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN (SELECT avg(v) FROM unnest(vectors) AS v);
-CREATE OR REPLACE FUNCTION sqlvec._unit(x vector) RETURNS vector
-LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN l2_normalize(x);
 
 CREATE OR REPLACE FUNCTION sqlvec.average(vectors vector[], unit boolean = true) RETURNS vector
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp

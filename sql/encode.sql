@@ -57,12 +57,36 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN binary_quantize(x);
 CREATE OR REPLACE FUNCTION sqlvec._binary_centred(x vector, mean vector) RETURNS bit
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN binary_quantize(x - mean);
 
+-- Thresholds of a code of several levels, in units of the root mean square of the components. They
+-- make the expected distance of two codes tell most about the angle: for normal components, between
+-- vectors whose cosine is 0.6 to 0.8.
+CREATE OR REPLACE FUNCTION sqlvec._levels(levels int) RETURNS float8[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE levels
+    WHEN 1 THEN '{0}'
+    WHEN 2 THEN '{-0.45, 0.45}'
+    WHEN 3 THEN '{-0.75, 0, 0.75}'
+    WHEN 4 THEN '{-0.95, -0.3, 0.3, 0.95}'
+    WHEN 5 THEN '{-1.15, -0.55, 0, 0.55, 1.15}'
+    WHEN 6 THEN '{-1.3, -0.75, -0.25, 0.25, 0.75, 1.3}'
+    WHEN 7 THEN '{-1.45, -0.9, -0.45, 0, 0.45, 0.9, 1.45}'
+    WHEN 8 THEN '{-1.55, -1.05, -0.6, -0.2, 0.2, 0.6, 1.05, 1.55}'
+END::float8[];
+
+-- The same for the components of a unit vector, each threshold as often as there are dimensions.
+CREATE OR REPLACE FUNCTION sqlvec._unit_thresholds(levels int, dimensions int) RETURNS vector[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ARRAY(SELECT array_fill(t.threshold / sqrt(dimensions::float8), ARRAY[dimensions])::vector
+             FROM unnest(sqlvec._levels(levels)) WITH ORDINALITY AS t (threshold, level) ORDER BY t.level);
+
 CREATE OR REPLACE FUNCTION sqlvec._truncate_halfvec(x vector, dimensions int) RETURNS halfvec
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN l2_normalize(subvector(x, 1, dimensions))::halfvec;
 CREATE OR REPLACE FUNCTION sqlvec._truncate_vector(x vector, dimensions int) RETURNS vector
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN l2_normalize(subvector(x, 1, dimensions));
 
 -- Bindings for the PL/pgSQL below, whose bodies are text and would resolve names when they run.
+CREATE OR REPLACE FUNCTION sqlvec._unit(x vector) RETURNS vector
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN l2_normalize(x);
 CREATE OR REPLACE FUNCTION sqlvec._minus(x vector, mean vector) RETURNS vector
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x - mean;
 CREATE OR REPLACE FUNCTION sqlvec._dot(a vector, b vector) RETURNS float8
@@ -73,6 +97,27 @@ CREATE OR REPLACE FUNCTION sqlvec._bits(x float8[]) RETURNS bit
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN binary_quantize(x::vector);
 CREATE OR REPLACE FUNCTION sqlvec._to_halfvec(x float8[]) RETURNS halfvec
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x::vector::halfvec;
+
+-- Components above each threshold, level by level: a thermometer code, in which the Hamming distance
+-- is the sum of the levels that lie between the components of two vectors.
+--
+-- Components are compared as they are in float32 at unit length. The last bits of the length depend
+-- on the order of its sum, but the border between two float32 has one bit more than any component, so
+-- that no quotient lies on it.
+CREATE OR REPLACE FUNCTION sqlvec._binary_levels(x vector, thresholds vector[]) RETURNS bit
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_unit x%TYPE := sqlvec._unit(x);
+    v_threshold x%TYPE;
+    v_code varbit := '';
+BEGIN
+    FOREACH v_threshold IN ARRAY thresholds LOOP
+        v_code := v_code || sqlvec._binary_centred(v_unit, v_threshold);
+    END LOOP;
+    RETURN v_code;
+END
+$body$;
 
 -- A vector as two integer vectors: x = unit * (high + low / (2 c)), c = floor(4096 / sqrt(d)).
 -- unit is NULL for the zero vector.
@@ -108,17 +153,29 @@ BEGIN
 END
 $body$;
 
--- Signs of the rotated vector (random rotation before sign quantization: Charikar 2002; RaBitQ).
--- NULL when the matrix is not there (a data-only restore).
-CREATE OR REPLACE FUNCTION sqlvec._binary_rotated(encoder text, x vector) RETURNS bit
+-- Levels of the rotated vector (random rotation before sign quantization: Charikar 2002; RaBitQ).
+-- NULL when the matrix is not there (a data-only restore). The products are integers and the sum of
+-- their squares is below 2^53, so the thresholds are the same everywhere too.
+CREATE OR REPLACE FUNCTION sqlvec._binary_rotated(encoder text, x vector, levels int) RETURNS bit
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_high x%TYPE := (sqlvec._integer_parts(sqlvec._centred(encoder, x))).high;
+    v_values float8[] := (SELECT array_agg(coalesce(sqlvec._dot(v_high, e.value), 0) ORDER BY e.position)
+                          FROM sqlvec.encoder_vector AS e
+                          WHERE e.encoder = _binary_rotated.encoder AND e.part = 'high');
+    v_rms float8;
+    v_level float8;
+    v_code varbit := '';
 BEGIN
-    RETURN (SELECT sqlvec._bits(array_agg(coalesce(sqlvec._dot(v_high, e.value), 0) ORDER BY e.position))
-            FROM sqlvec.encoder_vector AS e
-            WHERE e.encoder = _binary_rotated.encoder AND e.part = 'high');
+    IF levels = 1 OR v_values IS NULL THEN
+        RETURN sqlvec._bits(v_values);
+    END IF;
+    v_rms := (SELECT coalesce(nullif(sqrt(sum(v * v) / count(*)), 0), 1) FROM unnest(v_values) AS v);
+    FOREACH v_level IN ARRAY sqlvec._levels(levels) LOOP
+        v_code := v_code || sqlvec._bits(ARRAY(SELECT v - v_level * v_rms FROM unnest(v_values) AS v));
+    END LOOP;
+    RETURN v_code;
 END
 $body$;
 
@@ -156,6 +213,7 @@ DECLARE
     v_encoder record;
     v_vector text := format('sqlvec._as_vector(%s)', arguments[1]);
     v_mean text;
+    v_levels int;
 BEGIN
     SELECT e.kind, e.dimensions, e.options, e.code_type INTO v_encoder FROM sqlvec.encoder AS e WHERE e.name = _encode_expression.encoder;
     IF NOT FOUND THEN
@@ -167,14 +225,19 @@ BEGIN
     WHEN 'halfvec' THEN
         RETURN format('sqlvec._halfvec(%s)', v_vector);
     WHEN 'binary' THEN
+        v_levels := coalesce((v_encoder.options ->> 'levels')::int, 1);
         IF (v_encoder.options ->> 'rotate')::boolean THEN
-            RETURN format('sqlvec._binary_rotated(%L, %s)', encoder, v_vector);
+            RETURN format('sqlvec._binary_rotated(%L, %s, %s)', encoder, v_vector, v_levels);
         ELSIF (v_encoder.options ->> 'center')::boolean THEN
             SELECT sqlvec._real_array(v.value)::text INTO v_mean FROM sqlvec.encoder_vector AS v
             WHERE v.encoder = _encode_expression.encoder AND v.part = 'mean';
-            RETURN format('sqlvec._binary_centred(%s, %L)', v_vector, translate(v_mean, '{}', '[]'));
+            v_vector := format('%s(%s, %L)', CASE v_levels WHEN 1 THEN 'sqlvec._binary_centred' ELSE 'sqlvec._minus' END,
+                               v_vector, translate(v_mean, '{}', '[]'));
+        ELSIF v_levels = 1 THEN
+            RETURN format('sqlvec._binary(%s)', v_vector);
         END IF;
-        RETURN format('sqlvec._binary(%s)', v_vector);
+        RETURN CASE v_levels WHEN 1 THEN v_vector
+                    ELSE format('sqlvec._binary_levels(%s, sqlvec._unit_thresholds(%s, %s))', v_vector, v_levels, v_encoder.dimensions) END;
     WHEN 'truncate' THEN
         RETURN format('sqlvec._truncate_%s(%s, %s)',
                       CASE WHEN v_encoder.options ->> 'type' = 'vector' THEN 'vector' ELSE 'halfvec' END, v_vector,

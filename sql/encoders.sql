@@ -11,7 +11,7 @@ AS $body$
 DECLARE
     v_defaults jsonb := CASE kind
         WHEN 'halfvec' THEN '{}'
-        WHEN 'binary' THEN '{"rotate": false, "seed": 0, "center": false}'
+        WHEN 'binary' THEN '{"rotate": false, "seed": 0, "center": false, "levels": 1}'
         WHEN 'truncate' THEN '{"dimensions": null, "type": "halfvec"}'
         WHEN 'linear' THEN '{"dimensions": null, "seed": 0, "center": false}'
         WHEN 'fde' THEN '{"repetitions": 20, "simhash_bits": 4, "projection": 8, "final_dimensions": null, "seed": 0, "bits": false}'
@@ -46,6 +46,9 @@ BEGIN
                 USING ERRCODE = 'invalid_parameter_value';
         ELSIF v_key = 'seed' AND v_value::text !~ '^-?[0-9]{1,18}$' THEN
             RAISE EXCEPTION 'option "seed" is an integer, not %', v_value
+                USING ERRCODE = 'invalid_parameter_value';
+        ELSIF v_key = 'levels' AND v_value::text !~ '^[1-8]$' THEN
+            RAISE EXCEPTION 'option "levels" is an integer from 1 to 8, not %', v_value
                 USING ERRCODE = 'invalid_parameter_value';
         ELSIF v_key = 'simhash_bits' AND (v_value::text !~ '^[0-9]{1,2}$' OR v_value::text::int > 12) THEN
             RAISE EXCEPTION 'option "simhash_bits" is an integer from 0 to 12, not %', v_value
@@ -82,6 +85,7 @@ RETURN CASE WHEN kind = 'fde'
                           (options ->> 'repetitions')::int * (1 << (options ->> 'simhash_bits')::int) * (options ->> 'projection')::int)
             WHEN kind = 'centroid' THEN 1 -- byte per token
             WHEN kind = 'hubness' THEN dimensions + 1
+            WHEN kind = 'binary' THEN dimensions * (options ->> 'levels')::int
             ELSE coalesce((options ->> 'dimensions')::int, dimensions) END;
 
 -- Rows of a random orthogonal matrix: the orthonormal cosine transform of the vector after random
@@ -173,7 +177,7 @@ BEGIN
     IF kind = 'fde' THEN
         PERFORM sqlvec._write_fde(name, dimensions, v_options);
     ELSIF v_matrix AND kind NOT IN ('centroid', 'hubness') THEN
-        PERFORM sqlvec._write_random_rows(name, dimensions, v_code_dimensions, (v_options ->> 'seed')::bigint);
+        PERFORM sqlvec._write_random_rows(name, dimensions, coalesce((v_options ->> 'dimensions')::int, dimensions), (v_options ->> 'seed')::bigint);
     END IF;
 END
 $body$;
@@ -195,7 +199,7 @@ END
 $body$;
 
 COMMENT ON PROCEDURE sqlvec.create_encoder(text, text, int, jsonb, vector) IS
-    'Make a named, immutable encoder for vectors of `dimensions`. Kinds: halfvec {}, binary {"rotate", "seed", "center"}, truncate {"dimensions", "type"}, linear {"dimensions", "seed", "center"}, and for multi-vectors fde {"repetitions", "simhash_bits", "projection", "final_dimensions", "seed", "bits"} and pool {"method" and its options, as sqlvec.add_pooled has them}; mean is what "center" takes off.';
+    'Make a named, immutable encoder for vectors of `dimensions`. Kinds: halfvec {}, binary {"rotate", "seed", "center", "levels"}, truncate {"dimensions", "type"}, linear {"dimensions", "seed", "center"}, and for multi-vectors fde {"repetitions", "simhash_bits", "projection", "final_dimensions", "seed", "bits"} and pool {"method" and its options, as sqlvec.add_pooled has them}; mean is what "center" takes off.';
 
 CREATE OR REPLACE PROCEDURE sqlvec.drop_encoder(name text) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$

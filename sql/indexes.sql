@@ -41,10 +41,10 @@ $body$;
 -- Derived columns of one source that their trigger keeps, by present names. The search's short cut
 -- through what sqlvec._derived answers for all tables: it starts from the trigger.
 CREATE OR REPLACE FUNCTION sqlvec._maintained_of(rel oid, source name) RETURNS TABLE (
-    target_column name, target_attnum smallint, encoder text, kind text, code_type text, metric text
+    target_column name, target_attnum smallint, encoder text, kind text, levels int, code_type text, metric text
 ) LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT t.attname, t.attnum, d.encoder, e.kind, e.code_type, d.metric
+    SELECT t.attname, t.attnum, d.encoder, e.kind, coalesce((e.options ->> 'levels')::int, 1), e.code_type, d.metric
     FROM sqlvec.relation AS r
     JOIN sqlvec.derived AS d ON d.relation_id = r.id
     JOIN sqlvec.encoder AS e ON e.name = d.encoder
@@ -93,6 +93,7 @@ BEGIN
         CREATE TYPE sqlvec._way AS (
             way              text,  -- 'source', the name of a derived column, 'expression:' and a kind
             kind             text,  -- 'source' or the kind of encoder
+            levels           int,   -- of a binary code
             rank             int,   -- codes in a column before expressions before the column itself
             metric           text,  -- of the search it serves; NULL where any will do
             index_name       name,  -- NULL for a derived column without an index
@@ -120,7 +121,7 @@ DECLARE
 BEGIN
     FOR v_row IN
         SELECT i.index_oid, i.index_name, i.partial, i.opclass, i.attnum,
-               d.target_column, d.encoder, d.kind, d.code_type, d.metric
+               d.target_column, d.encoder, d.kind, d.levels, d.code_type, d.metric
         FROM (SELECT m.* FROM sqlvec._maintained_of(rel, column_name) AS m
               WHERE m.kind <> 'hubness') AS d -- which is searched for itself, with queries of its own
         FULL JOIN sqlvec._ann_indexes(rel) AS i ON i.attnum = d.target_attnum
@@ -128,16 +129,16 @@ BEGIN
     LOOP
         IF v_row.target_column IS NOT NULL THEN
             v_metric := CASE v_row.code_type WHEN 'bit' THEN 'hamming' ELSE v_row.metric END;
-            v_ways := v_ways || ROW(v_row.target_column, v_row.kind, 1, v_row.metric,
+            v_ways := v_ways || ROW(v_row.target_column, v_row.kind, v_row.levels, 1, v_row.metric,
                 CASE WHEN v_row.opclass = sqlvec._opclass(v_row.code_type, v_metric) THEN v_row.index_name END,
                 v_row.partial, v_row.target_column, v_row.encoder, NULL, NULL, v_metric)::sqlvec._way;
         ELSIF v_row.attnum = _ways.attnum THEN
             v_metric := sqlvec._opclass_metric(v_row.opclass);
-            v_ways := v_ways || ROW('source', 'source', 3, v_metric, v_row.index_name, v_row.partial, column_name, NULL, NULL, NULL, v_metric)::sqlvec._way;
+            v_ways := v_ways || ROW('source', 'source', 1, 3, v_metric, v_row.index_name, v_row.partial, column_name, NULL, NULL, NULL, v_metric)::sqlvec._way;
         ELSIF v_row.attnum = 0 THEN
             v_metric := sqlvec._opclass_metric(v_row.opclass);
             v_ways := v_ways || ARRAY(
-                SELECT ROW(w.way, w.kind, 2, CASE WHEN w.kind <> 'binary' THEN v_metric END, v_row.index_name, v_row.partial,
+                SELECT ROW(w.way, w.kind, 1, 2, CASE WHEN w.kind <> 'binary' THEN v_metric END, v_row.index_name, v_row.partial,
                            NULL, NULL, w.expression, w.query_expression, v_metric)::sqlvec._way
                 FROM sqlvec._expression_ways(rel, column_name) AS w
                 WHERE w.expression = pg_get_indexdef(v_row.index_oid, 1, false));
@@ -219,14 +220,14 @@ BEGIN
         coalesce(metric, sqlvec._default_metric(rel, column_name, v_source.type_name, v_ways)), v_source.type_name);
     FOR v_way IN
         SELECT 'source' AS way, quote_ident(column_name) AS expression, column_name AS stem,
-               v_source.type_name::text AS code_type, v_source.dimensions
+               v_source.type_name::text AS code_type, v_source.dimensions, v_source.dimensions AS source_dimensions
         WHERE v_source.type_name NOT IN ('_vector', '_halfvec')
         UNION ALL
-        SELECT d.target_column, quote_ident(d.target_column), d.target_column, d.code_type, d.code_dimensions
+        SELECT d.target_column, quote_ident(d.target_column), d.target_column, d.code_type, d.code_dimensions, d.dimensions
         FROM sqlvec._derived_of(rel) AS d
         WHERE d.source_column = plan_index.column_name AND d.kind NOT IN ('pool', 'centroid', 'hubness') AND d.metric = v_metric AND d.maintained
         UNION ALL
-        SELECT x.way, x.expression, column_name || '_' || x.kind || '_expression', x.code_type, x.dimensions
+        SELECT x.way, x.expression, column_name || '_' || x.kind || '_expression', x.code_type, x.dimensions, x.dimensions
         FROM sqlvec._expression_ways(rel, column_name) AS x
     LOOP
         name := v_way.way; method := 'hnsw'; note := NULL;
@@ -242,7 +243,8 @@ BEGIN
         ELSIF v_way.dimensions > v_limit THEN
             statement := NULL;
             note := format('%s dimensions are over the limit of %s; %s', v_way.dimensions, v_limit,
-                CASE WHEN v_way.dimensions <= 4000 THEN 'encoders "halfvec" and "binary" fit' ELSE 'encoder "binary" fits, "truncate" may' END);
+                CASE WHEN v_way.source_dimensions < v_way.dimensions THEN format('"levels" up to %s fit', v_limit / v_way.source_dimensions)
+                     WHEN v_way.dimensions <= 4000 THEN 'encoders "halfvec" and "binary" fit' ELSE 'encoder "binary" fits, "truncate" may' END);
         ELSIF EXISTS (SELECT FROM unnest(v_ways) AS x
                       WHERE x.way = v_way.way AND x.index_name IS NOT NULL AND coalesce(x.metric, v_metric) = v_metric AND NOT x.partial) THEN
             note := 'is there already';

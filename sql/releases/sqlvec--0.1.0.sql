@@ -485,12 +485,36 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN binary_quantize(x);
 CREATE OR REPLACE FUNCTION sqlvec._binary_centred(x vector, mean vector) RETURNS bit
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN binary_quantize(x - mean);
 
+-- Thresholds of a code of several levels, in units of the root mean square of the components. They
+-- make the expected distance of two codes tell most about the angle: for normal components, between
+-- vectors whose cosine is 0.6 to 0.8.
+CREATE OR REPLACE FUNCTION sqlvec._levels(levels int) RETURNS float8[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE levels
+    WHEN 1 THEN '{0}'
+    WHEN 2 THEN '{-0.45, 0.45}'
+    WHEN 3 THEN '{-0.75, 0, 0.75}'
+    WHEN 4 THEN '{-0.95, -0.3, 0.3, 0.95}'
+    WHEN 5 THEN '{-1.15, -0.55, 0, 0.55, 1.15}'
+    WHEN 6 THEN '{-1.3, -0.75, -0.25, 0.25, 0.75, 1.3}'
+    WHEN 7 THEN '{-1.45, -0.9, -0.45, 0, 0.45, 0.9, 1.45}'
+    WHEN 8 THEN '{-1.55, -1.05, -0.6, -0.2, 0.2, 0.6, 1.05, 1.55}'
+END::float8[];
+
+-- The same for the components of a unit vector, each threshold as often as there are dimensions.
+CREATE OR REPLACE FUNCTION sqlvec._unit_thresholds(levels int, dimensions int) RETURNS vector[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ARRAY(SELECT array_fill(t.threshold / sqrt(dimensions::float8), ARRAY[dimensions])::vector
+             FROM unnest(sqlvec._levels(levels)) WITH ORDINALITY AS t (threshold, level) ORDER BY t.level);
+
 CREATE OR REPLACE FUNCTION sqlvec._truncate_halfvec(x vector, dimensions int) RETURNS halfvec
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN l2_normalize(subvector(x, 1, dimensions))::halfvec;
 CREATE OR REPLACE FUNCTION sqlvec._truncate_vector(x vector, dimensions int) RETURNS vector
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN l2_normalize(subvector(x, 1, dimensions));
 
 -- Bindings for the PL/pgSQL below, whose bodies are text and would resolve names when they run.
+CREATE OR REPLACE FUNCTION sqlvec._unit(x vector) RETURNS vector
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN l2_normalize(x);
 CREATE OR REPLACE FUNCTION sqlvec._minus(x vector, mean vector) RETURNS vector
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x - mean;
 CREATE OR REPLACE FUNCTION sqlvec._dot(a vector, b vector) RETURNS float8
@@ -501,6 +525,27 @@ CREATE OR REPLACE FUNCTION sqlvec._bits(x float8[]) RETURNS bit
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN binary_quantize(x::vector);
 CREATE OR REPLACE FUNCTION sqlvec._to_halfvec(x float8[]) RETURNS halfvec
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x::vector::halfvec;
+
+-- Components above each threshold, level by level: a thermometer code, in which the Hamming distance
+-- is the sum of the levels that lie between the components of two vectors.
+--
+-- Components are compared as they are in float32 at unit length. The last bits of the length depend
+-- on the order of its sum, but the border between two float32 has one bit more than any component, so
+-- that no quotient lies on it.
+CREATE OR REPLACE FUNCTION sqlvec._binary_levels(x vector, thresholds vector[]) RETURNS bit
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_unit x%TYPE := sqlvec._unit(x);
+    v_threshold x%TYPE;
+    v_code varbit := '';
+BEGIN
+    FOREACH v_threshold IN ARRAY thresholds LOOP
+        v_code := v_code || sqlvec._binary_centred(v_unit, v_threshold);
+    END LOOP;
+    RETURN v_code;
+END
+$body$;
 
 -- A vector as two integer vectors: x = unit * (high + low / (2 c)), c = floor(4096 / sqrt(d)).
 -- unit is NULL for the zero vector.
@@ -536,17 +581,29 @@ BEGIN
 END
 $body$;
 
--- Signs of the rotated vector (random rotation before sign quantization: Charikar 2002; RaBitQ).
--- NULL when the matrix is not there (a data-only restore).
-CREATE OR REPLACE FUNCTION sqlvec._binary_rotated(encoder text, x vector) RETURNS bit
+-- Levels of the rotated vector (random rotation before sign quantization: Charikar 2002; RaBitQ).
+-- NULL when the matrix is not there (a data-only restore). The products are integers and the sum of
+-- their squares is below 2^53, so the thresholds are the same everywhere too.
+CREATE OR REPLACE FUNCTION sqlvec._binary_rotated(encoder text, x vector, levels int) RETURNS bit
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_high x%TYPE := (sqlvec._integer_parts(sqlvec._centred(encoder, x))).high;
+    v_values float8[] := (SELECT array_agg(coalesce(sqlvec._dot(v_high, e.value), 0) ORDER BY e.position)
+                          FROM sqlvec.encoder_vector AS e
+                          WHERE e.encoder = _binary_rotated.encoder AND e.part = 'high');
+    v_rms float8;
+    v_level float8;
+    v_code varbit := '';
 BEGIN
-    RETURN (SELECT sqlvec._bits(array_agg(coalesce(sqlvec._dot(v_high, e.value), 0) ORDER BY e.position))
-            FROM sqlvec.encoder_vector AS e
-            WHERE e.encoder = _binary_rotated.encoder AND e.part = 'high');
+    IF levels = 1 OR v_values IS NULL THEN
+        RETURN sqlvec._bits(v_values);
+    END IF;
+    v_rms := (SELECT coalesce(nullif(sqrt(sum(v * v) / count(*)), 0), 1) FROM unnest(v_values) AS v);
+    FOREACH v_level IN ARRAY sqlvec._levels(levels) LOOP
+        v_code := v_code || sqlvec._bits(ARRAY(SELECT v - v_level * v_rms FROM unnest(v_values) AS v));
+    END LOOP;
+    RETURN v_code;
 END
 $body$;
 
@@ -584,6 +641,7 @@ DECLARE
     v_encoder record;
     v_vector text := format('sqlvec._as_vector(%s)', arguments[1]);
     v_mean text;
+    v_levels int;
 BEGIN
     SELECT e.kind, e.dimensions, e.options, e.code_type INTO v_encoder FROM sqlvec.encoder AS e WHERE e.name = _encode_expression.encoder;
     IF NOT FOUND THEN
@@ -595,14 +653,19 @@ BEGIN
     WHEN 'halfvec' THEN
         RETURN format('sqlvec._halfvec(%s)', v_vector);
     WHEN 'binary' THEN
+        v_levels := coalesce((v_encoder.options ->> 'levels')::int, 1);
         IF (v_encoder.options ->> 'rotate')::boolean THEN
-            RETURN format('sqlvec._binary_rotated(%L, %s)', encoder, v_vector);
+            RETURN format('sqlvec._binary_rotated(%L, %s, %s)', encoder, v_vector, v_levels);
         ELSIF (v_encoder.options ->> 'center')::boolean THEN
             SELECT sqlvec._real_array(v.value)::text INTO v_mean FROM sqlvec.encoder_vector AS v
             WHERE v.encoder = _encode_expression.encoder AND v.part = 'mean';
-            RETURN format('sqlvec._binary_centred(%s, %L)', v_vector, translate(v_mean, '{}', '[]'));
+            v_vector := format('%s(%s, %L)', CASE v_levels WHEN 1 THEN 'sqlvec._binary_centred' ELSE 'sqlvec._minus' END,
+                               v_vector, translate(v_mean, '{}', '[]'));
+        ELSIF v_levels = 1 THEN
+            RETURN format('sqlvec._binary(%s)', v_vector);
         END IF;
-        RETURN format('sqlvec._binary(%s)', v_vector);
+        RETURN CASE v_levels WHEN 1 THEN v_vector
+                    ELSE format('sqlvec._binary_levels(%s, sqlvec._unit_thresholds(%s, %s))', v_vector, v_levels, v_encoder.dimensions) END;
     WHEN 'truncate' THEN
         RETURN format('sqlvec._truncate_%s(%s, %s)',
                       CASE WHEN v_encoder.options ->> 'type' = 'vector' THEN 'vector' ELSE 'halfvec' END, v_vector,
@@ -671,7 +734,7 @@ AS $body$
 DECLARE
     v_defaults jsonb := CASE kind
         WHEN 'halfvec' THEN '{}'
-        WHEN 'binary' THEN '{"rotate": false, "seed": 0, "center": false}'
+        WHEN 'binary' THEN '{"rotate": false, "seed": 0, "center": false, "levels": 1}'
         WHEN 'truncate' THEN '{"dimensions": null, "type": "halfvec"}'
         WHEN 'linear' THEN '{"dimensions": null, "seed": 0, "center": false}'
         WHEN 'fde' THEN '{"repetitions": 20, "simhash_bits": 4, "projection": 8, "final_dimensions": null, "seed": 0, "bits": false}'
@@ -706,6 +769,9 @@ BEGIN
                 USING ERRCODE = 'invalid_parameter_value';
         ELSIF v_key = 'seed' AND v_value::text !~ '^-?[0-9]{1,18}$' THEN
             RAISE EXCEPTION 'option "seed" is an integer, not %', v_value
+                USING ERRCODE = 'invalid_parameter_value';
+        ELSIF v_key = 'levels' AND v_value::text !~ '^[1-8]$' THEN
+            RAISE EXCEPTION 'option "levels" is an integer from 1 to 8, not %', v_value
                 USING ERRCODE = 'invalid_parameter_value';
         ELSIF v_key = 'simhash_bits' AND (v_value::text !~ '^[0-9]{1,2}$' OR v_value::text::int > 12) THEN
             RAISE EXCEPTION 'option "simhash_bits" is an integer from 0 to 12, not %', v_value
@@ -742,6 +808,7 @@ RETURN CASE WHEN kind = 'fde'
                           (options ->> 'repetitions')::int * (1 << (options ->> 'simhash_bits')::int) * (options ->> 'projection')::int)
             WHEN kind = 'centroid' THEN 1 -- byte per token
             WHEN kind = 'hubness' THEN dimensions + 1
+            WHEN kind = 'binary' THEN dimensions * (options ->> 'levels')::int
             ELSE coalesce((options ->> 'dimensions')::int, dimensions) END;
 
 -- Rows of a random orthogonal matrix: the orthonormal cosine transform of the vector after random
@@ -833,7 +900,7 @@ BEGIN
     IF kind = 'fde' THEN
         PERFORM sqlvec._write_fde(name, dimensions, v_options);
     ELSIF v_matrix AND kind NOT IN ('centroid', 'hubness') THEN
-        PERFORM sqlvec._write_random_rows(name, dimensions, v_code_dimensions, (v_options ->> 'seed')::bigint);
+        PERFORM sqlvec._write_random_rows(name, dimensions, coalesce((v_options ->> 'dimensions')::int, dimensions), (v_options ->> 'seed')::bigint);
     END IF;
 END
 $body$;
@@ -855,7 +922,7 @@ END
 $body$;
 
 COMMENT ON PROCEDURE sqlvec.create_encoder(text, text, int, jsonb, vector) IS
-    'Make a named, immutable encoder for vectors of `dimensions`. Kinds: halfvec {}, binary {"rotate", "seed", "center"}, truncate {"dimensions", "type"}, linear {"dimensions", "seed", "center"}, and for multi-vectors fde {"repetitions", "simhash_bits", "projection", "final_dimensions", "seed", "bits"} and pool {"method" and its options, as sqlvec.add_pooled has them}; mean is what "center" takes off.';
+    'Make a named, immutable encoder for vectors of `dimensions`. Kinds: halfvec {}, binary {"rotate", "seed", "center", "levels"}, truncate {"dimensions", "type"}, linear {"dimensions", "seed", "center"}, and for multi-vectors fde {"repetitions", "simhash_bits", "projection", "final_dimensions", "seed", "bits"} and pool {"method" and its options, as sqlvec.add_pooled has them}; mean is what "center" takes off.';
 
 CREATE OR REPLACE PROCEDURE sqlvec.drop_encoder(name text) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -4569,10 +4636,10 @@ $body$;
 -- Derived columns of one source that their trigger keeps, by present names. The search's short cut
 -- through what sqlvec._derived answers for all tables: it starts from the trigger.
 CREATE OR REPLACE FUNCTION sqlvec._maintained_of(rel oid, source name) RETURNS TABLE (
-    target_column name, target_attnum smallint, encoder text, kind text, code_type text, metric text
+    target_column name, target_attnum smallint, encoder text, kind text, levels int, code_type text, metric text
 ) LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT t.attname, t.attnum, d.encoder, e.kind, e.code_type, d.metric
+    SELECT t.attname, t.attnum, d.encoder, e.kind, coalesce((e.options ->> 'levels')::int, 1), e.code_type, d.metric
     FROM sqlvec.relation AS r
     JOIN sqlvec.derived AS d ON d.relation_id = r.id
     JOIN sqlvec.encoder AS e ON e.name = d.encoder
@@ -4621,6 +4688,7 @@ BEGIN
         CREATE TYPE sqlvec._way AS (
             way              text,  -- 'source', the name of a derived column, 'expression:' and a kind
             kind             text,  -- 'source' or the kind of encoder
+            levels           int,   -- of a binary code
             rank             int,   -- codes in a column before expressions before the column itself
             metric           text,  -- of the search it serves; NULL where any will do
             index_name       name,  -- NULL for a derived column without an index
@@ -4648,7 +4716,7 @@ DECLARE
 BEGIN
     FOR v_row IN
         SELECT i.index_oid, i.index_name, i.partial, i.opclass, i.attnum,
-               d.target_column, d.encoder, d.kind, d.code_type, d.metric
+               d.target_column, d.encoder, d.kind, d.levels, d.code_type, d.metric
         FROM (SELECT m.* FROM sqlvec._maintained_of(rel, column_name) AS m
               WHERE m.kind <> 'hubness') AS d -- which is searched for itself, with queries of its own
         FULL JOIN sqlvec._ann_indexes(rel) AS i ON i.attnum = d.target_attnum
@@ -4656,16 +4724,16 @@ BEGIN
     LOOP
         IF v_row.target_column IS NOT NULL THEN
             v_metric := CASE v_row.code_type WHEN 'bit' THEN 'hamming' ELSE v_row.metric END;
-            v_ways := v_ways || ROW(v_row.target_column, v_row.kind, 1, v_row.metric,
+            v_ways := v_ways || ROW(v_row.target_column, v_row.kind, v_row.levels, 1, v_row.metric,
                 CASE WHEN v_row.opclass = sqlvec._opclass(v_row.code_type, v_metric) THEN v_row.index_name END,
                 v_row.partial, v_row.target_column, v_row.encoder, NULL, NULL, v_metric)::sqlvec._way;
         ELSIF v_row.attnum = _ways.attnum THEN
             v_metric := sqlvec._opclass_metric(v_row.opclass);
-            v_ways := v_ways || ROW('source', 'source', 3, v_metric, v_row.index_name, v_row.partial, column_name, NULL, NULL, NULL, v_metric)::sqlvec._way;
+            v_ways := v_ways || ROW('source', 'source', 1, 3, v_metric, v_row.index_name, v_row.partial, column_name, NULL, NULL, NULL, v_metric)::sqlvec._way;
         ELSIF v_row.attnum = 0 THEN
             v_metric := sqlvec._opclass_metric(v_row.opclass);
             v_ways := v_ways || ARRAY(
-                SELECT ROW(w.way, w.kind, 2, CASE WHEN w.kind <> 'binary' THEN v_metric END, v_row.index_name, v_row.partial,
+                SELECT ROW(w.way, w.kind, 1, 2, CASE WHEN w.kind <> 'binary' THEN v_metric END, v_row.index_name, v_row.partial,
                            NULL, NULL, w.expression, w.query_expression, v_metric)::sqlvec._way
                 FROM sqlvec._expression_ways(rel, column_name) AS w
                 WHERE w.expression = pg_get_indexdef(v_row.index_oid, 1, false));
@@ -4747,14 +4815,14 @@ BEGIN
         coalesce(metric, sqlvec._default_metric(rel, column_name, v_source.type_name, v_ways)), v_source.type_name);
     FOR v_way IN
         SELECT 'source' AS way, quote_ident(column_name) AS expression, column_name AS stem,
-               v_source.type_name::text AS code_type, v_source.dimensions
+               v_source.type_name::text AS code_type, v_source.dimensions, v_source.dimensions AS source_dimensions
         WHERE v_source.type_name NOT IN ('_vector', '_halfvec')
         UNION ALL
-        SELECT d.target_column, quote_ident(d.target_column), d.target_column, d.code_type, d.code_dimensions
+        SELECT d.target_column, quote_ident(d.target_column), d.target_column, d.code_type, d.code_dimensions, d.dimensions
         FROM sqlvec._derived_of(rel) AS d
         WHERE d.source_column = plan_index.column_name AND d.kind NOT IN ('pool', 'centroid', 'hubness') AND d.metric = v_metric AND d.maintained
         UNION ALL
-        SELECT x.way, x.expression, column_name || '_' || x.kind || '_expression', x.code_type, x.dimensions
+        SELECT x.way, x.expression, column_name || '_' || x.kind || '_expression', x.code_type, x.dimensions, x.dimensions
         FROM sqlvec._expression_ways(rel, column_name) AS x
     LOOP
         name := v_way.way; method := 'hnsw'; note := NULL;
@@ -4770,7 +4838,8 @@ BEGIN
         ELSIF v_way.dimensions > v_limit THEN
             statement := NULL;
             note := format('%s dimensions are over the limit of %s; %s', v_way.dimensions, v_limit,
-                CASE WHEN v_way.dimensions <= 4000 THEN 'encoders "halfvec" and "binary" fit' ELSE 'encoder "binary" fits, "truncate" may' END);
+                CASE WHEN v_way.source_dimensions < v_way.dimensions THEN format('"levels" up to %s fit', v_limit / v_way.source_dimensions)
+                     WHEN v_way.dimensions <= 4000 THEN 'encoders "halfvec" and "binary" fit' ELSE 'encoder "binary" fits, "truncate" may' END);
         ELSIF EXISTS (SELECT FROM unnest(v_ways) AS x
                       WHERE x.way = v_way.way AND x.index_name IS NOT NULL AND coalesce(x.metric, v_metric) = v_metric AND NOT x.partial) THEN
             note := 'is there already';
@@ -5067,15 +5136,16 @@ END;
 
 -- Candidates that a code needs, as a multiple of k and at least so many. Signs of 384 dimensions
 -- reach a recall@10 of 0.98 with 400 candidates on 11,611 real texts, where made-up clusters need
--- 100 (python -m benchmarks quantized): real neighbours lie closer together.
-CREATE OR REPLACE FUNCTION sqlvec._default_candidates(kind text, k int) RETURNS int
+-- 100 (python -m benchmarks quantized): real neighbours lie closer together. More levels reach it
+-- with fewer.
+CREATE OR REPLACE FUNCTION sqlvec._default_candidates(kind text, levels int, k int) RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE kind
     WHEN 'source' THEN k
     WHEN 'halfvec' THEN greatest(2 * k, 20)
     WHEN 'truncate' THEN greatest(10 * k, 100)
     WHEN 'linear' THEN greatest(20 * k, 200)
-    ELSE greatest(40 * k, 400)
+    ELSE greatest(k, 10) * CASE levels WHEN 1 THEN 40 WHEN 2 THEN 20 WHEN 3 THEN 15 ELSE 10 END
 END;
 
 -- Rows of a table that the planner expects under a condition, and its cost of reading them. What holds
@@ -5254,7 +5324,7 @@ BEGIN
             reason := format('no valid index serves %s on this column', metric);
         ELSE
             candidate_count := coalesce(candidates, ceil(k::float8 * oversample)::int,
-                                        greatest(sqlvec._default_candidates(v_way.kind, k), CASE v_way.kind WHEN 'source' THEN 1 ELSE 2 END * depth));
+                                        greatest(sqlvec._default_candidates(v_way.kind, v_way.levels, k), CASE v_way.kind WHEN 'source' THEN 1 ELSE 2 END * depth));
             reason := CASE WHEN mode = 'auto' THEN 'the first index that fits' ELSE 'asked for' END;
         END IF;
     END IF;
@@ -8681,8 +8751,6 @@ COMMENT ON FUNCTION sqlvec.refine(vector, vector[], int, float8, boolean) IS
 -- pgvector sums in float8 and rounds once.
 CREATE OR REPLACE FUNCTION sqlvec._mean(vectors vector[]) RETURNS vector
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN (SELECT avg(v) FROM unnest(vectors) AS v);
-CREATE OR REPLACE FUNCTION sqlvec._unit(x vector) RETURNS vector
-LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN l2_normalize(x);
 
 CREATE OR REPLACE FUNCTION sqlvec.average(vectors vector[], unit boolean = true) RETURNS vector
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp

@@ -28,7 +28,7 @@ class Quantized(Derived):
 
         CALL sqlvec.add_quantized('doc'::regclass, 'embedding', 'binary',
             target => 'embedding_binary', metric => 'cosine',
-            options => '{"rotate": true, "seed": 0, "center": false}')
+            options => '{"rotate": true, "seed": 0, "center": false, "levels": 1}')
 
     Before the table is dropped, ``CALL sqlvec.drop_derived`` takes the declaration back. The
     column is filled by a trigger: the ORM leaves it out of INSERT and UPDATE. A column that the

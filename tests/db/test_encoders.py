@@ -128,6 +128,42 @@ def test_binary_rotated_and_centred(conn, x, data):
 
 
 @property_settings
+@given(batches(any_float), st.integers(2, 8))
+def test_binary_levels(conn, x, levels):
+    assert_equal_codes(conn, *create(conn, Binary(levels=levels), x.shape[1]), x)
+
+
+@property_settings
+@given(batches(st.integers(-3, 3).map(float)), st.integers(2, 8), st.integers(-126, 126))
+def test_binary_levels_of_few_values(conn, x, levels, exponent):
+    x = np.ldexp(x, exponent)
+    assert_equal_codes(conn, *create(conn, Binary(levels=levels), x.shape[1]), x)
+
+
+@property_settings
+@given(batches(any_float), st.integers(2, 8), st.data())
+def test_binary_levels_centred(conn, x, levels, data):
+    mean = data.draw(hnp.arrays(np.float32, x.shape[1], elements=any_float))
+    encoder = Binary(center=True, levels=levels)
+    assert_equal_codes(conn, *create(conn, encoder, x.shape[1], mean), x)
+
+
+@property_settings
+@given(batches(any_float), st.integers(2, 8), st.integers(0, 10**9))
+def test_binary_levels_rotated(conn, x, levels, seed):
+    encoder = Binary(rotate=True, seed=seed, levels=levels)
+    assert_equal_codes(conn, *create(conn, encoder, x.shape[1]), x)
+
+
+@property_settings
+@given(batches(everyday), st.integers(2, 8), st.data())
+def test_binary_levels_rotated_and_centred(conn, x, levels, data):
+    mean = data.draw(hnp.arrays(np.float32, x.shape[1], elements=everyday))
+    encoder = Binary(rotate=True, center=True, levels=levels)
+    assert_equal_codes(conn, *create(conn, encoder, x.shape[1], mean), x)
+
+
+@property_settings
 @given(batches(any_float), st.sampled_from(["halfvec", "vector"]), st.data())
 def test_truncate(conn, x, code_type, data):
     encoder = Truncate(data.draw(st.integers(1, x.shape[1])), code_type)
@@ -153,6 +189,9 @@ EVERY_KIND = [
     Halfvec(),
     Binary(),
     Binary(rotate=True, seed=3),
+    Binary(levels=2),
+    Binary(levels=7),
+    Binary(rotate=True, levels=4),
     Truncate(1),
     Truncate(1, "vector"),
     Linear(1),
@@ -170,6 +209,8 @@ def test_corner_cases(conn, encoder, dimensions):
             np.full(dimensions, 1e-45),
             np.full(dimensions, -1e-45),
             np.full(dimensions, 60_000 / dimensions),
+            np.full(dimensions, 1e-45) * (np.arange(dimensions) % 4 - 1),
+            rng.standard_normal(dimensions) * 1e-44,
             np.eye(dimensions)[-1],
             np.arange(dimensions) % 3 - 1,
             rng.standard_normal(dimensions),
@@ -182,7 +223,10 @@ def test_corner_cases(conn, encoder, dimensions):
 
 @pytest.mark.parametrize(
     "encoder",
-    [Halfvec(), Binary(), Binary(center=True), Truncate(16_000, "vector"), Truncate(4_000)],
+    [
+        *(Halfvec(), Binary(), Binary(center=True), Binary(levels=4), Binary(levels=8)),
+        *(Truncate(16_000, "vector"), Truncate(4_000)),
+    ],
     ids=repr,
 )
 def test_16000_dimensions(conn, encoder):
@@ -192,7 +236,27 @@ def test_16000_dimensions(conn, encoder):
     assert_equal_codes(conn, *create(conn, encoder, 16_000, mean), x)
 
 
-@pytest.mark.parametrize("encoder", [Binary(rotate=True), Linear(64)], ids=repr)
+@pytest.mark.parametrize("levels", [2, 3, 8])
+def test_levels_of_the_largest_numbers(conn, levels):
+    rng = np.random.default_rng(5)
+    x = (rng.choice([-1, 1], (6, 500)) * rng.uniform(1e38, 3.4e38, (6, 500))).astype(np.float32)
+    name, encoder, parts = create(conn, Binary(levels=levels), 500)
+    assert_equal_codes(conn, name, encoder, parts, x)
+    assert (encoder.encode(x) == encoder.encode(np.ldexp(x, -120))).all()
+
+
+@pytest.mark.parametrize("encoder", [Binary(levels=4), Binary(rotate=True, levels=5)], ids=repr)
+@pytest.mark.parametrize("scale", [1, 1e-30])
+def test_many_levels_at_real_sizes(conn, encoder, scale):
+    x = (np.random.default_rng(6).standard_normal((300, 384)) * scale).astype(np.float32)
+    assert_equal_codes(conn, *create(conn, encoder, 384), x)
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [Binary(rotate=True), Binary(rotate=True, levels=3), Linear(64)],
+    ids=repr,
+)
 def test_real_sizes_of_matrices(conn, encoder):
     rng = np.random.default_rng(3)
     x = rng.standard_normal((20, 768)).astype(np.float32)

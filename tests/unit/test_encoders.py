@@ -19,6 +19,7 @@ from sqlvec.encoders import (
     from_options,
     matrix_parts,
 )
+from sqlvec.encoders.binary import LEVELS
 from sqlvec.encoders.integer_parts import matrix_step, vector_parts, vector_step
 from sqlvec.errors import DeclarationError, EncodingError
 
@@ -69,6 +70,59 @@ def test_binary_is_the_sign(x):
 def test_binary_centred_compares_with_the_mean(x, data):
     mean = data.draw(hnp.arrays(np.float32, x.shape[1], elements=moderate))
     assert (Binary(center=True).encode(x, {"mean": mean}) == (x > mean)).all()
+
+
+@given(batches(floats), st.integers(2, 8))
+def test_binary_levels_are_multiples_of_the_root_mean_square(x, levels):
+    codes = Binary(levels=levels).encode(x).reshape(len(x), levels, -1)
+    rms = np.sqrt((x.astype(np.float64) ** 2).mean(axis=1))
+    for threshold, code in zip(LEVELS[levels], codes.swapaxes(0, 1), strict=True):
+        border = (threshold * rms)[:, None]
+        doubt = np.abs(x - border) <= 2.0**-21 * rms[:, None]
+        assert ((code == (x > border)) | doubt).all()
+    # A thermometer: what is above one threshold is above those before it.
+    assert (codes[:, :-1] >= codes[:, 1:]).all()
+
+
+@given(batches(st.floats(-1, 1, width=32)), st.integers(2, 8))
+def test_binary_levels_do_not_see_the_length(x, levels):
+    encoder = Binary(levels=levels)
+    longer = np.ldexp(x, 100)
+    assert (encoder.encode(longer) == encoder.encode(np.ldexp(longer, -90))).all()
+
+
+@pytest.mark.parametrize("levels", range(1, 9))
+def test_thresholds_are_symmetric(levels):
+    thresholds = np.array(LEVELS[levels])
+    assert len(thresholds) == levels
+    assert (np.diff(thresholds) > 0).all()
+    assert (thresholds == -thresholds[::-1]).all()
+
+
+@pytest.mark.parametrize("rotate", [False, True])
+@pytest.mark.parametrize("levels", range(2, 9))
+def test_levels_of_zero_are_in_the_middle(rotate, levels):
+    codes = Binary(rotate=rotate, levels=levels).encode(np.zeros(12), matrix_parts(np.eye(12)))
+    assert (codes.reshape(levels, 12).sum(axis=0) == levels // 2).all()
+
+
+def test_more_levels_order_better():
+    rng = np.random.default_rng(11)
+    x = rng.standard_normal((2000, 128)) * np.geomspace(1, 0.2, 128)
+    queries = x[:50] + 0.5 * rng.standard_normal((50, 128)) * np.geomspace(1, 0.2, 128)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    nearest = np.argsort(-(queries @ unit.T), axis=1)[:, :10]
+    found = []
+    for levels in (1, 2, 4, 8):
+        encoder = Binary(levels=levels)
+        codes, asked = encoder.encode(x), encoder.encode(queries)
+        distances = (asked[:, None] != codes).sum(axis=2)
+        candidates = np.argsort(distances, axis=1, kind="stable")[:, :20]
+        found.append(
+            np.mean([np.isin(a, b).mean() for a, b in zip(nearest, candidates, strict=True)])
+        )
+    assert found == sorted(found)
+    assert found[-1] > found[0] + 0.2
 
 
 @given(batches(floats))
@@ -175,6 +229,8 @@ SAMPLES: list[tuple[Encoder, int]] = [
     (Binary(center=True), 12),
     (Binary(rotate=True), 12),
     (Binary(rotate=True, center=True), 12),
+    (Binary(levels=3), 36),
+    (Binary(rotate=True, center=True, levels=2), 24),
     (Truncate(5), 5),
     (Truncate(5, "vector"), 5),
     (Linear(4), 4),
@@ -212,7 +268,13 @@ def test_zero_gives_zero(encoder):
     assert not encoder.encode(np.zeros(12), parts_for(encoder)).any()
 
 
-@pytest.mark.parametrize("encoder", [Binary(), Binary(rotate=True), Truncate(5)])
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        *(Binary(), Binary(rotate=True), Binary(levels=5), Binary(rotate=True, levels=4)),
+        Truncate(5),
+    ],
+)
 def test_a_power_of_two_changes_nothing(encoder):
     x = matrix(1, 12, seed=5)[0].astype(np.float32)
     parts = parts_for(encoder)
@@ -236,6 +298,7 @@ def test_centring_that_overflows_is_refused():
 def test_code_types():
     assert Halfvec().code_type(384) == "halfvec(384)"
     assert Binary().code_type(384) == "bit(384)"
+    assert Binary(levels=4).code_type(384) == "bit(1536)"
     assert Truncate(64).code_type(384) == "halfvec(64)"
     assert Truncate(64, "vector").code_type(384) == "vector(64)"
     assert Linear(32).code_type(384) == "halfvec(32)"
@@ -254,6 +317,12 @@ def test_options_make_the_same_encoder_again(encoder, code_dimensions):
     [
         ("ternary", {}, "unknown encoder kind 'ternary'; the kinds are: halfvec, binary"),
         ("binary", {"rotated": True}, "encoder kind 'binary': .*rotated"),
+        ("binary", {"levels": 0}, "option 'levels' is an integer from 1 to 8, not 0"),
+        ("binary", {"levels": 9}, "from 1 to 8, not 9"),
+        ("binary", {"levels": 1.5}, "from 1 to 8, not 1.5"),
+        ("binary", {"levels": 2.0}, "from 1 to 8, not 2.0"),
+        ("binary", {"levels": True}, "from 1 to 8, not True"),
+        ("binary", {"levels": "x"}, "from 1 to 8, not 'x'"),
         ("truncate", {}, "encoder kind 'truncate': .*dimensions"),
         ("truncate", {"dimensions": 0}, "option 'dimensions' is a positive integer, not 0"),
         ("truncate", {"dimensions": 4, "type": "bit"}, "'type' is halfvec or vector, not 'bit'"),
