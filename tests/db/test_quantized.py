@@ -491,6 +491,13 @@ BAD = [
     ),
     ("""'doc', 'embedding', 'binary', options => '{"rotate": 1}'""", "true or false"),
     ("""'doc', 'embedding', 'binary', options => '[]'""", "JSON object"),
+    *(
+        (
+            f"""'doc', 'embedding', 'binary', options => '{{"levels": {levels}}}'""",
+            f'option "levels" is an integer from 1 to 8, not {levels}',
+        )
+        for levels in ("0", "9", '"x"', "1.5", "-1", "null", "true")
+    ),
     ("""'doc', 'embedding', 'linear', options => '{"dimensions": 2, "seed": 1.5}'""", "integer"),
     ("'doc', NULL, 'binary'", "needs a table, a column and an encoder"),
     ("'doc_view', 'embedding', 'binary'", "public.doc_view is not a table"),

@@ -59,6 +59,7 @@ def rendered(element: Any, dialect: Any = PSYCOPG) -> str:
     ("encoder", "name", "code_type"),
     [
         (Binary(rotate=True), "embedding_binary", "bit(384)"),
+        (Binary(levels=4), "embedding_binary", "bit(1536)"),
         (Halfvec(), "embedding_halfvec", "halfvec(384)"),
         (Truncate(64), "embedding_truncate", "halfvec(64)"),
         (Truncate(64, "vector"), "embedding_truncate", "vector(64)"),
