@@ -2,6 +2,7 @@
 
 Both sides search one table by cosine for the 10 nearest. The code side finds candidates by Hamming
 distance on ``bit`` codes that ``sqlvec.add_quantized`` keeps, and orders them by exact distance.
+Codes of one and of several levels are measured in turn, each beside float32 in a table of its own.
 Each side uses the smallest ``ef_search`` (code side: number of candidates) of one grid that reaches
 the wanted recall.
 """
@@ -9,6 +10,7 @@ the wanted recall.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,13 +18,14 @@ from typing import Any, cast
 
 import matplotlib
 import numpy as np
-from pgvector import Vector
+from pgvector import Bit, Vector
 
 from benchmarks.data import VectorSet, clustered, create_table, real
 from benchmarks.measure import interleaved, median, ratio, seconds
 from benchmarks.recall import Truth
 from benchmarks.report import Claim, Report, table
 from benchmarks.server import Connection, Database
+from sqlvec.encoders import Binary
 
 K = 10
 # Fine enough that neither side runs with much more than it needs.
@@ -40,7 +43,7 @@ FLOAT_SQL = "SELECT id FROM doc ORDER BY embedding <=> %s LIMIT 10"
 CODE_SQL = """
     SELECT id FROM (
         SELECT id, embedding <=> %(query)s AS distance FROM doc
-        ORDER BY embedding_binary <~> binary_quantize(%(query)s)::bit({dimensions})
+        ORDER BY embedding_binary <~> {code}::bit({bits})
         LIMIT {candidates}
     ) AS candidate
     ORDER BY distance LIMIT 10
@@ -53,9 +56,18 @@ DEFAULT_SQL = "SELECT (hit).id FROM sqlvec.vector_search(NULL::doc, 'embedding',
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the size of the sets and the number of repetitions."""
+    """Add the sets, the codes and the number of repetitions."""
     parser.add_argument(
         "--rows", type=int, help="vectors per clustered set (default: 100,000 and 50,000)"
+    )
+    parser.add_argument("--real", action="store_true", help="the real vectors alone")
+    parser.add_argument(
+        "--levels",
+        type=int,
+        nargs="+",
+        default=[1, 4],
+        choices=range(1, 9),
+        help="levels of the codes (1 4)",
     )
     parser.add_argument("--rounds", type=int, default=5, help="times all queries are run (5)")
     parser.add_argument("--builds", type=int, default=2, help="times each index is built (2)")
@@ -74,14 +86,17 @@ def run(database: Database, options: argparse.Namespace) -> Report:
     ]
     sets: list[dict[str, Any]] = []
     claims: list[Claim] = []
-    for make, targets in makers:
+    for make, targets in makers[-1:] if options.real else makers:
         vectors = make()
         if vectors is None:
             continue
-        found = _measure(database, vectors, options)
-        sets.append(found)
-        if targets is not None:
-            claims += _claims(found, *targets)
+        truth = Truth(vectors, K)
+        for levels in options.levels:
+            found = _measure(database, vectors, truth, levels, options)
+            sets.append(found)
+            # The targets were set for signs.
+            if targets is not None and levels == 1:
+                claims += _claims(found, *targets)
     return Report({"benchmark": "quantized", "k": K, "sets": sets}, claims, _tables(sets))
 
 
@@ -96,18 +111,23 @@ def _claims(found: dict[str, Any], size: float, build: float, qps: float) -> lis
     ]
 
 
-def _measure(database: Database, vectors: VectorSet, options: argparse.Namespace) -> dict[str, Any]:
+def _measure(
+    database: Database, vectors: VectorSet, truth: Truth, levels: int, options: argparse.Namespace
+) -> dict[str, Any]:
     connection = database.connect()
     create_table(connection, "doc", vectors.documents, options.inline)
-    truth = Truth(vectors, K)
     found: dict[str, Any] = {
         "set": vectors.name,
+        "levels": levels,
         "rows": len(vectors.documents),
         "dimensions": vectors.dimensions,
         "queries": len(vectors.queries),
         "inline": options.inline,
     }
-    connection.execute("CALL sqlvec.add_quantized('doc', 'embedding', 'binary')")
+    connection.execute(
+        "CALL sqlvec.add_quantized('doc', 'embedding', 'binary', options => %s)",
+        [json.dumps({"levels": levels})],
+    )
     found["backfill_seconds"] = seconds(lambda: connection.execute("CALL sqlvec.backfill('doc')"))
     for (statement,) in connection.execute(
         "SELECT statement FROM sqlvec.plan_index('doc', 'embedding') WHERE name = 'unfinished'"
@@ -116,7 +136,7 @@ def _measure(database: Database, vectors: VectorSet, options: argparse.Namespace
     found |= _build(connection, options.builds)
     connection.execute("VACUUM ANALYZE doc")
 
-    sides = _Sides(database, vectors)
+    sides = _Sides(database, vectors, levels)
     curves = {
         "float32": _curve(sides.float32, vectors, truth, options.recall),
         "code": _curve(sides.code, vectors, truth, options.recall),
@@ -139,10 +159,12 @@ def _measure(database: Database, vectors: VectorSet, options: argparse.Namespace
     found["qps_ratio"] = 1 / ratio(times["code"], times["float32"])
     found["qps_ratio_function"] = 1 / ratio(times["function"], times["float32"])
     found["curves"] = curves
-    row = connection.execute("SELECT sqlvec._default_candidates('binary', 1, %s)", (K,)).fetchone()
+    row = connection.execute(
+        "SELECT sqlvec._default_candidates('binary', %s, %s)", (levels, K)
+    ).fetchone()
     assert row is not None
     found["default_candidates"] = row[0]
-    found["recall_of_candidates"] = truth.of_candidates(GRID)
+    found["recall_of_candidates"] = truth.of_candidates(GRID, levels)
     database.close()
     database.connect().execute("DROP TABLE doc")
     return found
@@ -177,10 +199,13 @@ def _build(connection: Connection, times: int) -> dict[str, Any]:
 class _Sides:
     """The ways to search, each in a session of its own with its settings made once."""
 
-    def __init__(self, database: Database, vectors: VectorSet) -> None:
+    def __init__(self, database: Database, vectors: VectorSet, levels: int) -> None:
         self._database = database
-        self._dimensions = vectors.dimensions
+        self._bits = levels * vectors.dimensions
+        # By hand, pgvector takes the signs of a query, and the client its levels.
+        self._code = "binary_quantize(%(query)s)" if levels == 1 else "%(code)s"
         self._queries = [Vector(query) for query in vectors.queries]
+        self._codes = [Bit(code) for code in Binary(levels=levels).encode(vectors.queries)]
 
     def float32(self, ef_search: int) -> Search:
         session = self._database.connect(hnsw__ef_search=ef_search)
@@ -188,8 +213,10 @@ class _Sides:
 
     def code(self, candidates: int) -> Search:
         session = self._database.connect(hnsw__ef_search=candidates)
-        statement = CODE_SQL.format(dimensions=self._dimensions, candidates=candidates)
-        return lambda query: _ids(session, statement, {"query": self._queries[query]})
+        statement = CODE_SQL.format(code=self._code, bits=self._bits, candidates=candidates)
+        return lambda query: _ids(
+            session, statement, {"query": self._queries[query], "code": self._codes[query]}
+        )
 
     def function(self, candidates: int) -> Search:
         session = self._database.connect()
@@ -235,6 +262,8 @@ def _tables(sets: Sequence[dict[str, Any]]) -> list[Any]:
     ratios = [
         (
             each["set"],
+            each["levels"],
+            each["index_bytes"]["code"] / 2**20,
             each["index_size_ratio"],
             each["build_time_ratio"],
             each["setting"]["float32"],
@@ -250,6 +279,8 @@ def _tables(sets: Sequence[dict[str, Any]]) -> list[Any]:
     ]
     columns = (
         "set",
+        "levels",
+        "MB",
         "size",
         "build",
         "ef_search",
@@ -265,6 +296,7 @@ def _tables(sets: Sequence[dict[str, Any]]) -> list[Any]:
     rescored = [
         (
             each["set"],
+            each["levels"],
             *(each["recall_of_candidates"][count] for count in counts),
             f"{each['recall_at_10']['default']:.3f} at {each['default_candidates']}",
         )
@@ -274,7 +306,7 @@ def _tables(sets: Sequence[dict[str, Any]]) -> list[Any]:
         table("Two-stage on codes against float32 HNSW, at equal recall@10", columns, ratios),
         table(
             "Recall@10 after rescoring so many candidates, found exactly; last: default search",
-            ("set", *(str(count) for count in counts), "vector_search"),
+            ("set", "levels", *(str(count) for count in counts), "vector_search"),
             rescored,
         ),
     ]
@@ -290,6 +322,7 @@ def draw(report: Report, path: Path) -> None:
         len(sets), 2, figsize=(10, 3.2 * len(sets)), squeeze=False, layout="constrained"
     )
     for each, (left, right) in zip(sets, axes, strict=True):
+        title = f"{each['set']}, levels: {each['levels']}"
         for name, label in (("float32", "float32 HNSW"), ("code", "binary two-stage")):
             curve = each["curves"][name]
             left.plot(
@@ -298,7 +331,7 @@ def draw(report: Report, path: Path) -> None:
                 marker="o",
                 label=label,
             )
-        left.set(xlabel="recall@10", ylabel="queries per second", title=each["set"])
+        left.set(xlabel="recall@10", ylabel="queries per second", title=title)
         left.legend()
         counts = list(each["recall_of_candidates"])
         right.plot(counts, list(each["recall_of_candidates"].values()), marker="o")

@@ -8,9 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.data import Floats, VectorSet
+from sqlvec.encoders import Binary
 
 # Distances in the database are sums of other roundings than these: ids as near as the k-th count.
 _TIE = 1e-6
+# Encoded at a time: one bit takes a byte before it is packed.
+_ROWS = 5_000
 
 
 class Truth:
@@ -33,14 +36,16 @@ class Truth:
         ]
         return float(np.mean([min(hit, self._k) / self._k for hit in hits]))
 
-    def of_candidates(self, counts: Sequence[int]) -> dict[int, float]:
+    def of_candidates(self, counts: Sequence[int], levels: int = 1) -> dict[int, float]:
         """Return recall@k when that many codes nearest by Hamming distance are rescored.
+
+        Codes have ``levels`` bits per dimension.
 
         An index can only lose more. Documents are taken in the order of their ids on ties, as a
         scan of the table would.
         """
-        documents = _packed_signs(self._vectors.documents)
-        queries = _packed_signs(self._vectors.queries)
+        documents = _packed(self._vectors.documents, levels)
+        queries = _packed(self._vectors.queries, levels)
         hits: dict[int, list[float]] = {count: [] for count in counts}
         for query, code in enumerate(queries):
             distance = np.bitwise_count(documents ^ code).sum(axis=1, dtype=np.int32)
@@ -52,8 +57,10 @@ class Truth:
         return {count: float(np.mean(values)) for count, values in hits.items()}
 
 
-def _packed_signs(vectors: Floats) -> NDArray[np.uint64]:
-    bits = np.packbits(vectors > 0, axis=1)
-    padded = np.zeros((len(bits), -(-bits.shape[1] // 8) * 8), dtype=np.uint8)
-    padded[:, : bits.shape[1]] = bits
+def _packed(vectors: Floats, levels: int) -> NDArray[np.uint64]:
+    encoder = Binary(levels=levels)
+    padded = np.zeros((len(vectors), -(-levels * vectors.shape[1] // 64) * 8), dtype=np.uint8)
+    for start in range(0, len(vectors), _ROWS):
+        bits = np.packbits(encoder.encode(vectors[start : start + _ROWS]), axis=1)
+        padded[start : start + len(bits), : bits.shape[1]] = bits
     return padded.view(np.uint64)

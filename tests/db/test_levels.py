@@ -81,7 +81,7 @@ def test_more_levels_take_fewer_candidates(db: Db, levels: int, candidates: int)
         row = db.execute(
             "SELECT detail FROM sqlvec.explain_search(NULL::leveled, 'embedding', %s::vector,"
             " k => %s, mode => %s) WHERE topic = 'plan'",
-            [vectors.text(np.ones(DIMENSIONS)), k, f"code_{levels}"],
+            [vectors.text([1.0] * DIMENSIONS), k, f"code_{levels}"],
         ).fetchone()
         assert row is not None
         return str(row[0])
@@ -155,7 +155,7 @@ def test_backfill_gives_the_code_of_the_trigger(db: Db) -> None:
 
 
 def test_a_zero_vector_is_found_where_it_can_be(db: Db) -> None:
-    zero = vectors.text(np.zeros(DIMENSIONS))
+    zero = vectors.text([0.0] * DIMENSIONS)
     db.execute("INSERT INTO leveled (id, embedding) VALUES (-1, %s)", [zero])
     try:
         keys = db.execute(
