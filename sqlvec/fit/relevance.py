@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -121,6 +122,62 @@ class Bin:
 
 
 @dataclass(frozen=True, slots=True)
+class Cuts:
+    """Where candidates are cut: each by its own relevance, and a query by that of its best one.
+
+    A question without an answer still finds rows that have something in common with it. Some pass
+    any threshold that keeps most relevant rows, because many relevant rows look no better. The
+    best row of a question with an answer does.
+    """
+
+    thresholds: Mapping[float, float]
+    """For each wanted recall; those are left out that ``min_best`` does not let reach."""
+
+    min_best: float | None = None
+    """What the best candidate of a query has to reach, or the query is left with nothing."""
+
+    @classmethod
+    def chosen(
+        cls,
+        relevance: Floats,
+        label: Floats,
+        query: NDArray[np.intp],
+        recalls: Sequence[float],
+        answered: float | None = None,
+    ) -> Self:
+        """Return the largest cuts that keep enough.
+
+        :param relevance: of each candidate (m,), held out of the fit.
+        :param label: 1 for relevant, 0 for not (m,).
+        :param query: number of the query of each candidate (m,), counted from 0.
+        :param recalls: wanted shares of the relevant candidates, each with a threshold.
+        :param answered: share of the queries with a relevant candidate that are not left with
+            nothing for their best one; None leaves ``min_best`` out.
+        """
+        if answered is None:
+            return cls({recall: threshold(relevance, label, recall) for recall in recalls})
+        positive = label >= 0.5
+        best = best_of_queries(relevance, query)
+        of_answered = best[np.unique(query[positive])]
+        least = threshold(of_answered, np.ones(len(of_answered)), answered)
+        left = best[query] >= least
+        share = float(left[positive].mean())
+        thresholds = {
+            recall: threshold(relevance[left], label[left], recall / share)
+            for recall in recalls
+            if recall <= share
+        }
+        return cls(thresholds, least)
+
+    def keep(self, relevance: Floats, query: NDArray[np.intp], recall: float) -> NDArray[np.bool_]:
+        """Return which candidates pass (m,); at a recall out of reach, all of queries that do."""
+        kept: NDArray[np.bool_] = relevance >= self.thresholds.get(recall, 0)
+        if self.min_best is not None:
+            kept &= best_of_queries(relevance, query)[query] >= self.min_best
+        return kept
+
+
+@dataclass(frozen=True, slots=True)
 class Fit:
     """A model and how well it does on queries that it was not fitted on.
 
@@ -134,7 +191,10 @@ class Fit:
 
     label: Floats
     thresholds: Mapping[float, float]
-    """For each wanted recall the largest relevance that keeps it, over all candidates pooled."""
+    """For each wanted recall the largest relevance that keeps it, over all candidates pooled.
+
+    Those are left out that ``min_best`` does not let reach.
+    """
 
     kept: Mapping[float, NDArray[np.bool_]]
     """Which candidates pass (m,) when their fifth is cut at a threshold chosen on the others."""
@@ -143,6 +203,9 @@ class Fit:
     """Mean squared error of ``relevance``."""
 
     queries: int
+
+    min_best: float | None = None
+    """What the best candidate of a query has to reach, or the query is left with nothing."""
 
     others: Floats | None = None
     """Held-out relevance of the other candidates that were given, if any."""
@@ -175,6 +238,7 @@ def fit_leg(
     unanswerable: Examples | None = None,
     others: Examples | None = None,
     recalls: Sequence[float] = RECALLS,
+    answered: float | None = None,
     l2: float = 5.0,
     seed: int = 0,
 ) -> Fit:
@@ -191,12 +255,15 @@ def fit_leg(
     :param others: candidates of the same queries that are judged as well, but not learnt from:
         those of other legs, for :func:`fit_fused`.
     :param recalls: wanted shares of the relevant candidates, each with a threshold.
+    :param answered: share of the queries with a relevant candidate that are to be answered; those
+        whose best candidate looks worse than that of so many are left with nothing, and
+        thresholds are chosen among the rest. None answers all.
     :param l2: penalty on squared weights of standardised features, in units of cross-entropy.
     :param seed: of the folds.
     :raises FittingError: too few labels, or of one class only.
     """
-    _check(examples)
-    options = _Options(leg, background, unanswerable, tuple(recalls), l2, seed)
+    _check(examples, answered)
+    options = _Options(leg, background, unanswerable, tuple(recalls), answered, l2, seed)
     return _fit_family(examples, family, options, others)
 
 
@@ -209,6 +276,7 @@ def fit_best(
     background: Background | None = None,
     unanswerable: Examples | None = None,
     recalls: Sequence[float] = RECALLS,
+    answered: float | None = None,
     l2: float = 5.0,
     seed: int = 0,
 ) -> Fit:
@@ -225,8 +293,8 @@ def fit_best(
     """
     if recall not in recalls:
         raise FittingError(f"families are compared at a recall that is asked for, not {recall}")
-    _check(examples)
-    options = _Options(leg, background, unanswerable, tuple(recalls), l2, seed)
+    _check(examples, answered)
+    options = _Options(leg, background, unanswerable, tuple(recalls), answered, l2, seed)
 
     def best(some: Examples) -> Fit:
         fits = [_fit_family(some, family, options) for family in families]
@@ -238,9 +306,11 @@ def fit_best(
         chosen = best(examples.of_queries(~fold))
         assert isinstance(chosen.model, LegModel)
         own = fold[examples.query]
-        relevance[own] = apply(chosen.model, examples.of_queries(fold))
+        part = examples.of_queries(fold)
+        relevance[own] = apply(chosen.model, part)
+        cuts = Cuts(chosen.thresholds, chosen.min_best)
         for wanted in recalls:
-            kept[wanted][own] = relevance[own] >= chosen.thresholds[wanted]
+            kept[wanted][own] = cuts.keep(relevance[own], part.query, wanted)
     brier = float(np.mean((relevance - examples.label) ** 2))
     return replace(best(examples), relevance=relevance, kept=kept, brier=brier)
 
@@ -252,6 +322,7 @@ def fit_fused(
     *,
     models: Mapping[str, str] | None = None,
     recalls: Sequence[float] = RECALLS,
+    answered: float | None = None,
     l2: float = 1.0,
     seed: int = 0,
 ) -> Fit:
@@ -263,6 +334,7 @@ def fit_fused(
     :param query: number of the query of each candidate (m,), counted from 0.
     :param label: 1 for relevant, 0 for not (m,).
     :param models: names of the legs' models in the catalog, which stores no fused one without.
+    :param answered: as of :func:`fit_leg`.
     :raises FittingError: as of :func:`fit_leg`, or no leg.
     """
     unknown = set(legs) - set(LEGS)
@@ -275,7 +347,7 @@ def fit_fused(
             values[:, position] = legs[leg]
     labels = np.asarray(label, dtype=np.float64)
     count = int(number.max(initial=-1)) + 1
-    _check(Examples(np.zeros((count, 0)), number, np.zeros(len(number)), labels))
+    _check(Examples(np.zeros((count, 0)), number, np.zeros(len(number)), labels), answered)
     held_out = np.zeros(len(number))
     folds = list(_folds(count, seed))
     for fold in folds:
@@ -284,7 +356,8 @@ def fit_fused(
         held_out[chosen] = model.relevance(*values[chosen].T)
     vector, text, tokens = ((models or {}).get(leg) for leg in LEGS)
     model = replace(_fit_fused(values, labels, l2), models=(vector, text, tokens))
-    return _judged(model, held_out, labels, recalls, [fold[number] for fold in folds], count)
+    judged = _HeldOut(held_out, labels, number, tuple(recalls), answered)
+    return judged.fit(model, [fold[number] for fold in folds], count)
 
 
 def apply(model: LegModel, examples: Examples) -> Floats:
@@ -318,16 +391,29 @@ def threshold(relevance: ArrayLike, label: ArrayLike, recall: float) -> float:
     return float(scores[max(int(np.ceil(recall * len(scores) - 1e-9)), 1) - 1])
 
 
-def _check(examples: Examples) -> None:
+def best_of_queries(relevance: ArrayLike, query: ArrayLike) -> Floats:
+    """Return the largest relevance of each query (q,), 0 for one without candidates.
+
+    :param query: number of the query of each candidate (m,), counted from 0.
+    """
+    number = np.asarray(query, dtype=np.intp)
+    best = np.zeros(int(number.max(initial=-1)) + 1)
+    np.maximum.at(best, number, relevance)
+    return best
+
+
+def _check(examples: Examples, answered: float | None) -> None:
+    if answered is not None and not 0 < answered <= 1:
+        raise FittingError(f"answered is a share above 0, at most 1, not {answered}")
     if not np.isfinite(examples.x).all() or not np.isfinite(examples.features).all():
         raise FittingError("scores or features that are not finite; leave such queries out")
     positive = examples.label >= 0.5
     positives, negatives = int(positive.sum()), int((~positive).sum())
-    answered = len(np.unique(examples.query[positive]))
-    if min(positives, negatives) < MIN_POSITIVES or answered < MIN_QUERIES:
+    with_answer = len(np.unique(examples.query[positive]))
+    if min(positives, negatives) < MIN_POSITIVES or with_answer < MIN_QUERIES:
         raise FittingError(
             f"a relevance model needs {MIN_QUERIES} queries with a relevant candidate,"
-            f" {MIN_POSITIVES} relevant candidates and as many others; found {answered} queries,"
+            f" {MIN_POSITIVES} relevant candidates and as many others; found {with_answer} queries,"
             f" {positives} relevant and {negatives} other candidates"
         )
 
@@ -344,6 +430,7 @@ class _Options:
     background: Background | None
     unanswerable: Examples | None
     recalls: tuple[float, ...]
+    answered: float | None
     l2: float
     seed: int
 
@@ -382,27 +469,42 @@ def _fit_family(
         taken.append(steps)
     model, _ = fitted(examples, None, int(np.median(taken)))
     own = [fold[examples.query] for fold in folds]
-    queries = len(examples.features)
-    fit = _judged(model, held_out, examples.label, options.recalls, own, queries)
-    return replace(fit, others=of_others)
+    judged = _HeldOut(held_out, examples.label, examples.query, options.recalls, options.answered)
+    return replace(judged.fit(model, own, len(examples.features)), others=of_others)
 
 
-def _judged(
-    model: LegModel | FusedModel,
-    held_out: Floats,
-    label: Floats,
-    recalls: Sequence[float],
-    folds: Sequence[NDArray[np.bool_]],
-    queries: int,
-) -> Fit:
-    thresholds = {recall: threshold(held_out, label, recall) for recall in recalls}
-    kept = {recall: np.zeros(len(label), dtype=bool) for recall in recalls}
-    for recall in recalls:
+@dataclass(frozen=True, slots=True)
+class _HeldOut:
+    """Candidates with their held-out relevance, and what they are to be cut for."""
+
+    relevance: Floats
+    label: Floats
+    query: NDArray[np.intp]
+    recalls: tuple[float, ...]
+    answered: float | None
+
+    def fit(
+        self, model: LegModel | FusedModel, folds: Sequence[NDArray[np.bool_]], queries: int
+    ) -> Fit:
+        """Return the fit of a model; each fold of candidates is cut by what the others choose."""
+        kept = {recall: np.zeros(len(self.label), dtype=bool) for recall in self.recalls}
         for own in folds:
-            others = threshold(held_out[~own], label[~own], recall)
-            kept[recall][own] = held_out[own] >= others
-    brier = float(np.mean((held_out - label) ** 2))
-    return Fit(model, held_out, label, thresholds, kept, brier, queries)
+            cuts = self._cuts(~own)
+            for recall in self.recalls:
+                kept[recall][own] = cuts.keep(self.relevance[own], self.query[own], recall)
+        cuts = self._cuts(np.ones(len(self.label), dtype=bool))
+        brier = float(np.mean((self.relevance - self.label) ** 2))
+        thresholds, best = cuts.thresholds, cuts.min_best
+        return Fit(model, self.relevance, self.label, thresholds, kept, brier, queries, best)
+
+    def _cuts(self, chosen: NDArray[np.bool_]) -> Cuts:
+        return Cuts.chosen(
+            self.relevance[chosen],
+            self.label[chosen],
+            self.query[chosen],
+            self.recalls,
+            self.answered,
+        )
 
 
 class _Loss:
@@ -466,24 +568,28 @@ def _fit_weights(
         return replace(some, features=(some.features - mean) / spread)
 
     loss = _Loss(standardised(examples), family, l2)
-    judge = None if held_out is None else _Loss(standardised(held_out), family, 0)
     start = np.zeros((3, examples.features.shape[1] + 1))
     start[:2, 0] = 10, -6
     start[2, 0] = np.log(0.9)  # k = 1
     best, best_loss, best_step, step = start.ravel(), np.inf, 1, 0
-
-    def watch(weights: Floats) -> None:
-        nonlocal best, best_loss, best_step, step
-        step += 1
-        now = loss(weights)[0] if judge is None else judge(weights)[0]
-        if now < best_loss:
-            best, best_loss, best_step = weights.copy(), now, step
-        elif step - best_step >= _PATIENCE:
-            raise StopIteration
-
     options = {"maxiter": max(steps, 1)}
+    minimise = partial(minimize, loss, best, jac=True, method="L-BFGS-B", options=options)
     with one_thread():
-        minimize(loss, best, jac=True, method="L-BFGS-B", callback=watch, options=options)
+        if held_out is None:
+            best = minimise().x
+        else:
+            judge = _Loss(standardised(held_out), family, 0)
+
+            def watch(weights: Floats) -> None:
+                nonlocal best, best_loss, best_step, step
+                step += 1
+                now = judge(weights)[0]
+                if now < best_loss:
+                    best, best_loss, best_step = weights.copy(), now, step
+                elif step - best_step >= _PATIENCE:
+                    raise StopIteration
+
+            minimise(callback=watch)
     weights = best.reshape(3, -1)
     weights = np.hstack([weights[:, :1], weights[:, 1:] / spread])
     weights[:, 0] -= weights[:, 1:] @ mean
