@@ -3,120 +3,115 @@
 Every fifth of the queries is cut by models and thresholds that come from the other four. Of each
 query the top 100 of a leg are its candidates; recall is counted among them. Then its answers are
 deleted from the corpus, and the same threshold should leave nothing; nor should it for queries of
-the other collections.
+the other collections. Once more with a cut by the best candidate, which leaves some queries with
+nothing altogether.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.folders import some_folders
-from benchmarks.report import Claim, Report, table
-from benchmarks.server import Connection, Database
-from sqlvec.fit.background import background_labels, fit_background, unanswerable
-from sqlvec.fit.relevance import Examples, Fit, fit_fused, fit_leg
-from sqlvec.relevance import (
-    EXPONENTS,
-    LEGS,
-    Background,
-    FusedModel,
-    LegModel,
-    autocut,
-    score_features,
+from benchmarks.relevance_collections import (
+    Collection,
+    Floats,
+    Leg,
+    folds,
+    load,
+    together,
 )
+from benchmarks.report import Claim, Report, table
+from benchmarks.server import Database
+from sqlvec.fit.background import background_labels, unanswerable
+from sqlvec.fit.relevance import Cuts, Examples, Fit, fit_fused, fit_leg
+from sqlvec.relevance import EXPONENTS, LEGS, FusedModel, LegModel, autocut
 
 TOP = 100
-MOST = 10_000
-"""Rows of a query that have a score: all, in these collections."""
 
 RECALL = 0.95
 RECALLS = (0.5, 0.8, 0.9, RECALL)
-FOLDS = 5
-TOGETHER = "together"
+ANSWERED = (1.0, 0.98, 0.95)
+"""Shares of the queries with answers that are answered; 1 is without a cut by the best row."""
+
 AUTO = "auto"
 """The family that removes most at :data:`RECALL` on the queries that are not held out."""
 
 SAMPLE = 1000
-
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Leg:
-    """Scores of one leg: of every row (q, n), NaN where it did not find the row."""
-
-    name: str
-    x: Floats
-    known: Floats
-    """Query vectors (q, d), or features of text and multi-vector queries (q, 2)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Collection:
-    """Judged queries with their scores."""
-
-    name: str
-    relevant: NDArray[np.bool_]
-    rows: Floats
-    legs: list[Leg]
-    backgrounds: list[Background]
-    """Of each fold, from the queries of the others."""
-
-    foreign: Floats
-    """Queries of other collections (m, d)."""
-
-    @classmethod
-    def of(cls, name: str, relevant: NDArray[np.bool_], rows: Floats, legs: list[Leg]) -> Self:
-        """Return a collection with its backgrounds."""
-        asked = legs[0].known
-        folds = _folds(len(asked))
-        backgrounds = [fit_background(rows, asked[~fold]) for fold in folds]
-        return cls(name, relevant, rows, legs, backgrounds, np.zeros((0, rows.shape[1])))
 
 
 @dataclass(slots=True)
 class Outcome:
     """What a cut does to held-out queries."""
 
-    kept: list[NDArray[np.bool_]]
-    relevant: list[NDArray[np.bool_]]
-    empty: list[bool]
+    target: float
+    kept: list[NDArray[np.bool_]] = field(default_factory=list)
+    relevant: list[NDArray[np.bool_]] = field(default_factory=list)
+    error: list[Floats] = field(default_factory=list)
+    empty: list[bool] = field(default_factory=list)
     """For each query: whether nothing is left once its answers are deleted."""
 
-    error: list[Floats]
-    foreign: list[float]
-    """Shares of queries of other collections for which nothing is left."""
+    clean: list[bool] = field(default_factory=list)
+    """For each query: whether nothing but answers is left while they are there."""
 
-    best: list[tuple[float, float]]
+    lost: list[int] = field(default_factory=list)
+    """For each query: answers that are no better than the best of the other rows."""
+
+    off_topic: list[NDArray[np.bool_]] = field(default_factory=list)
+    """Whether nothing is left for queries of other collections."""
+
+    best: list[tuple[float, float]] = field(default_factory=list)
     """For each query its largest relevance, with its answers and without."""
+
+    def add(self, relevance: Floats, label: NDArray[np.bool_], without: Floats, cuts: Cuts) -> None:
+        """Cut the candidates of a query, and those that it has without its answers."""
+        kept = _keep(cuts, relevance, self.target)
+        self.kept.append(kept)
+        self.relevant.append(label)
+        self.error.append((relevance - label) ** 2)
+        self.empty.append(not _keep(cuts, without, self.target).any())
+        self.clean.append(not kept[~label].any())
+        self.lost.append(int((relevance[label] <= relevance[~label].max(initial=0)).sum()))
+        self.best.append((relevance.max(initial=0), without.max(initial=0)))
 
     def figures(self) -> dict[str, float]:
         """Return the figures of all queries together.
 
+        ``removed_at_most`` is the share of candidates that are not relevant. ``empty_at_most`` is
+        the share of queries that a cut of rows by one threshold each could leave with nothing once
+        their answers are deleted, if it knew where to cut and lost no more answers than allowed.
         ``deleted_auc`` is how well the largest relevance tells queries with answers from the same
         queries without: 0.5 is not at all.
         """
         kept, relevant = np.concatenate(self.kept), np.concatenate(self.relevant)
+        answered = [part.any() for part in self.relevant]
+        silent = [not part.any() for part in self.kept]
         return {
             "recall": float(kept[relevant].mean()),
             "removed": float(1 - kept.mean()),
+            "removed_at_most": float(1 - relevant.mean()),
             "precision_gain": float(relevant[kept].mean() / relevant.mean()),
-            "empty_when_deleted": float(np.mean(self.empty)) if self.empty else float("nan"),
-            "empty_when_foreign": float(np.mean(self.foreign)) if self.foreign else float("nan"),
+            "empty_when_deleted": _mean(self.empty),
+            "clean_when_answered": _mean(self.clean),
+            "empty_at_most": self._at_most(int(relevant.sum())),
+            "empty_when_off_topic": _mean(self.off_topic and np.concatenate(self.off_topic)),
+            "empty_when_answered": float(np.mean(np.array(silent)[answered])),
             "deleted_auc": self._auc(),
-            "brier": float(np.concatenate(self.error).mean()) if self.error else float("nan"),
+            "brier": _mean(self.error and np.concatenate(self.error)),
         }
+
+    def _at_most(self, answers: int) -> float:
+        if not self.lost:
+            return float("nan")
+        lost = np.cumsum(np.sort(self.lost))
+        return float((lost <= (1 - self.target) * answers + 1e-9).mean())
 
     def _auc(self) -> float:
         if not self.best:
@@ -126,6 +121,78 @@ class Outcome:
         return float(roc_auc_score(label, np.concatenate([answered, deleted])))
 
 
+Outcomes = dict[tuple[float, float], Outcome]
+"""By share of the queries that are to be answered and wanted recall."""
+
+
+class Fits:
+    """The fits of a collection. Each is made once, however many methods look at it."""
+
+    def __init__(self, collection: Collection) -> None:
+        self.collection = collection
+        self.lists = {leg.name: _lists(leg.x, collection.relevant) for leg in collection.legs}
+        self.found = self.union([leg.name for leg in collection.legs], 0)
+        self._fits: dict[tuple[str, str, int], Fit] = {}
+
+    def union(self, legs: Sequence[str], part: int) -> list[NDArray[np.intp]]:
+        """Return the candidates of several legs: part 0 with the answers, part 1 without."""
+        some = [self.lists[leg][part] for leg in legs]
+        return [np.unique(np.concatenate(rows)) for rows in zip(*some, strict=True)]
+
+    def others(self, leg: Leg) -> list[NDArray[np.intp]]:
+        """Return the candidates of the other legs that this one has a score for."""
+        own = self.lists[leg.name][0]
+        return [
+            rows[~np.isin(rows, own[q]) & ~np.isnan(leg.x[q, rows])] if len(own[q]) else own[q]
+            for q, rows in enumerate(self.found)
+        ]
+
+    def leg(self, leg: Leg, family: str, number: int) -> Fit:
+        """Return the fit to the queries that fold ``number`` leaves."""
+        if family == AUTO:
+            # The queries that judge the choice are held out here already.
+            fits = [self.leg(leg, one, number) for one in EXPONENTS]
+            return max(fits, key=lambda fit: fit.removed(RECALL))
+        key = (leg.name, family, number)
+        if key not in self._fits:
+            self._fits[key] = self._fit(leg, family, number)
+        return self._fits[key]
+
+    def asked(self, leg: Leg, number: int) -> list[int]:
+        """Return the queries of a fit: one without candidates has nothing to learn from."""
+        fold = list(folds(len(leg.x)))[number]
+        return [q for q in np.flatnonzero(~fold) if len(self.lists[leg.name][0][q])]
+
+    def examples(self, leg: Leg, number: int, rows: list[NDArray[np.intp]]) -> Examples:
+        """Return some rows of the queries of a fit."""
+        queries = self.asked(leg, number)
+        known = leg.known[queries]
+        if leg.name == "vector":
+            known = self.collection.backgrounds[number].features(known)
+        return Examples.of_lists(
+            known,
+            [leg.x[q, rows[q]] for q in queries],
+            [self.collection.relevant[q, rows[q]] for q in queries],
+        )
+
+    def of_vector(self, leg: Leg, number: int) -> dict[str, Any]:
+        """Return what the vector leg is fitted with besides."""
+        if leg.name != "vector":
+            return {}
+        background = self.collection.backgrounds[number]
+        rows = self.collection.rows[:: max(len(self.collection.rows) // 5000, 1)]
+        nothing = unanswerable(background, rows, len(self.asked(leg, number)))
+        return {"background": background, "unanswerable": nothing}
+
+    def _fit(self, leg: Leg, family: str, number: int) -> Fit:
+        options = self.of_vector(leg, number)
+        if family == "linear" and len(self.collection.legs) > 1:
+            # These are combined.
+            options["others"] = self.examples(leg, number, self.others(leg))
+        examples = self.examples(leg, number, self.lists[leg.name][0])
+        return fit_leg(leg.name, examples, family, recalls=RECALLS, **options)
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that this benchmark has beside the common ones."""
     parser.add_argument("--collections", nargs="*", help="names of some; default: all")
@@ -133,113 +200,85 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(database: Database, options: argparse.Namespace) -> Report:
     """Fit and cut every leg of every collection, and all text collections in one table."""
-    connection = database.connect()
-    cases: list[dict[str, Any]] = []
-    vectors = []
-    for folder in some_folders("qrels.tsv"):
-        if not (folder / "doc_emb.npy").exists():
-            continue
-        if options.collections and folder.name not in options.collections:
-            continue
-        collection = _load(connection, folder)
-        vectors.append((folder.name, collection))
-    for name, collection in vectors:
-        # One of these holds a part of another.
-        asked = [c.legs[0].known for n, c in vectors if n.split("-")[0] != name.split("-")[0]]
-        if asked:
-            collection = replace(collection, foreign=np.concatenate(asked))
-        cases += _cases(collection)
+    collections = load(database.connect(), options.collections)
+    cases = [case for collection in collections for case in _cases(collection)]
     # The vectors of LIMIT know nothing about its queries, and scifact-mv800 is a part of scifact.
-    some = [c for name, c in vectors if name not in ("limit-mv600", "scifact-mv800")]
+    some = [c for c in collections if "-mv" not in c.name]
     if len(some) > 1:
-        cases += _cases(_together(some), ("vector",))
+        limit = [c.legs[0].known for c in collections if c.name == "limit-mv600"]
+        foreign = limit[0] if limit else np.zeros((0, some[0].rows.shape[1]))
+        cases += _cases(together(some, foreign))
     return Report({"cases": cases}, _claims(cases), _tables(cases))
 
 
-def _cases(collection: Collection, only: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+def _cases(collection: Collection) -> Iterator[dict[str, Any]]:
+    fits = Fits(collection)
     for leg in collection.legs:
-        if only and leg.name not in only:
-            continue
-        methods: dict[str, Callable[[Collection, Leg], dict[float, Outcome]]] = {
-            family: lambda c, at, family=family: _fitted(c, at, family)
-            for family in ((*EXPONENTS, AUTO) if leg.name == "vector" else ("raw", "linear"))
-        }
-        methods["autocut"] = _autocut
+        for family in (*EXPONENTS, AUTO) if leg.name == "vector" else ("raw", "linear"):
+            yield from _figures(collection, leg.name, family, _fitted(fits, leg, family))
+        yield from _figures(collection, leg.name, "autocut", _autocut(fits, leg))
         if leg.name == "vector":
-            methods["background"] = _background
-        for method, measure in methods.items():
-            yield from _figures(collection, leg.name, method, measure(collection, leg))
-    if not only and len(collection.legs) > 1:
-        yield from _figures(collection, "fused", "linear", _fused(collection))
+            yield from _figures(collection, leg.name, "background", _background(fits, leg))
+    if len(collection.legs) > 1:
+        yield from _figures(collection, "fused", "linear", _fused(fits, collection.legs))
+    if len(collection.legs) > 2:
+        two = collection.legs[:2]
+        yield from _figures(collection, "vector and text", "linear", _fused(fits, two))
 
 
 def _figures(
-    collection: Collection, leg: str, method: str, outcomes: dict[float, Outcome]
+    collection: Collection, leg: str, method: str, outcomes: Outcomes
 ) -> Iterator[dict[str, Any]]:
-    for target, outcome in outcomes.items():
+    for (answered, target), outcome in outcomes.items():
         yield {
             "collection": collection.name,
             "leg": leg,
             "method": method,
+            "answered": answered,
             "target": target,
             **outcome.figures(),
         }
 
 
-def _fitted(collection: Collection, leg: Leg, family: str) -> dict[float, Outcome]:
-    outcomes = {target: Outcome([], [], [], [], [], []) for target in RECALLS}
-    candidates, deleted = _lists(leg.x, collection.relevant)
-    for number, fold in enumerate(_folds(len(collection.relevant))):
-        background = collection.backgrounds[number]
-        fit = _fit(collection, leg, family, candidates, ~fold, background)
-        model, thresholds = _model(fit), fit.thresholds
-        if leg.name == "vector" and len(collection.foreign):
-            best = (collection.foreign @ collection.rows.T).max(axis=1, keepdims=True)
-            foreign = model.vector_curve(collection.foreign).relevance(best)
-            for target, outcome in outcomes.items():
-                outcome.foreign.append(float((foreign < thresholds[target]).mean()))
+def _outcomes() -> Outcomes:
+    targets = {share: RECALLS if share == 1 else (RECALL,) for share in ANSWERED}
+    return {(share, target): Outcome(target) for share, some in targets.items() for target in some}
+
+
+def _cuts(relevance: Floats, label: Floats, query: NDArray[np.intp]) -> dict[float, Cuts]:
+    """Return the cuts that candidates choose, by share of the queries to be answered."""
+    return {
+        share: Cuts.chosen(relevance, label, query, RECALLS, None if share == 1 else share)
+        for share in ANSWERED
+    }
+
+
+def _keep(cuts: Cuts, relevance: Floats, target: float) -> NDArray[np.bool_]:
+    return cuts.keep(relevance, np.zeros(len(relevance), dtype=np.intp), target)
+
+
+def _fitted(fits: Fits, leg: Leg, family: str) -> Outcomes:
+    collection, outcomes = fits.collection, _outcomes()
+    candidates, deleted = fits.lists[leg.name]
+    off_topic = collection.off_topic.get(leg.name)
+    for number, fold in enumerate(folds(len(collection.relevant))):
+        fit = fits.leg(leg, family, number)
+        model = _model(fit)
+        examples = fits.examples(leg, number, candidates)
+        cuts = _cuts(fit.relevance, fit.label, examples.query)
+        if off_topic is not None:
+            scores = np.nan_to_num(off_topic.x, nan=-np.inf).max(axis=1)
+            best = np.where(np.isfinite(scores), _relevance(model, off_topic, scores), 0)
+            for (share, target), outcome in outcomes.items():
+                left = [_keep(cuts[share], one[None], target).any() for one in best]
+                outcome.off_topic.append(~np.array(left))
         for query in np.flatnonzero(fold):
-            relevance = _relevance(model, leg, query, candidates[query])
-            without = _relevance(model, leg, query, deleted[query])
-            label = collection.relevant[query, candidates[query]]
-            for target, outcome in outcomes.items():
-                outcome.kept.append(relevance >= thresholds[target])
-                outcome.relevant.append(label)
-                outcome.error.append((relevance - label) ** 2)
-                outcome.empty.append(not (without >= thresholds[target]).any())
-                outcome.best.append((relevance.max(initial=0), without.max(initial=0)))
+            rows = candidates[query]
+            relevance = _of_rows(model, leg, query, rows)
+            without = _of_rows(model, leg, query, deleted[query])
+            for (share, _), outcome in outcomes.items():
+                outcome.add(relevance, collection.relevant[query, rows], without, cuts[share])
     return outcomes
-
-
-def _fit(
-    collection: Collection,
-    leg: Leg,
-    family: str,
-    candidates: list[NDArray[np.intp]],
-    chosen: NDArray[np.bool_],
-    background: Background,
-    others: list[NDArray[np.intp]] | None = None,
-) -> Fit:
-    """Fit a leg to some queries, and judge other rows of these queries too."""
-    # A query without candidates has nothing to learn from.
-    queries = [q for q in np.flatnonzero(chosen) if len(candidates[q])]
-    known = leg.known[queries]
-    if leg.name == "vector":
-        known = background.features(known)
-    x = [leg.x[q, candidates[q]] for q in queries]
-    labels = [collection.relevant[q, candidates[q]] for q in queries]
-    examples = Examples.of_lists(known, x, labels)
-    options: dict[str, Any] = {"recalls": RECALLS}
-    if others is not None:
-        x = [leg.x[q, others[q]] for q in queries]
-        options["others"] = Examples.of_lists(known, x, [np.zeros(len(part)) for part in x])
-    if leg.name == "vector":
-        nothing = _nothing(collection, background, len(queries))
-        options |= {"background": background, "unanswerable": nothing}
-    # The queries that judge the choice are held out here already.
-    families = EXPONENTS if family == AUTO else (family,)
-    fits = [fit_leg(leg.name, examples, family, **options) for family in families]
-    return max(fits, key=lambda fit: fit.removed(RECALL))
 
 
 def _model(fit: Fit) -> LegModel:
@@ -247,203 +286,125 @@ def _model(fit: Fit) -> LegModel:
     return fit.model
 
 
-def _nothing(collection: Collection, background: Background, count: int) -> Examples:
-    step = max(len(collection.rows) // 5000, 1)
-    return unanswerable(background, collection.rows[::step], count)
+def _relevance(model: LegModel, leg: Leg, x: Floats) -> Floats:
+    """Return the relevance of one row, or several, for each query of a leg."""
+    curve = model.vector_curve(leg.known) if leg.name == "vector" else model.curve(leg.known)
+    return curve.relevance(x)
 
 
-def _relevance(model: LegModel, leg: Leg, query: int, rows: NDArray[np.intp]) -> Floats:
-    known = leg.known[query : query + 1]
-    curve = model.vector_curve(known) if leg.name == "vector" else model.curve(known)
-    return curve.relevance(leg.x[query, rows][None])[0]
+def _of_rows(model: LegModel, leg: Leg, query: int, rows: NDArray[np.intp]) -> Floats:
+    part = slice(query, query + 1)
+    own = Leg(leg.name, leg.x[part, rows], leg.known[part])
+    return _relevance(model, own, own.x)[0]
 
 
-def _autocut(collection: Collection, leg: Leg) -> dict[float, Outcome]:
+def _autocut(fits: Fits, leg: Leg) -> Outcomes:
     """Cut every list at its first jump; it always keeps a row."""
-    candidates, _ = _lists(leg.x, collection.relevant)
-    outcome = Outcome([], [], [], [], [], [])
-    for query, rows in enumerate(candidates):
+    outcome = Outcome(float("nan"))
+    for query, rows in enumerate(fits.lists[leg.name][0]):
         cut = autocut(leg.x[query, rows])
         outcome.kept.append(np.arange(len(rows)) < cut)
-        outcome.relevant.append(collection.relevant[query, rows])
-    return {float("nan"): outcome}
+        outcome.relevant.append(fits.collection.relevant[query, rows])
+    return {(1.0, outcome.target): outcome}
 
 
-def _background(collection: Collection, leg: Leg) -> dict[float, Outcome]:
+def _background(fits: Fits, leg: Leg) -> Outcomes:
     """Fit without labels, and keep what is more likely about the query's matter than not."""
-    random = np.random.default_rng(0)
-    sample = random.choice(len(collection.rows), min(SAMPLE, len(collection.rows)), replace=False)
-    candidates, deleted = _lists(leg.x, collection.relevant)
-    outcome = Outcome([], [], [], [], [], [])
-    for number, fold in enumerate(_folds(len(collection.relevant))):
-        queries = np.flatnonzero(~fold)
-        background = collection.backgrounds[number]
+    collection = fits.collection
+    count = len(collection.rows)
+    sample = np.random.default_rng(0).choice(count, min(SAMPLE, count), replace=False)
+    candidates, deleted = fits.lists[leg.name]
+    outcome = Outcome(float("nan"))
+    cuts = Cuts({outcome.target: 0.5})
+    for number, fold in enumerate(folds(len(collection.relevant))):
+        queries = fits.asked(leg, number)
         x = [leg.x[q, candidates[q]] for q in queries]
-        labels = background_labels(x, [leg.x[q, sample] for q in queries], len(collection.rows))
-        examples = Examples.of_lists(background.features(leg.known[queries]), x, labels)
-        nothing = _nothing(collection, background, len(queries))
-        model = fit_leg("vector", examples, background=background, unanswerable=nothing).model
-        assert isinstance(model, LegModel)
+        labels = background_labels(x, [leg.x[q, sample] for q in queries], count)
+        known = collection.backgrounds[number].features(leg.known[queries])
+        examples = Examples.of_lists(known, x, labels)
+        model = _model(fit_leg("vector", examples, **fits.of_vector(leg, number)))
         for query in np.flatnonzero(fold):
-            relevance = _relevance(model, leg, query, candidates[query])
-            label = collection.relevant[query, candidates[query]]
-            outcome.kept.append(relevance >= 0.5)
-            outcome.relevant.append(label)
-            outcome.error.append((relevance - label) ** 2)
-            without = _relevance(model, leg, query, deleted[query])
-            outcome.empty.append(not (without >= 0.5).any())
-            outcome.best.append((relevance.max(initial=0), without.max(initial=0)))
-    return {float("nan"): outcome}
+            rows = candidates[query]
+            relevance = _of_rows(model, leg, query, rows)
+            without = _of_rows(model, leg, query, deleted[query])
+            outcome.add(relevance, collection.relevant[query, rows], without, cuts)
+    return {(1.0, outcome.target): outcome}
 
 
-def _fused(collection: Collection) -> dict[float, Outcome]:
-    """Combine the legs over the union of their candidates, scored by every leg."""
-    outcomes = {target: Outcome([], [], [], [], [], []) for target in RECALLS}
-    lists = {leg.name: _lists(leg.x, collection.relevant) for leg in collection.legs}
-    found, deleted = (
-        [
-            np.unique(np.concatenate(rows))
-            for rows in zip(*(both[part] for both in lists.values()), strict=True)
-        ]
-        for part in (0, 1)
-    )
-    for number, fold in enumerate(_folds(len(collection.relevant))):
-        background = collection.backgrounds[number]
-        held_out = {leg.name: np.full(collection.relevant.shape, np.nan) for leg in collection.legs}
+def _fused(fits: Fits, legs: list[Leg]) -> Outcomes:
+    """Combine legs over the union of their candidates, scored by every leg."""
+    collection, outcomes = fits.collection, _outcomes()
+    names = [leg.name for leg in legs]
+    found, deleted = (fits.union(names, part) for part in (0, 1))
+    off_topic = [collection.off_topic[name] for name in names if name in collection.off_topic]
+    for number, fold in enumerate(folds(len(collection.relevant))):
+        held_out = {}
         models = {}
-        for leg in collection.legs:
-            own = lists[leg.name][0]
-            others = [
-                rows[~np.isin(rows, own[q]) & ~np.isnan(leg.x[q, rows])] if len(own[q]) else own[q]
-                for q, rows in enumerate(found)
-            ]
-            fit = _fit(collection, leg, "linear", own, ~fold, background, others)
+        for leg in legs:
+            fit = fits.leg(leg, "linear", number)
+            assert fit.others is not None
             models[leg.name] = _model(fit)
-            for rows, relevance in ((own, fit.relevance), (others, fit.others)):
-                places = [(q, row) for q in np.flatnonzero(~fold) for row in rows[q]]
-                held_out[leg.name][tuple(np.array(places).T)] = relevance
+            held_out[leg.name] = np.full(collection.relevant.shape, np.nan)
+            own = (fits.lists[leg.name][0], fit.relevance), (fits.others(leg), fit.others)
+            for rows, relevance in own:
+                pairs = [(q, row) for q in fits.asked(leg, number) for row in rows[q]]
+                held_out[leg.name][tuple(np.array(pairs).T)] = relevance
         pairs = [(q, row) for q in np.flatnonzero(~fold) for row in found[q]]
         query, row = np.array(pairs).T
         values = {name: part[query, row] for name, part in held_out.items()}
         numbered = np.unique(query, return_inverse=True)[1]
         fit = fit_fused(values, numbered, collection.relevant[query, row], recalls=RECALLS)
-        assert isinstance(fit.model, FusedModel)
+        cuts = _cuts(fit.relevance, fit.label, numbered)
+        if len(off_topic) == len(legs):
+            best = _best_off_topic(off_topic, models, fit)
+            for (share, target), outcome in outcomes.items():
+                left = [_keep(cuts[share], one[None], target).any() for one in best]
+                outcome.off_topic.append(~np.array(left))
         for q in np.flatnonzero(fold):
-            best = []
-            for rows in (found[q], deleted[q]):
-                scores = np.full((3, len(rows)), np.nan)
-                for leg in collection.legs:
-                    known = ~np.isnan(leg.x[q, rows])
-                    place = LEGS.index(leg.name)
-                    scores[place, known] = _relevance(models[leg.name], leg, q, rows[known])
-                relevance = fit.model.relevance(*scores)
-                best.append(relevance.max(initial=0))
-                for target, outcome in outcomes.items():
-                    kept = relevance >= fit.thresholds[target]
-                    if len(best) == 1:
-                        label = collection.relevant[q, rows]
-                        outcome.kept.append(kept)
-                        outcome.relevant.append(label)
-                        outcome.error.append((relevance - label) ** 2)
-                    else:
-                        outcome.empty.append(not kept.any())
-                        outcome.best.append((best[0], best[1]))
+            relevance, without = (
+                _combined(legs, models, fit, q, rows[q]) for rows in (found, deleted)
+            )
+            for (share, _), outcome in outcomes.items():
+                outcome.add(relevance, collection.relevant[q, found[q]], without, cuts[share])
     return outcomes
+
+
+def _combined(
+    legs: list[Leg], models: dict[str, LegModel], fit: Fit, query: int, rows: NDArray[np.intp]
+) -> Floats:
+    assert isinstance(fit.model, FusedModel)
+    scores = np.full((3, len(rows)), np.nan)
+    for leg in legs:
+        known = ~np.isnan(leg.x[query, rows])
+        place = LEGS.index(leg.name)
+        scores[place, known] = _of_rows(models[leg.name], leg, query, rows[known])
+    return fit.model.relevance(*scores)
+
+
+def _best_off_topic(legs: list[Leg], models: dict[str, LegModel], fit: Fit) -> Floats:
+    """Return the largest combined relevance of each query of another collection."""
+    found = [_best(leg.x) for leg in legs]
+    union = [np.unique(np.concatenate(rows)) for rows in zip(*found, strict=True)]
+    return np.array(
+        [_combined(legs, models, fit, q, rows).max(initial=0) for q, rows in enumerate(union)]
+    )
+
+
+def _best(x: Floats) -> list[NDArray[np.intp]]:
+    """Return the best rows of every query, best first."""
+    order = np.argsort(-np.nan_to_num(x, nan=-np.inf), axis=1, kind="stable")[:, :TOP]
+    return [rows[~np.isnan(row[rows])] for row, rows in zip(x, order, strict=True)]
 
 
 def _lists(
     x: Floats, relevant: NDArray[np.bool_]
 ) -> tuple[list[NDArray[np.intp]], list[NDArray[np.intp]]]:
     """Return the best rows of every query, as they are and without those that are relevant."""
-
-    def best(scores: Floats) -> list[NDArray[np.intp]]:
-        order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), axis=1, kind="stable")[:, :TOP]
-        return [rows[~np.isnan(row[rows])] for row, rows in zip(scores, order, strict=True)]
-
-    return best(x), best(np.where(relevant, np.nan, x))
+    return _best(x), _best(np.where(relevant, np.nan, x))
 
 
-def _folds(count: int) -> Iterator[NDArray[np.bool_]]:
-    number = np.random.default_rng(0).permutation(count) % FOLDS
-    for fold in range(FOLDS):
-        yield number == fold
-
-
-def _load(connection: Connection, folder: Path) -> Collection:
-    with gzip.open(folder / "corpus.jsonl.gz", "rt", encoding="utf-8") as lines:
-        documents = [json.loads(line) for line in lines]
-    queries = [json.loads(line) for line in (folder / "queries.jsonl").read_text().splitlines()]
-    row_of = {document["_id"]: i for i, document in enumerate(documents)}
-    query_of = {query["_id"]: i for i, query in enumerate(queries)}
-    relevant = np.zeros((len(queries), len(documents)), dtype=bool)
-    for line in (folder / "qrels.tsv").read_text().splitlines()[1:]:
-        query, document, _ = line.split("\t")
-        relevant[query_of[query], row_of[document]] = True
-    rows, asked = (_unit(np.load(folder / f"{side}_emb.npy")) for side in ("doc", "query"))
-    legs = [Leg("vector", asked @ rows.T, asked)]
-    bodies = [f"{document.get('title', '')} {document['text']}".strip() for document in documents]
-    legs.append(_text_leg(connection, folder.name, bodies, [query["text"] for query in queries]))
-    if (folder / "doc_tokens.npy").exists():
-        legs.append(_tokens_leg(folder))
-    return Collection.of(folder.name, relevant, rows, legs)
-
-
-def _text_leg(connection: Connection, name: str, bodies: list[str], queries: list[str]) -> Leg:
-    # Named after the collection: sqlvec takes the type of the table as an argument.
-    connection.execute(f'CREATE TABLE "{name}" (id int PRIMARY KEY, body text)')
-    with connection.cursor().copy(f'COPY "{name}" FROM STDIN') as copy:
-        for row in enumerate(bodies):
-            copy.write_row(row)
-    for call in ("add_bm25(%s, 'body')", "backfill(%s)", "analyze_bm25(%s)"):
-        connection.execute(f"CALL sqlvec.{call}", [f'"{name}"'])
-    x = np.full((len(queries), len(bodies)), np.nan)
-    known = []
-    for number, query in enumerate(queries):
-        maximum, terms = connection.execute(
-            f"""SELECT sqlvec.bm25_maximum(NULL::"{name}", 'body', %(q)s),
-                (numnode(sqlvec.bm25_tsquery(NULL::"{name}", 'body', %(q)s)) + 1) / 2""",
-            {"q": query},
-        ).fetchone() or (0, 0)
-        known.append(score_features([maximum], [terms])[0])
-        found = connection.execute(
-            f"""SELECT key, score FROM
-                sqlvec.bm25_search_keys(NULL::"{name}", 'body', %s, key => NULL::int, k => %s)""",
-            (query, MOST),
-        ).fetchall()
-        for row, score in found:
-            x[number, row] = score / maximum
-    return Leg("text", x, np.array(known))
-
-
-def _tokens_leg(folder: Path) -> Leg:
-    rows = np.load(folder / "doc_tokens.npy").astype(np.float32)
-    starts = np.load(folder / "doc_offsets.npy")[:-1]
-    asked = np.load(folder / "query_tokens.npy").astype(np.float32)
-    ends = np.load(folder / "query_offsets.npy")
-    x = [
-        np.maximum.reduceat(rows @ asked[a:b].T, starts).mean(axis=1)
-        for a, b in zip(ends, ends[1:], strict=False)
-    ]
-    return Leg("tokens", np.array(x, dtype=np.float64), score_features(np.diff(ends)))
-
-
-def _together(collections: list[Collection]) -> Collection:
-    """Put everything into one table, as an application with several sources has it."""
-    rows = np.concatenate([collection.rows for collection in collections])
-    asked = np.concatenate([collection.legs[0].known for collection in collections])
-    relevant = np.zeros((len(asked), len(rows)), dtype=bool)
-    query = row = 0
-    for collection in collections:
-        height, width = collection.relevant.shape
-        relevant[query : query + height, row : row + width] = collection.relevant
-        query, row = query + height, row + width
-    return Collection.of(TOGETHER, relevant, rows, [Leg("vector", asked @ rows.T, asked)])
-
-
-def _unit(vectors: NDArray[Any]) -> Floats:
-    values = vectors.astype(np.float64)
-    result: Floats = values / np.linalg.norm(values, axis=1, keepdims=True)
-    return result
+def _mean(values: Any) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
 
 
 def _at_target(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -454,7 +415,7 @@ def _ratios(cases: list[dict[str, Any]]) -> dict[str, float]:
     """Return what the best family removes as a multiple of raw cosine, by collection."""
     removed: dict[str, dict[str, float]] = {}
     for case in cases:
-        if case["leg"] == "vector" and case["target"] == RECALL:
+        if case["leg"] == "vector" and case["target"] == RECALL and case["answered"] == 1:
             removed.setdefault(case["collection"], {})[case["method"]] = case["removed"]
     return {
         name: max(share for method, share in by.items() if method != "raw") / by["raw"]
@@ -469,35 +430,40 @@ def _claims(cases: list[dict[str, Any]]) -> list[Claim]:
     ]
     for case in cases:
         if case["leg"] == "fused" and case["target"] == RECALL:
-            title = f"{case['collection']}: fused returns nothing when answers are deleted"
+            which = f"fused, {case['answered']:.0%} of the queries answered"
+            title = f"{case['collection']}: {which}: returns nothing when answers are deleted"
             claims.append(Claim(title, case["empty_when_deleted"], 0.8))
     return claims
 
 
 def _tables(cases: list[dict[str, Any]]) -> list[Any]:
-    measures = (
+    keys = ("collection", "leg", "method")
+    cut = ("recall", "removed", "removed_at_most", "precision_gain", "deleted_auc", "brier")
+    empty = (
         "recall",
         "removed",
-        "precision_gain",
         "empty_when_deleted",
-        "empty_when_foreign",
-        "deleted_auc",
-        "brier",
+        "clean_when_answered",
+        "empty_at_most",
+        "empty_when_off_topic",
+        "empty_when_answered",
     )
-    columns = ("collection", "leg", "method", *(name.replace("_", " ") for name in measures))
-    rows = [
-        (case["collection"], case["leg"], case["method"], *(case[name] for name in measures))
-        for case in _at_target(cases)
-    ]
+    at_target = _at_target(cases)
+    all_answered = [case for case in at_target if case["answered"] == 1]
     by_recall = [
-        (case["collection"], case["leg"], *(case[name] for name in ("target", *measures[:4])))
+        case
         for case in cases
-        if case["method"] == "linear" and not np.isnan(case["target"])
+        if case["method"] == "linear" and case["answered"] == 1 and not np.isnan(case["target"])
     ]
-    columns_by_recall = ("collection", "leg", "target", *columns[3:7])
+
+    def shown(title: str, columns: tuple[str, ...], some: list[dict[str, Any]]) -> Any:
+        rows = [tuple(case[column] for column in columns) for case in some]
+        return table(title, [column.replace("_", " ") for column in columns], rows)
+
     return [
-        table("Cut at the threshold for 95 % recall, held-out queries", columns, rows),
-        table("Family linear by wanted recall", columns_by_recall, by_recall),
+        shown("Cut at the threshold for 95 % recall, held-out queries", keys + cut, all_answered),
+        shown("Queries left with nothing", (*keys, "answered", *empty), at_target),
+        shown("Family linear by wanted recall", ("collection", "leg", "target", *empty), by_recall),
     ]
 
 
@@ -506,7 +472,11 @@ def draw(report: Report, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    cases = [case for case in _at_target(report.figures["cases"]) if case["leg"] == "vector"]
+    cases = [
+        case
+        for case in _at_target(report.figures["cases"])
+        if case["leg"] == "vector" and case["answered"] == 1
+    ]
     names = list(dict.fromkeys(case["collection"] for case in cases))
     methods = list(dict.fromkeys(case["method"] for case in cases))
     figure, axis = plt.subplots(figsize=(10, 4), layout="constrained")
