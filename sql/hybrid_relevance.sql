@@ -22,6 +22,14 @@ CREATE OR REPLACE FUNCTION sqlvec._logit(p float8) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN p IS NOT NULL THEN ln(greatest(p, 2.3e-16::float8) / greatest(1 - p, 2.3e-16::float8)) END;
 
+-- The relevance that rows need. No row has it where even the best is too little for a question with an answer.
+CREATE OR REPLACE FUNCTION sqlvec._least_relevance(m sqlvec.relevance_model, relevances float8[], min_relevance float8) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT CASE WHEN min_relevance IS NOT NULL AND max(u.relevance) < (m).min_best THEN 'Infinity' ELSE min_relevance END
+    FROM unnest(relevances) AS u (relevance);
+END;
+
 -- The model of a leg: the model itself, or the one that a fused model combines; NULL for none.
 CREATE OR REPLACE FUNCTION sqlvec._model_of(m sqlvec.relevance_model, leg text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE

@@ -70,12 +70,14 @@ BEGIN ATOMIC
 END;
 
 -- A line about what the cuts left.
-CREATE OR REPLACE FUNCTION sqlvec._about_cut(scores float8[], relevances float8[], fit int, min_relevance float8, jumps int, min_results int) RETURNS text
+CREATE OR REPLACE FUNCTION sqlvec._about_cut(scores float8[], relevances float8[], fit int, m sqlvec.relevance_model, min_relevance float8, jumps int, min_results int) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT format('%s of %s rows are left', fit, coalesce(cardinality(scores), 0))
            || CASE WHEN min_relevance IS NULL THEN ''
-                   ELSE format(', those with a relevance of %s or more; the best has %s', min_relevance, coalesce(round(max(u.relevance)::numeric, 4)::text, 'none')) END
+                   ELSE format(', those with a relevance of %s or more; the best has %s', min_relevance, coalesce(round(max(u.relevance)::numeric, 4)::text, 'none'))
+                        || CASE WHEN max(u.relevance) < (m).min_best
+                                THEN format('; nothing is answered, for the best row of a question with an answer has %s or more', round((m).min_best::numeric, 4)) ELSE '' END END
            || CASE WHEN jumps IS NULL THEN '' ELSE format(', those before jump %s of the scores', jumps) END
            || CASE WHEN min_results > 0 AND (min_relevance IS NOT NULL OR jumps IS NOT NULL) THEN format(', %s at the least', min_results) ELSE '' END
     FROM unnest(relevances) AS u (relevance);
@@ -161,7 +163,8 @@ BEGIN
             v_relevances := sqlvec._hybrid_relevance(v_curves, v_rows);
         END IF;
         v_scores := sqlvec._fuse(fusion, p.leg_weights, rrf_k, v_vector.metric, v_rows, v_relevances);
-        v_order := sqlvec._hybrid_order(v_rows, v_scores, v_relevances, k, min_relevance, autocut, min_results, group_column IS NOT NULL, group_size, diversity);
+        v_order := sqlvec._hybrid_order(v_rows, v_scores, v_relevances, k, sqlvec._least_relevance(p.m, v_relevances, min_relevance), autocut, min_results,
+                                        group_column IS NOT NULL, group_size, diversity);
         -- Groups that are short of k rows may have them further down.
         EXIT WHEN v_order.enough OR NOT sqlvec._has_more(v_depth, ARRAY[pg_catalog.cardinality(v_text.row_ids), pg_catalog.cardinality(v_vector.row_ids),
                                                                         pg_catalog.cardinality(v_tokens.row_ids)]);
@@ -172,7 +175,7 @@ BEGIN
         END IF;
     END LOOP;
     notes := pg_catalog.array_cat(notes, sqlvec._about_fusion(fusion, rrf_k, p.m, min_relevance, v_curves));
-    notes := pg_catalog.array_cat(notes, ARRAY['cut', sqlvec._about_cut(v_scores, v_relevances, v_order.fit, min_relevance, autocut, min_results)]);
+    notes := pg_catalog.array_cat(notes, ARRAY['cut', sqlvec._about_cut(v_scores, v_relevances, v_order.fit, p.m, min_relevance, autocut, min_results)]);
     answer := v_statement.answer;
     hits := sqlvec._hybrid_hits(v_rows, v_scores, v_relevances, v_order.places);
 END

@@ -20,6 +20,7 @@ CREATE TABLE IF NOT EXISTS sqlvec.relevance_model (
     centroid_weight float8[] NOT NULL DEFAULT '{}', -- share of the rows that each stands for
     recalls     float8[] NOT NULL DEFAULT '{}', -- wanted recalls ...
     thresholds  float8[] NOT NULL DEFAULT '{}', -- ... and the relevance that reaches each
+    min_best    float8 CHECK (min_best BETWEEN 0 AND 1), -- what the best row has to reach, or a search with min_relevance answers nothing
     queries     int, -- what it was fitted on
     examples    int,
     positives   int,
@@ -186,7 +187,7 @@ CREATE OR REPLACE PROCEDURE sqlvec.create_relevance_model(
     name text, leg text, family text, slope float8[], intercept float8[], exponent float8[], rel regclass = NULL, column_name text = NULL,
     sharpness float8[] = '{}', centroids vector[] = '{}', centroid_scale float8[] = '{}', centroid_weight float8[] = '{}',
     directions vector[] = '{}', recalls float8[] = '{}', thresholds float8[] = '{}', queries int = NULL, examples int = NULL,
-    positives int = NULL, brier float8 = NULL, models text[] = NULL
+    positives int = NULL, brier float8 = NULL, models text[] = NULL, min_best float8 = NULL
 ) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
@@ -233,6 +234,9 @@ BEGIN
         v_features := 0;
     END IF;
     PERFORM sqlvec._check_relevance_numbers(leg, family, v_features, slope, intercept, exponent, recalls, thresholds);
+    IF NOT min_best BETWEEN 0 AND 1 THEN
+        RAISE EXCEPTION 'min_best is a probability from 0 to 1, not %', min_best USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     IF leg <> 'fused' THEN
         v_column := sqlvec._column(v_root, column_name);
         v_attnum := v_column.attnum;
@@ -265,12 +269,12 @@ BEGIN
     END IF;
     INSERT INTO sqlvec.relevance_model (
         name, leg, family, relation, attnum, schema_name, table_name, column_name, models, dimensions, slope, intercept, exponent,
-        sharpness, centroid_scale, centroid_weight, recalls, thresholds, queries, examples, positives, brier)
+        sharpness, centroid_scale, centroid_weight, recalls, thresholds, min_best, queries, examples, positives, brier)
     SELECT create_relevance_model.name, create_relevance_model.leg, create_relevance_model.family, c.oid, v_attnum, n.nspname, c.relname,
            create_relevance_model.column_name, create_relevance_model.models, v_dimensions, create_relevance_model.slope, create_relevance_model.intercept,
            create_relevance_model.exponent, create_relevance_model.sharpness, create_relevance_model.centroid_scale,
            create_relevance_model.centroid_weight, create_relevance_model.recalls, create_relevance_model.thresholds,
-           create_relevance_model.queries, create_relevance_model.examples, create_relevance_model.positives, create_relevance_model.brier
+           create_relevance_model.min_best, create_relevance_model.queries, create_relevance_model.examples, create_relevance_model.positives, create_relevance_model.brier
     FROM (VALUES (1)) AS one (n)
     LEFT JOIN (pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace) ON c.oid = v_root;
     INSERT INTO sqlvec.relevance_vector (model, part, position, value)
@@ -280,8 +284,8 @@ BEGIN
 END
 $body$;
 
-COMMENT ON PROCEDURE sqlvec.create_relevance_model(text, text, text, float8[], float8[], float8[], regclass, text, float8[], vector[], float8[], float8[], vector[], float8[], float8[], int, int, int, float8, text[]) IS
-    'Store a relevance model. sqlvec.fit.relevance and the command sqlvec relevance fit call this; its arguments are the columns of sqlvec.relevance_model and sqlvec.relevance_vector. models is for leg fused: the models of the legs vector, text and tokens, NULL for an absent one.';
+COMMENT ON PROCEDURE sqlvec.create_relevance_model(text, text, text, float8[], float8[], float8[], regclass, text, float8[], vector[], float8[], float8[], vector[], float8[], float8[], int, int, int, float8, text[], float8) IS
+    'Store a relevance model. sqlvec.fit.relevance and the command sqlvec relevance fit call this; its arguments are the columns of sqlvec.relevance_model and sqlvec.relevance_vector. models is for leg fused: the models of the legs vector, text and tokens, NULL for an absent one. min_best is the relevance that the best row has to reach for a search with min_relevance to answer anything.';
 
 CREATE OR REPLACE PROCEDURE sqlvec.drop_relevance_model(name text) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$

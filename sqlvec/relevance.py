@@ -313,6 +313,7 @@ def save(
     table: str | None = None,
     column: str | None = None,
     thresholds: Mapping[float, float] | None = None,
+    min_best: float | None = None,
     queries: int | None = None,
     examples: int | None = None,
     positives: int | None = None,
@@ -323,6 +324,8 @@ def save(
     :param table: the table it was fitted for, its name as in SQL; a fused model has none.
     :param column: likewise.
     :param thresholds: the relevance that reaches each wanted recall.
+    :param min_best: what the best row has to reach, or a search with ``min_relevance`` answers
+        nothing.
     :param queries: how many it was fitted on; likewise ``examples``, and ``positives`` among them.
     :param brier: mean squared error of the probability, on queries held out of the fit.
     """
@@ -334,6 +337,7 @@ def save(
         "column_name": None if fused else column,
         "recalls": list(thresholds or {}),
         "thresholds": list((thresholds or {}).values()),
+        "min_best": min_best,
         "queries": queries,
         "examples": examples,
         "positives": positives,
@@ -368,7 +372,7 @@ CALL sqlvec.create_relevance_model(
     recalls => CAST(:recalls AS float8[]), thresholds => CAST(:thresholds AS float8[]),
     queries => CAST(:queries AS int), examples => CAST(:examples AS int),
     positives => CAST(:positives AS int), brier => CAST(:brier AS float8),
-    models => CAST(:models AS text[]))
+    models => CAST(:models AS text[]), min_best => CAST(:min_best AS float8))
 """
 
 

@@ -7879,6 +7879,7 @@ CREATE TABLE IF NOT EXISTS sqlvec.relevance_model (
     centroid_weight float8[] NOT NULL DEFAULT '{}', -- share of the rows that each stands for
     recalls     float8[] NOT NULL DEFAULT '{}', -- wanted recalls ...
     thresholds  float8[] NOT NULL DEFAULT '{}', -- ... and the relevance that reaches each
+    min_best    float8 CHECK (min_best BETWEEN 0 AND 1), -- what the best row has to reach, or a search with min_relevance answers nothing
     queries     int, -- what it was fitted on
     examples    int,
     positives   int,
@@ -8045,7 +8046,7 @@ CREATE OR REPLACE PROCEDURE sqlvec.create_relevance_model(
     name text, leg text, family text, slope float8[], intercept float8[], exponent float8[], rel regclass = NULL, column_name text = NULL,
     sharpness float8[] = '{}', centroids vector[] = '{}', centroid_scale float8[] = '{}', centroid_weight float8[] = '{}',
     directions vector[] = '{}', recalls float8[] = '{}', thresholds float8[] = '{}', queries int = NULL, examples int = NULL,
-    positives int = NULL, brier float8 = NULL, models text[] = NULL
+    positives int = NULL, brier float8 = NULL, models text[] = NULL, min_best float8 = NULL
 ) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
@@ -8092,6 +8093,9 @@ BEGIN
         v_features := 0;
     END IF;
     PERFORM sqlvec._check_relevance_numbers(leg, family, v_features, slope, intercept, exponent, recalls, thresholds);
+    IF NOT min_best BETWEEN 0 AND 1 THEN
+        RAISE EXCEPTION 'min_best is a probability from 0 to 1, not %', min_best USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     IF leg <> 'fused' THEN
         v_column := sqlvec._column(v_root, column_name);
         v_attnum := v_column.attnum;
@@ -8124,12 +8128,12 @@ BEGIN
     END IF;
     INSERT INTO sqlvec.relevance_model (
         name, leg, family, relation, attnum, schema_name, table_name, column_name, models, dimensions, slope, intercept, exponent,
-        sharpness, centroid_scale, centroid_weight, recalls, thresholds, queries, examples, positives, brier)
+        sharpness, centroid_scale, centroid_weight, recalls, thresholds, min_best, queries, examples, positives, brier)
     SELECT create_relevance_model.name, create_relevance_model.leg, create_relevance_model.family, c.oid, v_attnum, n.nspname, c.relname,
            create_relevance_model.column_name, create_relevance_model.models, v_dimensions, create_relevance_model.slope, create_relevance_model.intercept,
            create_relevance_model.exponent, create_relevance_model.sharpness, create_relevance_model.centroid_scale,
            create_relevance_model.centroid_weight, create_relevance_model.recalls, create_relevance_model.thresholds,
-           create_relevance_model.queries, create_relevance_model.examples, create_relevance_model.positives, create_relevance_model.brier
+           create_relevance_model.min_best, create_relevance_model.queries, create_relevance_model.examples, create_relevance_model.positives, create_relevance_model.brier
     FROM (VALUES (1)) AS one (n)
     LEFT JOIN (pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace) ON c.oid = v_root;
     INSERT INTO sqlvec.relevance_vector (model, part, position, value)
@@ -8139,8 +8143,8 @@ BEGIN
 END
 $body$;
 
-COMMENT ON PROCEDURE sqlvec.create_relevance_model(text, text, text, float8[], float8[], float8[], regclass, text, float8[], vector[], float8[], float8[], vector[], float8[], float8[], int, int, int, float8, text[]) IS
-    'Store a relevance model. sqlvec.fit.relevance and the command sqlvec relevance fit call this; its arguments are the columns of sqlvec.relevance_model and sqlvec.relevance_vector. models is for leg fused: the models of the legs vector, text and tokens, NULL for an absent one.';
+COMMENT ON PROCEDURE sqlvec.create_relevance_model(text, text, text, float8[], float8[], float8[], regclass, text, float8[], vector[], float8[], float8[], vector[], float8[], float8[], int, int, int, float8, text[], float8) IS
+    'Store a relevance model. sqlvec.fit.relevance and the command sqlvec relevance fit call this; its arguments are the columns of sqlvec.relevance_model and sqlvec.relevance_vector. models is for leg fused: the models of the legs vector, text and tokens, NULL for an absent one. min_best is the relevance that the best row has to reach for a search with min_relevance to answer anything.';
 
 CREATE OR REPLACE PROCEDURE sqlvec.drop_relevance_model(name text) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -9038,6 +9042,14 @@ CREATE OR REPLACE FUNCTION sqlvec._logit(p float8) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN p IS NOT NULL THEN ln(greatest(p, 2.3e-16::float8) / greatest(1 - p, 2.3e-16::float8)) END;
 
+-- The relevance that rows need. No row has it where even the best is too little for a question with an answer.
+CREATE OR REPLACE FUNCTION sqlvec._least_relevance(m sqlvec.relevance_model, relevances float8[], min_relevance float8) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT CASE WHEN min_relevance IS NOT NULL AND max(u.relevance) < (m).min_best THEN 'Infinity' ELSE min_relevance END
+    FROM unnest(relevances) AS u (relevance);
+END;
+
 -- The model of a leg: the model itself, or the one that a fused model combines; NULL for none.
 CREATE OR REPLACE FUNCTION sqlvec._model_of(m sqlvec.relevance_model, leg text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -9461,12 +9473,14 @@ BEGIN ATOMIC
 END;
 
 -- A line about what the cuts left.
-CREATE OR REPLACE FUNCTION sqlvec._about_cut(scores float8[], relevances float8[], fit int, min_relevance float8, jumps int, min_results int) RETURNS text
+CREATE OR REPLACE FUNCTION sqlvec._about_cut(scores float8[], relevances float8[], fit int, m sqlvec.relevance_model, min_relevance float8, jumps int, min_results int) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT format('%s of %s rows are left', fit, coalesce(cardinality(scores), 0))
            || CASE WHEN min_relevance IS NULL THEN ''
-                   ELSE format(', those with a relevance of %s or more; the best has %s', min_relevance, coalesce(round(max(u.relevance)::numeric, 4)::text, 'none')) END
+                   ELSE format(', those with a relevance of %s or more; the best has %s', min_relevance, coalesce(round(max(u.relevance)::numeric, 4)::text, 'none'))
+                        || CASE WHEN max(u.relevance) < (m).min_best
+                                THEN format('; nothing is answered, for the best row of a question with an answer has %s or more', round((m).min_best::numeric, 4)) ELSE '' END END
            || CASE WHEN jumps IS NULL THEN '' ELSE format(', those before jump %s of the scores', jumps) END
            || CASE WHEN min_results > 0 AND (min_relevance IS NOT NULL OR jumps IS NOT NULL) THEN format(', %s at the least', min_results) ELSE '' END
     FROM unnest(relevances) AS u (relevance);
@@ -9552,7 +9566,8 @@ BEGIN
             v_relevances := sqlvec._hybrid_relevance(v_curves, v_rows);
         END IF;
         v_scores := sqlvec._fuse(fusion, p.leg_weights, rrf_k, v_vector.metric, v_rows, v_relevances);
-        v_order := sqlvec._hybrid_order(v_rows, v_scores, v_relevances, k, min_relevance, autocut, min_results, group_column IS NOT NULL, group_size, diversity);
+        v_order := sqlvec._hybrid_order(v_rows, v_scores, v_relevances, k, sqlvec._least_relevance(p.m, v_relevances, min_relevance), autocut, min_results,
+                                        group_column IS NOT NULL, group_size, diversity);
         -- Groups that are short of k rows may have them further down.
         EXIT WHEN v_order.enough OR NOT sqlvec._has_more(v_depth, ARRAY[pg_catalog.cardinality(v_text.row_ids), pg_catalog.cardinality(v_vector.row_ids),
                                                                         pg_catalog.cardinality(v_tokens.row_ids)]);
@@ -9563,7 +9578,7 @@ BEGIN
         END IF;
     END LOOP;
     notes := pg_catalog.array_cat(notes, sqlvec._about_fusion(fusion, rrf_k, p.m, min_relevance, v_curves));
-    notes := pg_catalog.array_cat(notes, ARRAY['cut', sqlvec._about_cut(v_scores, v_relevances, v_order.fit, min_relevance, autocut, min_results)]);
+    notes := pg_catalog.array_cat(notes, ARRAY['cut', sqlvec._about_cut(v_scores, v_relevances, v_order.fit, p.m, min_relevance, autocut, min_results)]);
     answer := v_statement.answer;
     hits := sqlvec._hybrid_hits(v_rows, v_scores, v_relevances, v_order.places);
 END

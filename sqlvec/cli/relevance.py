@@ -48,6 +48,15 @@ JudgementTable = Annotated[
 ]
 Candidates = Annotated[int, typer.Option(min=10, help="Rows to find for each query.")]
 Recall = Annotated[float, typer.Option(min=0.01, max=1, help="Share of relevant rows to keep.")]
+Answered = Annotated[
+    float | None,
+    typer.Option(
+        min=0.01,
+        max=1,
+        help="Share of the queries with an answer that are to be answered, such as 0.98; where even"
+        " the best row looks worse a search answers nothing. Left out: all.",
+    ),
+]
 Html = Annotated[Path | None, typer.Option(dir_okay=False, help="Write a page to choose by.")]
 
 
@@ -74,6 +83,7 @@ def fit(
     ] = "auto",
     candidates: Candidates = 100,
     recall: Recall = 0.95,
+    answered: Answered = None,
     seed: Annotated[int, typer.Option(help="Of the folds and the sample of rows.")] = 0,
     report: Html = None,
 ) -> None:
@@ -86,11 +96,16 @@ def fit(
     with engine(dsn).begin() as connection:
         _require_free(connection, name)
         given = _judgements(connection, judgements, judgements_table)
+        if given is None and answered is not None:
+            raise DeclarationError(
+                "--answered needs judgements to say which queries have an answer"
+            )
         found = collect(connection, source, given, candidates=candidates, seed=seed)
         options: dict[str, Any] = {
             "background": found.background,
             "unanswerable": found.unanswerable,
             "recalls": sorted({*RECALLS, recall}),
+            "answered": answered,
             "seed": seed,
         }
         if family != "auto":
@@ -100,6 +115,7 @@ def fit(
         else:
             fitted = fit_best(leg, found.examples, recall=recall, **options)
         assert isinstance(fitted.model, relevance.LegModel)
+        _require_reach(fitted, recall)
         relevance.save(
             connection,
             name,
@@ -107,6 +123,7 @@ def fit(
             table=table,
             column=column,
             thresholds=fitted.thresholds if given is not None else None,
+            min_best=fitted.min_best,
             queries=fitted.queries,
             examples=fitted.examples,
             positives=fitted.positives if given is not None else None,
@@ -145,6 +162,7 @@ def fuse(
     judgements_table: JudgementTable = None,
     candidates: Candidates = 100,
     recall: Recall = 0.95,
+    answered: Answered = None,
     seed: Annotated[int, typer.Option(help="Of the folds and the sample of rows.")] = 0,
     report: Html = None,
 ) -> None:
@@ -202,13 +220,16 @@ def fuse(
             aligned.label,
             models={leg: model for leg, (model, _) in given.items()},
             recalls=recalls,
+            answered=answered,
             seed=seed,
         )
+        _require_reach(fused, recall)
         relevance.save(
             connection,
             name,
             fused.model,
             thresholds=fused.thresholds,
+            min_best=fused.min_best,
             queries=fused.queries,
             examples=fused.examples,
             positives=fused.positives,
@@ -311,28 +332,33 @@ def report(
         by_leg, aligned = judge(connection, legs, judged, candidates=candidates)
         for leg_name, (leg_model, _), (some, own) in zip(names, legs, by_leg, strict=True):
             title = f"{leg_name}, leg {leg_model.leg}, family {leg_model.family}"
-            cut = _threshold(connection, leg_name, recall, own, some.label)
-            parts.append(Judged.of_model(title, own, cut, some, judged))
+            cuts = _cuts(connection, leg_name, recall, own, some.label)
+            parts.append(Judged.of_model(title, own, cuts, some, judged))
         if fused is not None:
             own = fused.relevance(**aligned.relevance)
-            cut = _threshold(connection, name, recall, own, aligned.label)
-            parts.insert(0, Judged.of_model(f"{name}, fused", own, cut, aligned, judged))
+            cuts = _cuts(connection, name, recall, own, aligned.label)
+            parts.insert(0, Judged.of_model(f"{name}, fused", own, cuts, aligned, judged))
     html.write_text(page(parts), encoding="utf-8")
 
 
-def _threshold(
+def _cuts(
     connection: Connection, name: str, recall: float, found: Floats, label: Floats
-) -> float:
-    """Return the stored threshold of a model for a recall, or else that of some candidates."""
+) -> tuple[float, float | None]:
+    """Return the stored threshold of a model for a recall, or else that of some candidates.
+
+    And what the best row has to reach.
+    """
     from sqlvec.fit.relevance import threshold
 
     statement = """
-        SELECT t.threshold
-        FROM sqlvec.relevance_model AS m, unnest(m.recalls, m.thresholds) AS t (recall, threshold)
-        WHERE m.name = :name AND t.recall = :recall
+        SELECT m.thresholds[pg_catalog.array_position(m.recalls, CAST(:recall AS float8))],
+               m.min_best
+        FROM sqlvec.relevance_model AS m
+        WHERE m.name = :name
     """
-    stored: float | None = connection.scalar(text(statement), {"name": name, "recall": recall})
-    return threshold(found, label, recall) if stored is None else stored
+    parameters = {"name": name, "recall": recall}
+    stored, min_best = connection.execute(text(statement), parameters).one()
+    return threshold(found, label, recall) if stored is None else stored, min_best
 
 
 def _judgements(connection: Connection, file: Path | None, table: str | None) -> Judgements | None:
@@ -380,8 +406,22 @@ def _source(
     return Source(leg, table, column, key, queries, query_key, query_column), family
 
 
+def _require_reach(fitted: Fit, recall: float) -> None:
+    """Fail where the queries that are answered hold too few of the relevant rows."""
+    if fitted.min_best is not None and recall not in fitted.thresholds:
+        raise DeclarationError(
+            f"the queries to be answered hold less than {recall:.0%} of the relevant candidates;"
+            " ask for a lower --recall or a higher --answered"
+        )
+
+
 def _held_out(fitted: Fit, recall: float) -> str:
-    return (
+    best = (
+        ""
+        if fitted.min_best is None
+        else (f"a search answers nothing where the best row is below {fitted.min_best:.4f}\n")
+    )
+    return best + (
         f"min_relevance for a recall of {recall:.0%}: {fitted.thresholds[recall]:.4f}\n"
         f"on queries held out of fit and threshold it keeps {fitted.recall(recall):.0%} of the"
         f" relevant candidates and removes {fitted.removed(recall):.0%} of all;"

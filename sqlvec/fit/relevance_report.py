@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sqlvec.fit.judgements import Aligned, Candidates, Judgements
 from sqlvec.fit.ranking import Quality
-from sqlvec.fit.relevance import Fit, reliability, threshold
+from sqlvec.fit.relevance import Fit, best_of_queries, reliability, threshold
 from sqlvec.relevance import Floats
 
 _WIDTH, _HEIGHT, _MARGIN = 460, 260, 42
@@ -30,6 +30,7 @@ class Judged:
     :param note: one sentence on where the figures come from.
     :param found: the candidates, for what is shown by query; None shows nothing of this.
     :param quality: of their ranking.
+    :param min_best: what the best candidate of a query needs, if the model asks for it.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Judged:
     note: str = ""
     found: Candidates | Aligned | None = None
     quality: Quality | None = None
+    min_best: float | None = None
 
     @classmethod
     def of_fit(
@@ -52,21 +54,31 @@ class Judged:
         """Return what a fit says of queries held out of it, cut for a recall."""
         note = "Every query was judged by a model that was fitted on other queries."
         quality = _quality(fit.relevance, found, judgements)
-        return cls(title, fit.relevance, fit.label, fit.thresholds[recall], note, found, quality)
+        return cls(
+            title,
+            fit.relevance,
+            fit.label,
+            fit.thresholds[recall],
+            note,
+            found,
+            quality,
+            fit.min_best,
+        )
 
     @classmethod
     def of_model(
         cls,
         title: str,
         relevance: Floats,
-        chosen: float,
+        cuts: tuple[float, float | None],
         found: Candidates | Aligned,
         judgements: Judgements,
     ) -> Judged:
-        """Return what a stored model says of candidates."""
+        """Return what a stored model says of candidates, cut by themselves and by their best."""
+        chosen, min_best = cuts
         note = "The stored model on these queries; flattering where it was fitted on them."
         quality = _quality(relevance, found, judgements)
-        return cls(title, relevance, found.label, chosen, note, found, quality)
+        return cls(title, relevance, found.label, chosen, note, found, quality, min_best)
 
 
 def page(parts: Sequence[Judged]) -> str:
@@ -114,6 +126,9 @@ _CUT = (
 def _cut(part: Judged, chosen: float) -> list[str]:
     positive = part.label >= 0.5
     kept = part.relevance >= chosen
+    if part.min_best is not None and part.found is not None:
+        _, query = np.unique(part.found.query_keys, return_inverse=True)
+        kept &= best_of_queries(part.relevance, query)[query] >= part.min_best
     precision = f"{positive[kept].mean():.1%}" if kept.any() else ""
     empty = ""
     if part.found is not None:
@@ -140,6 +155,8 @@ def _section(part: Judged) -> str:
         ("Brier score", f"{np.mean((part.relevance - part.label) ** 2):.4f}"),
         ("Brier score of always saying the mean", f"{positive.mean() * (1 - positive.mean()):.4f}"),
     ]
+    if part.min_best is not None:
+        figures.append(("relevance that the best row of a query needs", f"{part.min_best:.4f}"))
     cells = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in figures)
     choices = [["in use", *_cut(part, part.chosen)]]
     if positive.any():

@@ -164,6 +164,35 @@ def test_fuse(collection: str, tmp_path: Path) -> None:
         sqlvec(collection, "drop", name)
 
 
+def test_answered(collection: str, tmp_path: Path) -> None:
+    judged = ("--judgements-table", '"my %shop".judgement')
+    share = ("--answered", "0.9", "--recall", "0.8")
+    page = tmp_path / "fit.html"
+    arguments = options("vector", *judged, *LINEAR, *share, "--report", str(page))
+    said = sqlvec(collection, "fit", "vector leg", *arguments)
+    assert "a search answers nothing where the best row is below 0." in said
+    with psycopg.connect(collection) as connection:
+        row = connection.execute("SELECT min_best FROM sqlvec.relevance_model").fetchone()
+    assert row is not None and f"below {row[0]:.4f}" in said
+    assert f"best row of a query needs</th><td>{row[0]:.4f}" in page.read_text()
+    sqlvec(collection, "fit", "text leg", *options("text", *judged, *LINEAR))
+    common = ("--key", "the id", "--queries", '"my %shop".query', "--candidates", "30", *judged)
+    models = ("--vector", "vector leg", "--text", "text leg", "--text-column", "words")
+    said = sqlvec(collection, "fuse", "both", *models, *common, *share)
+    assert "a search answers nothing where the best row is below 0." in said
+    later = tmp_path / "later.html"
+    more = ("--text-column", "words")
+    sqlvec(collection, "report", "both", str(later), *common, *more, "--recall", "0.8")
+    assert later.read_text().count("best row of a query needs") == 2
+    for name in ("both", "vector leg", "text leg"):
+        sqlvec(collection, "drop", name)
+    few = options("vector", *judged, *LINEAR, "--answered", "0.5", "--recall", "0.95")
+    with pytest.raises(DeclarationError, match="hold less than 95% of the relevant candidates"):
+        sqlvec(collection, "fit", "never", *few)
+    with pytest.raises(DeclarationError, match="--answered needs judgements"):
+        sqlvec(collection, "fit", "never", *options("vector", "--answered", "0.9"))
+
+
 def test_family_is_chosen(collection: str) -> None:
     judged = ("--judgements-table", '"my %shop".judgement')
     said = sqlvec(collection, "fit", "chosen", *options("text", *judged))

@@ -406,6 +406,48 @@ def test_nothing_relevant_is_a_legal_answer_and_says_why(models):
     assert explained["model"] == "all of leg fused: v, t, m"
 
 
+def test_nothing_is_answered_where_the_best_row_is_too_bad(models, truth):
+    best = float(relevances(models, truth).max())
+    explain = (
+        "SELECT detail FROM sqlvec.explain_hybrid_search(NULL::doc, %s, %s::vector, %s::halfvec[],"
+        " relevance => %s, min_relevance => 0.1) WHERE topic = 'cut'"
+    )
+    for name, needed in (("strict", best + 1e-4), ("lenient", best - 1e-4)):
+        models.execute(
+            "CALL sqlvec.create_relevance_model(%s, 'fused', 'logistic', '{0.8,0.7,0.2}',"
+            " '{0.3,-0.5,-0.4,-0.3}', '{}', models => '{v,t,m}', min_best => %s)",
+            (name, needed),
+        )
+    cut = {**LEGS, "min_relevance": 0.1}
+    assert ids(hybrid(models, **cut, relevance="lenient")) == ids(
+        hybrid(models, **cut, relevance="all")
+    )
+    assert hybrid(models, **cut, relevance="strict") == []
+    assert len(hybrid(models, **cut, relevance="strict", min_results=3)) == 3
+    # Whoever asks for no cut gets none.
+    assert len(hybrid(models, **LEGS, relevance="strict")) == 10
+    [[said]] = models.execute(explain, (*LEGS.values(), "strict")).fetchall()
+    assert "nothing is answered, for the best row of a question with an answer has 0." in said
+    [[said]] = models.execute(explain, (*LEGS.values(), "lenient")).fetchall()
+    assert "nothing is answered" not in said
+
+
+@pytest.mark.parametrize("leg", ["vector", "text"])
+def test_a_leg_that_is_cut_while_it_is_searched_has_its_best_row(models, leg):
+    asked = {"query_vector": vector(VECTOR)} if leg == "vector" else {"query_text": TEXT}
+    slope, intercept, column = {"vector": (6, -2, "embedding"), "text": (4, -3, "body")}[leg]
+    rows = hybrid(models, **asked, relevance=leg[0], min_relevance=0.05, k=5)
+    best = max(row[2] for row in rows)
+    for name, needed in (("strict", best + 1e-6), ("lenient", best - 1e-6)):
+        models.execute(
+            "CALL sqlvec.create_relevance_model(%s, %s, 'raw', ARRAY[%s::float8],"
+            " ARRAY[%s::float8], '{1}', 'doc', %s, min_best => %s)",
+            (name, leg, slope, intercept, column, needed),
+        )
+    assert hybrid(models, **asked, relevance="lenient", min_relevance=0.05, k=5) == rows
+    assert hybrid(models, **asked, relevance="strict", min_relevance=0.05, k=5) == []
+
+
 def test_a_model_of_one_leg_gives_its_relevance(models, truth):
     rows = hybrid(models, query_text=TEXT, query_vector=vector(VECTOR), relevance="v", k=30)
     np.testing.assert_allclose(

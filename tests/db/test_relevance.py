@@ -428,6 +428,8 @@ GOOD = {
         ({"column_name": "'body'"}, "is of type text, which leg \"vector\" does not search"),
         ({"recalls": "'{0.9}'"}, "has its threshold"),
         ({"recalls": "'{0.9}'", "thresholds": "'{2}'"}, "has its threshold"),
+        ({"min_best": "1.5"}, "min_best is a probability from 0 to 1, not 1.5"),
+        ({"min_best": "'NaN'"}, "min_best is a probability from 0 to 1, not NaN"),
         ({"centroids": "ARRAY['[1,2]']::vector[]"}, "has 3 dimensions, the vectors of the model have 2"),
         ({"centroids": "ARRAY['[1,2,3]']::vector[]"}, "every centroid has a scale and a weight"),
         ({"directions": "ARRAY['[1,2]', '[1,2,3]']::vector[]"}, "the vectors of the model have 2, 3"),

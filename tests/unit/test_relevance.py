@@ -21,10 +21,12 @@ from sqlvec.fit.background import background_labels, fit_background, unanswerabl
 from sqlvec.fit.judgements import read_judgements
 from sqlvec.fit.ranking import Quality
 from sqlvec.fit.relevance import (
+    Cuts,
     Examples,
     _folds,
     _Loss,
     apply,
+    best_of_queries,
     fit_best,
     fit_fused,
     fit_leg,
@@ -186,6 +188,41 @@ def test_thresholds_of_kept_candidates_come_from_other_queries() -> None:
         own = next(_folds(60, 0))[examples.query]
         cut = threshold(fit.relevance[~own], fit.label[~own], recall)
         np.testing.assert_array_equal(kept[own], fit.relevance[own] >= cut)
+
+
+def test_queries_are_cut_by_their_best_candidate() -> None:
+    examples, background = synthetic(100, 30)
+    plain = fit_leg("vector", examples, background=background)
+    fit = fit_leg("vector", examples, background=background, answered=0.9)
+    assert plain.min_best is None and fit.min_best is not None
+    np.testing.assert_array_equal(fit.relevance, plain.relevance)
+    best = best_of_queries(fit.relevance, examples.query)
+    answers = np.bincount(examples.query, examples.label)
+    # The largest that leaves nine queries with an answer in ten.
+    assert (best[answers > 0] >= fit.min_best).mean() >= 0.9
+    assert (best[answers > 0] > fit.min_best).mean() < 0.9
+    # Recall is over all queries, and not to be had where too much is left out already.
+    left = best[examples.query] >= fit.min_best
+    share = fit.label[left].sum() / fit.label.sum()
+    assert share < 0.99 and set(fit.thresholds) == {r for r in plain.thresholds if r <= share}
+    for recall, cut in fit.thresholds.items():
+        kept = left & (fit.relevance >= cut)
+        assert fit.label[kept].sum() / fit.label.sum() >= recall
+        assert cut <= plain.thresholds[recall]
+    # What the folds keep of a query is cut by the others.
+    own = next(_folds(100, 0))[examples.query]
+    cuts = Cuts.chosen(
+        fit.relevance[~own], fit.label[~own], examples.query[~own], (0.8,), answered=0.9
+    )
+    assert cuts.min_best is not None
+    wanted = (fit.relevance >= cuts.thresholds[0.8]) & (best[examples.query] >= cuts.min_best)
+    np.testing.assert_array_equal(fit.kept[0.8][own], wanted[own])
+    chosen = fit_best(
+        "vector", examples, ("raw", "linear"), recall=0.8, background=background, answered=0.9
+    )
+    assert chosen.min_best is not None and 0.7 < chosen.recall(0.8) < 0.95
+    with pytest.raises(FittingError, match="answered is a share above 0, at most 1, not 0"):
+        fit_leg("vector", examples, background=background, answered=0)
 
 
 def test_questions_about_other_matters_find_nothing() -> None:
