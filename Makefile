@@ -9,7 +9,8 @@ OLDER := .venv-sqlalchemy-2.0
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 # Tests of one file share a database; files share nothing, so two run at a time, each on a server.
-TOGETHER := -n 2 --dist loadfile
+# In the order of their names: by the number of tests, the longest files would come last.
+TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test lint types unit db db-18 db-16 smoke docs freeze clean
@@ -27,7 +28,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev
-	$(BIN)/pytest -q tests/unit $(ARGS)
+	$(BIN)/pytest -q $(TOGETHER) tests/unit $(ARGS)
 
 db: db-18 db-16
 
