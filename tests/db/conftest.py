@@ -19,9 +19,11 @@ from sqlvec import catalog
 from sqlvec.embedded import Server
 from tests.db.server import SETTINGS, DatabaseServer, sqlalchemy_url
 
-# What a session can hold beyond its transaction. Plans stay, as in any pool: to compile the
-# functions of sqlvec anew for every test would take longer than most tests do.
+# What a session can hold beyond its transaction. The functions of sqlvec stay compiled, as in any
+# pool: to compile them for every test takes longer than most tests do.
 RESET = "RESET SESSION AUTHORIZATION; RESET ALL; SELECT pg_advisory_unlock_all()"
+# A plan for the tables of one test may be a bad one for the next.
+FORGET = "DISCARD PLANS"
 
 _SERVER = pytest.StashKey[DatabaseServer]()
 
@@ -104,9 +106,11 @@ def engine(dsn: str) -> Iterator[Engine]:
 @pytest.fixture
 def conn(engine: Engine) -> Iterator[Connection]:
     """Open a transaction on the module's database that is rolled back after the test."""
-    with engine.connect() as connection, connection.begin() as transaction:
-        yield connection
-        transaction.rollback()
+    with engine.connect() as connection:
+        with connection.begin() as transaction:
+            yield connection
+            transaction.rollback()
+        connection.exec_driver_sql(FORGET)
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +124,8 @@ def db(_session: psycopg.Connection[Any]) -> Iterator[psycopg.Connection[Any]]:
     """Begin the same through psycopg, without SQLAlchemy between."""
     yield _session
     _reset(_session)
+    _session.execute(FORGET)
+    _session.rollback()
 
 
 def _reset(connection: psycopg.Connection[Any]) -> None:
