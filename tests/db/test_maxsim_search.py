@@ -427,15 +427,20 @@ def is_pooled(n: int) -> bool:
     return n < POOLED
 
 
+@pytest.fixture(scope="module")
+def _pool(dsn: str) -> None:
+    """Make a table with pooled tokens, and an encoding of the tokens."""
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute(f"CREATE TABLE pool (id int PRIMARY KEY, tenant int, tokens halfvec({D})[])")
+        db.execute("CALL sqlvec.add_pooled('pool', 'tokens', 'sequential')")
+        db.execute("CALL sqlvec.add_fde('pool', 'tokens', projection => 4)")
+        load(db, "pool", DOCUMENTS[:POOLED])
+        db.execute("CREATE INDEX by_tokens ON pool USING hnsw (tokens_fde halfvec_ip_ops)")
+        db.execute("ANALYZE pool")
+
+
 @pytest.fixture
-def pooled(db: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
-    """Make a table with pooled tokens, an encoding of the tokens and one of the pooled ones."""
-    db.execute(f"CREATE TABLE pool (id int PRIMARY KEY, tenant int, tokens halfvec({D})[])")
-    db.execute("CALL sqlvec.add_pooled('pool', 'tokens', 'sequential')")
-    db.execute("CALL sqlvec.add_fde('pool', 'tokens', projection => 4)")
-    load(db, "pool", DOCUMENTS[:POOLED])
-    db.execute("CREATE INDEX by_tokens ON pool USING hnsw (tokens_fde halfvec_ip_ops)")
-    db.execute("ANALYZE pool")
+def pooled(_pool: None, db: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
     return db
 
 
