@@ -71,6 +71,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rounds", type=int, default=5, help="times all queries are run (5)")
     parser.add_argument("--builds", type=int, default=2, help="times each index is built (2)")
+    parser.add_argument(
+        "--ef-construction", type=int, default=64, help="candidates while building (64)"
+    )
     parser.add_argument("--recall", type=float, default=0.99, help="recall@10 of both sides (0.99)")
     parser.add_argument(
         "--inline", action="store_true", help="keep vectors in their rows (STORAGE PLAIN)"
@@ -123,6 +126,7 @@ def _measure(
         "dimensions": vectors.dimensions,
         "queries": len(vectors.queries),
         "inline": options.inline,
+        "ef_construction": options.ef_construction,
     }
     connection.execute(
         "CALL sqlvec.add_quantized('doc', 'embedding', 'binary', options => %s)",
@@ -133,7 +137,7 @@ def _measure(
         "SELECT statement FROM sqlvec.plan_index('doc', 'embedding') WHERE name = 'unfinished'"
     ).fetchall():
         connection.execute(cast(str, statement).encode())
-    found |= _build(connection, options.builds)
+    found |= _build(connection, options.builds, options.ef_construction)
     connection.execute("VACUUM ANALYZE doc")
 
     sides = _Sides(database, vectors, levels)
@@ -170,7 +174,7 @@ def _measure(
     return found
 
 
-def _build(connection: Connection, times: int) -> dict[str, Any]:
+def _build(connection: Connection, times: int, ef_construction: int) -> dict[str, Any]:
     """Build both indexes in turn and say how long it took and how large they are."""
     definitions = {
         "float32": "embedding vector_cosine_ops",
@@ -181,7 +185,10 @@ def _build(connection: Connection, times: int) -> dict[str, Any]:
         for name, columns in definitions.items():
             if number:
                 connection.execute(f"DROP INDEX doc_{name}")
-            create = f"CREATE INDEX doc_{name} ON doc USING hnsw ({columns})"
+            create = (
+                f"CREATE INDEX doc_{name} ON doc USING hnsw ({columns})"
+                f" WITH (ef_construction = {ef_construction})"
+            )
             taken[name].append(seconds(partial(connection.execute, create)))
     sizes = {}
     for name in definitions:
