@@ -145,6 +145,10 @@ def test_trigger_and_backfill_give_the_code_of_numpy(
 
 
 def test_backfill_gives_the_code_of_the_trigger(db: Db) -> None:
+    db.execute("SET sqlvec.maintain = off")
+    db.execute("UPDATE leveled SET code_3 = ~code_3 WHERE id = 5")
+    db.execute("RESET sqlvec.maintain")
+    db.execute("CALL sqlvec.backfill('leveled', verify => true)")
     for levels in LEVELS:
         row = db.execute(
             f"SELECT bool_and(code_{levels} = sqlvec.encode(c.encoder, embedding, NULL::bit varying))"
