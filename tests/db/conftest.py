@@ -22,7 +22,8 @@ from tests.db.server import SETTINGS, DatabaseServer, sqlalchemy_url
 # What a session can hold beyond its transaction. The functions of sqlvec stay compiled, as in any
 # pool: to compile them for every test takes longer than most tests do.
 RESET = "RESET SESSION AUTHORIZATION; RESET ALL; SELECT pg_advisory_unlock_all()"
-# A plan for the tables of one test may be a bad one for the next.
+# A plan for the tables of one test may be a bad one for the next, and names are to be found anew on
+# the search path.
 FORGET = "DISCARD PLANS"
 
 _SERVER = pytest.StashKey[DatabaseServer]()

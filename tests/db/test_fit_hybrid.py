@@ -62,7 +62,8 @@ def test_every_candidate_has_the_scores_of_all_legs(docs, found):
     cosines = (ASKED @ unit.T) / np.linalg.norm(ASKED, axis=1, keepdims=True)
     np.testing.assert_allclose(found.x["vector"], cosines[found.query, rows], atol=1e-6)
     statement = """
-        SELECT sqlvec.bm25_score(doc, 'body', :words) / sqlvec.bm25_maximum(NULL::doc, 'body', :words)
+        SELECT sqlvec.bm25_score(doc, 'body', :words)
+            / (SELECT sqlvec.bm25_maximum(NULL::doc, 'body', :words))
         FROM doc ORDER BY id
     """
     shares = np.array(
