@@ -234,7 +234,7 @@ BEGIN
             SELECT b.block, b.end_block, b.step INTO v_block, v_end, v_step FROM sqlvec._begin_sweep(v_id, v_leaf, batch) AS b;
             COMMIT;
             v_derived := sqlvec._derived_now(v_id);
-            v_known := NULL;
+            v_known := sqlvec._bound_to(v_derived, v_leaf);
 
             -- Sweep forward in short transactions, over rows nobody else has locked. Rows that the
             -- updates append behind the end are encoded already.

@@ -39,8 +39,9 @@ END
 $body$;
 
 -- Derived columns of one source that their trigger keeps, by present names. The search's short cut
--- through what sqlvec._derived answers for all tables: it starts from the trigger.
-CREATE OR REPLACE FUNCTION sqlvec._maintained_of(rel oid, source name) RETURNS TABLE (
+-- through what sqlvec._derived answers for all tables: it starts from the trigger. Every search asks
+-- this, so what is seldom needed is asked of functions: a subquery would be set up each time.
+CREATE OR REPLACE FUNCTION sqlvec._maintained_of(rel oid, source name, source_attnum smallint, source_typmod int) RETURNS TABLE (
     target_column name, target_attnum smallint, encoder text, kind text, levels int, code_type text, metric text
 ) LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -49,21 +50,27 @@ BEGIN ATOMIC
     JOIN sqlvec.derived AS d ON d.relation_id = r.id
     JOIN sqlvec.encoder AS e ON e.name = d.encoder
     -- Column numbers hold for the table the catalog knows, names for a partition or a restored copy.
-    JOIN pg_catalog.pg_attribute AS s ON s.attrelid = rel AND s.attname = source
-         AND CASE WHEN r.oid = rel THEN s.attnum = d.source_attnums[1] ELSE s.attname = d.source_columns[1] END
     JOIN pg_catalog.pg_attribute AS t ON t.attrelid = rel AND NOT t.attisdropped
-         AND t.attnum = CASE WHEN r.oid = rel THEN d.target_attnums[1]
-                             ELSE (SELECT a.attnum FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = rel AND a.attname = d.target_columns[1]) END
+         AND t.attnum = CASE WHEN r.oid = rel THEN d.target_attnums[1] ELSE (sqlvec._attnums(rel, d.target_columns[1:1]))[1] END
     WHERE r.id = ANY (ARRAY(SELECT i.id FROM sqlvec._relation_ids(rel) AS i WHERE i.fires = 'A')) AND NOT d.suspect
-      AND s.atttypmod IN (-1, e.dimensions)
-      -- The trigger of the table that the catalog row names, or of a restored one.
-      AND (r.oid = coalesce(pg_catalog.pg_partition_root(rel), rel)
-           OR NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = r.oid))
+      AND CASE WHEN r.oid = rel THEN source_attnum = d.source_attnums[1] ELSE source = d.source_columns[1] END
+      AND source_typmod IN (-1, e.dimensions)
+      -- The trigger of the table that the catalog row names, or of a restored one: of a table that is gone,
+      -- privileges are NULL.
+      AND (r.oid = coalesce(pg_catalog.pg_partition_root(rel), rel) OR pg_catalog.has_table_privilege(r.oid, 'SELECT') IS NULL)
       -- No other column has taken the name of a renamed one: the trigger writes by name.
-      AND (s.attname = d.source_columns[1] OR NOT sqlvec._has_column(rel, d.source_columns[1]))
+      AND (source = d.source_columns[1] OR NOT sqlvec._has_column(rel, d.source_columns[1]))
       AND (t.attname = d.target_columns[1] OR NOT sqlvec._has_column(rel, d.target_columns[1]))
       -- The caller may read the codes.
       AND pg_catalog.has_column_privilege(rel, t.attnum, 'SELECT');
+END;
+
+CREATE OR REPLACE FUNCTION sqlvec._maintained_of(rel oid, source name) RETURNS TABLE (
+    target_column name, target_attnum smallint, encoder text, kind text, levels int, code_type text, metric text
+) LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT m.* FROM pg_catalog.pg_attribute AS s CROSS JOIN LATERAL sqlvec._maintained_of(rel, source, s.attnum, s.atttypmod) AS m
+    WHERE s.attrelid = rel AND s.attname = source;
 END;
 
 -- The metric of an operator class, NULL for one that is not pgvector's.
@@ -77,13 +84,15 @@ CREATE OR REPLACE FUNCTION sqlvec._ann_indexes(rel oid) RETURNS TABLE (
     index_oid oid, index_name name, partial boolean, opclass name, attnum smallint
 ) LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT i.indexrelid, c.relname, i.indpred IS NOT NULL, o.opcname, i.indkey[0]
+    SELECT i.indexrelid, n.name, i.indpred IS NOT NULL, o.opcname, i.indkey[0]
     FROM pg_catalog.pg_index AS i
-    JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
-    JOIN pg_catalog.pg_am AS m ON m.oid = c.relam AND m.amname IN ('hnsw', 'ivfflat')
     JOIN pg_catalog.pg_opclass AS o ON o.oid = i.indclass[0]
+    JOIN pg_catalog.pg_am AS m ON m.oid = o.opcmethod AND m.amname IN ('hnsw', 'ivfflat')
+    -- With its schema, but where search_path finds it.
+    CROSS JOIN LATERAL (SELECT parse_ident(i.indexrelid::pg_catalog.regclass::text) AS parts) AS p
+    CROSS JOIN LATERAL (SELECT coalesce(p.parts[2], p.parts[1])::name AS name) AS n
     WHERE i.indrelid = rel AND i.indisvalid AND i.indislive AND NOT i.indisunique
-    ORDER BY c.relname;
+    ORDER BY n.name;
 END;
 
 -- One way to find candidates for a column.
@@ -111,8 +120,8 @@ $do$;
 -- Ways that have a valid HNSW or IVFFlat index, and derived columns that have none, in order of
 -- preference. Every search asks this, so it takes one pass over the few indexes of the table, and has
 -- catalogs read by key even where they are small enough that the planner would read them whole.
-CREATE OR REPLACE FUNCTION sqlvec._ways(rel oid, column_name text, attnum smallint) RETURNS sqlvec._way[]
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+CREATE OR REPLACE FUNCTION sqlvec._ways(rel oid, column_name text, attnum smallint, typmod int) RETURNS sqlvec._way[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off
 AS $body$
 DECLARE
     v_row record;
@@ -122,7 +131,7 @@ BEGIN
     FOR v_row IN
         SELECT i.index_oid, i.index_name, i.partial, i.opclass, i.attnum,
                d.target_column, d.encoder, d.kind, d.levels, d.code_type, d.metric
-        FROM (SELECT m.* FROM sqlvec._maintained_of(rel, column_name) AS m
+        FROM (SELECT m.* FROM sqlvec._maintained_of(rel, column_name, _ways.attnum, typmod) AS m
               WHERE m.kind <> 'hubness') AS d -- which is searched for itself, with queries of its own
         FULL JOIN sqlvec._ann_indexes(rel) AS i ON i.attnum = d.target_attnum
         ORDER BY d.target_column IS NULL, i.attnum > 0, i.index_name
@@ -188,7 +197,7 @@ CREATE OR REPLACE FUNCTION sqlvec.plan_index(rel regclass, column_name text, met
 AS $body$
 DECLARE
     v_source record := sqlvec._column(rel, column_name);
-    v_ways sqlvec._way[] := sqlvec._ways(rel, column_name, v_source.attnum);
+    v_ways sqlvec._way[] := sqlvec._ways(rel, column_name, v_source.attnum, coalesce(v_source.dimensions, -1));
     v_metric text;
     v_partitioned boolean := (SELECT c.relkind = 'p' FROM pg_class AS c WHERE c.oid = rel);
     v_way record;

@@ -124,7 +124,7 @@ BEGIN
     ELSIF pooled IS NULL OR rescore IS NULL THEN
         RAISE EXCEPTION 'pooled and rescore cannot be NULL' USING ERRCODE = 'null_value_not_allowed', HINT = 'pooled is auto, none, or the name of a pooled column; rescore is true or false.';
     END IF;
-    SELECT c.relname, c.relkind, c.reltuples::float8 AS reltuples INTO v_class FROM pg_class AS c WHERE c.oid = rel;
+    SELECT c.relname, c.relkind, c.relhassubclass, c.reltuples::float8 AS reltuples INTO v_class FROM pg_class AS c WHERE c.oid = rel;
     v_source := sqlvec._multivector_column(rel, column_name);
     PERFORM sqlvec._check_tokens(query, column_name, rel, v_source.dimensions);
 
@@ -258,8 +258,8 @@ BEGIN
         '    FROM %s\n    OFFSET 0) AS c) AS s',
         CASE WHEN middle IS NULL THEN v_score ELSE format('CASE WHEN (c.pooled OPERATOR(pg_catalog.+) ($10 OPERATOR(pg_catalog.*) c.estimate) OPERATOR(pg_catalog.<) $9) IS NOT TRUE THEN %s END', v_score) END,
         v_tokens, v_pooled, v_located);
-    v_ready := 'SELECT ' || sqlvec._all_encoded(rel, v_from, v_way.target_column, coalesce(v_way.pooled, column_name))
-               || CASE WHEN v_way.pooled IS NULL THEN '' ELSE ' AND ' || sqlvec._all_encoded(rel, v_from, v_way.pooled, column_name) END;
+    v_ready := 'SELECT ' || sqlvec._all_encoded(rel, NOT v_class.relhassubclass, v_from, v_way.target_column, coalesce(v_way.pooled, column_name))
+               || CASE WHEN v_way.pooled IS NULL THEN '' ELSE ' AND ' || sqlvec._all_encoded(rel, NOT v_class.relhassubclass, v_from, v_way.pooled, column_name) END;
     -- Policies run inside, which may need the caller's search_path.
     PERFORM set_config('search_path', caller_path, true);
     EXECUTE v_ready INTO v_encoded;

@@ -68,7 +68,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'The edges refer to its rows by that column.';
     END IF;
     key_type := sqlvec._type_name(v_type);
-    metric := sqlvec._default_metric(rel, column_name, v_source.type_name, sqlvec._ways(rel, column_name, v_source.attnum));
+    metric := sqlvec._default_metric(rel, column_name, v_source.type_name, sqlvec._ways(rel, column_name, v_source.attnum, coalesce(v_source.dimensions, -1)));
 
     v_table := format('%I.%I', v_class.nspname, coalesce(into_table, sqlvec._name(v_class.relname || '_neighbours')));
     edges := to_regclass(v_table);

@@ -74,22 +74,23 @@ $body$;
 -- index over such rows tells in a fraction of the time that planning a look into it takes. The size
 -- is read while the statement runs: who wrote a row that its snapshot sees had made the index grow
 -- before. indcheckxmin marks an index that may lack rows which an old snapshot still sees. 1978 is
--- int4_ops of btree: sqlvec._unfinished_index_sql indexes the constant 1.
-CREATE OR REPLACE FUNCTION sqlvec._all_encoded(rel oid, source text, target_column name, source_column name) RETURNS text
+-- int4_ops of btree: sqlvec._unfinished_index_sql indexes the constant 1. A table that is not alone has
+-- children with rows that the index does not know.
+CREATE OR REPLACE FUNCTION sqlvec._all_encoded(rel oid, alone boolean, source text, target_column name, source_column name) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_page int := current_setting('block_size');
     v_index oid;
 BEGIN
-    SELECT i.indexrelid INTO v_index
-    FROM pg_index AS i
-    WHERE i.indrelid = rel AND i.indpred IS NOT NULL AND i.indisvalid AND NOT i.indcheckxmin AND i.indclass[0] = 1978
-      AND pg_relation_size(i.indexrelid) = v_page
-      AND pg_get_expr(i.indpred, rel) = format('((%I IS NULL) AND (%I IS NOT NULL))', target_column, source_column)
-      -- Children that inherit have rows that the index does not know.
-      AND NOT EXISTS (SELECT FROM pg_inherits AS h WHERE h.inhparent = rel)
-    LIMIT 1;
+    IF alone THEN
+        SELECT i.indexrelid INTO v_index
+        FROM pg_index AS i
+        WHERE i.indrelid = rel AND i.indpred IS NOT NULL AND i.indisvalid AND NOT i.indcheckxmin AND i.indclass[0] = 1978
+          AND pg_relation_size(i.indexrelid) = v_page
+          AND pg_get_expr(i.indpred, rel) = format('((%I IS NULL) AND (%I IS NOT NULL))', target_column, source_column)
+        LIMIT 1;
+    END IF;
     IF v_index IS NULL THEN
         RETURN format('NOT EXISTS (SELECT FROM %s WHERE %I IS NULL AND %I IS NOT NULL)', source, target_column, source_column);
     END IF;
@@ -157,7 +158,7 @@ BEGIN
         v_type := v_part.type_name;
         v_dimensions := v_part.dimensions;
     END IF;
-    v_ways := sqlvec._ways(rel, column_name, v_class.attnum);
+    v_ways := sqlvec._ways(rel, column_name, v_class.attnum, v_class.atttypmod);
     IF metric IS NOT NULL THEN
         metric := sqlvec._checked_metric(metric, v_type);
     ELSE
@@ -277,7 +278,7 @@ BEGIN
             v_code_query := '(SELECT ' || v_code_query || ')';
         END IF;
         IF v_way.rank = 1 THEN
-            v_encoded := sqlvec._all_encoded(rel, v_from, v_way.column_used, column_name);
+            v_encoded := sqlvec._all_encoded(rel, v_alone, v_from, v_way.column_used, column_name);
         END IF;
     END IF;
     v_searched := format('%s.%I', v_alias, column_name);
@@ -309,12 +310,12 @@ RETURN hamming_distance(B'1', B'1') = 0;
 -- Settings for an index scan, for this transaction; answers what they were. NULL changes nothing.
 -- jit is off because the branch that is hardly ever run would make the planner ask for it.
 CREATE OR REPLACE FUNCTION sqlvec._set_scan(settings text[]) RETURNS text[]
-LANGUAGE plpgsql
+LANGUAGE plpgsql STRICT
 AS $body$
 DECLARE
     v_before pg_catalog.text[];
 BEGIN
-    IF settings IS NULL OR NOT sqlvec._load_pgvector() THEN
+    IF NOT sqlvec._load_pgvector() THEN
         RETURN NULL;
     END IF;
     v_before := ARRAY[pg_catalog.current_setting('hnsw.ef_search'), pg_catalog.current_setting('hnsw.iterative_scan'),

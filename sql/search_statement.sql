@@ -28,7 +28,7 @@ DECLARE
     v_exact text := format('SELECT %s, (%s) OPERATOR(pg_catalog.+) 0::pg_catalog.float8 AS distance FROM %s WHERE %s AND %s IS NOT NULL',
                            carry, distance, source, condition, searched);
     v_order text := concat_ws(', ', 'distance', tie_break);
-    v_read_all text := format(E'SELECT %1$s, h.distance, true FROM (\n  SELECT * FROM (%2$s) AS s\n  ORDER BY %3$s LIMIT %4$s) AS h\n'
+    v_read_all text := format(E'SELECT %1$s, h.distance, true FROM (\n  %2$s\n  ORDER BY %3$s LIMIT %4$s) AS h\n'
                               'WHERE h.distance OPERATOR(pg_catalog.<>) ''NaN''::pg_catalog.float8 ORDER BY %3$s', answer, v_exact, v_order, k);
     -- Distances are exact whatever finds the rows.
     v_scan text := format('SELECT %s, %s AS distance FROM %s WHERE %s AND %s IS NOT NULL', carry, distance, source, condition, code);

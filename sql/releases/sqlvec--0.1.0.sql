@@ -3635,7 +3635,7 @@ BEGIN
             SELECT b.block, b.end_block, b.step INTO v_block, v_end, v_step FROM sqlvec._begin_sweep(v_id, v_leaf, batch) AS b;
             COMMIT;
             v_derived := sqlvec._derived_now(v_id);
-            v_known := NULL;
+            v_known := sqlvec._bound_to(v_derived, v_leaf);
 
             -- Sweep forward in short transactions, over rows nobody else has locked. Rows that the
             -- updates append behind the end are encoded already.
@@ -4636,8 +4636,9 @@ END
 $body$;
 
 -- Derived columns of one source that their trigger keeps, by present names. The search's short cut
--- through what sqlvec._derived answers for all tables: it starts from the trigger.
-CREATE OR REPLACE FUNCTION sqlvec._maintained_of(rel oid, source name) RETURNS TABLE (
+-- through what sqlvec._derived answers for all tables: it starts from the trigger. Every search asks
+-- this, so what is seldom needed is asked of functions: a subquery would be set up each time.
+CREATE OR REPLACE FUNCTION sqlvec._maintained_of(rel oid, source name, source_attnum smallint, source_typmod int) RETURNS TABLE (
     target_column name, target_attnum smallint, encoder text, kind text, levels int, code_type text, metric text
 ) LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -4646,21 +4647,27 @@ BEGIN ATOMIC
     JOIN sqlvec.derived AS d ON d.relation_id = r.id
     JOIN sqlvec.encoder AS e ON e.name = d.encoder
     -- Column numbers hold for the table the catalog knows, names for a partition or a restored copy.
-    JOIN pg_catalog.pg_attribute AS s ON s.attrelid = rel AND s.attname = source
-         AND CASE WHEN r.oid = rel THEN s.attnum = d.source_attnums[1] ELSE s.attname = d.source_columns[1] END
     JOIN pg_catalog.pg_attribute AS t ON t.attrelid = rel AND NOT t.attisdropped
-         AND t.attnum = CASE WHEN r.oid = rel THEN d.target_attnums[1]
-                             ELSE (SELECT a.attnum FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = rel AND a.attname = d.target_columns[1]) END
+         AND t.attnum = CASE WHEN r.oid = rel THEN d.target_attnums[1] ELSE (sqlvec._attnums(rel, d.target_columns[1:1]))[1] END
     WHERE r.id = ANY (ARRAY(SELECT i.id FROM sqlvec._relation_ids(rel) AS i WHERE i.fires = 'A')) AND NOT d.suspect
-      AND s.atttypmod IN (-1, e.dimensions)
-      -- The trigger of the table that the catalog row names, or of a restored one.
-      AND (r.oid = coalesce(pg_catalog.pg_partition_root(rel), rel)
-           OR NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = r.oid))
+      AND CASE WHEN r.oid = rel THEN source_attnum = d.source_attnums[1] ELSE source = d.source_columns[1] END
+      AND source_typmod IN (-1, e.dimensions)
+      -- The trigger of the table that the catalog row names, or of a restored one: of a table that is gone,
+      -- privileges are NULL.
+      AND (r.oid = coalesce(pg_catalog.pg_partition_root(rel), rel) OR pg_catalog.has_table_privilege(r.oid, 'SELECT') IS NULL)
       -- No other column has taken the name of a renamed one: the trigger writes by name.
-      AND (s.attname = d.source_columns[1] OR NOT sqlvec._has_column(rel, d.source_columns[1]))
+      AND (source = d.source_columns[1] OR NOT sqlvec._has_column(rel, d.source_columns[1]))
       AND (t.attname = d.target_columns[1] OR NOT sqlvec._has_column(rel, d.target_columns[1]))
       -- The caller may read the codes.
       AND pg_catalog.has_column_privilege(rel, t.attnum, 'SELECT');
+END;
+
+CREATE OR REPLACE FUNCTION sqlvec._maintained_of(rel oid, source name) RETURNS TABLE (
+    target_column name, target_attnum smallint, encoder text, kind text, levels int, code_type text, metric text
+) LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT m.* FROM pg_catalog.pg_attribute AS s CROSS JOIN LATERAL sqlvec._maintained_of(rel, source, s.attnum, s.atttypmod) AS m
+    WHERE s.attrelid = rel AND s.attname = source;
 END;
 
 -- The metric of an operator class, NULL for one that is not pgvector's.
@@ -4674,13 +4681,15 @@ CREATE OR REPLACE FUNCTION sqlvec._ann_indexes(rel oid) RETURNS TABLE (
     index_oid oid, index_name name, partial boolean, opclass name, attnum smallint
 ) LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT i.indexrelid, c.relname, i.indpred IS NOT NULL, o.opcname, i.indkey[0]
+    SELECT i.indexrelid, n.name, i.indpred IS NOT NULL, o.opcname, i.indkey[0]
     FROM pg_catalog.pg_index AS i
-    JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
-    JOIN pg_catalog.pg_am AS m ON m.oid = c.relam AND m.amname IN ('hnsw', 'ivfflat')
     JOIN pg_catalog.pg_opclass AS o ON o.oid = i.indclass[0]
+    JOIN pg_catalog.pg_am AS m ON m.oid = o.opcmethod AND m.amname IN ('hnsw', 'ivfflat')
+    -- With its schema, but where search_path finds it.
+    CROSS JOIN LATERAL (SELECT parse_ident(i.indexrelid::pg_catalog.regclass::text) AS parts) AS p
+    CROSS JOIN LATERAL (SELECT coalesce(p.parts[2], p.parts[1])::name AS name) AS n
     WHERE i.indrelid = rel AND i.indisvalid AND i.indislive AND NOT i.indisunique
-    ORDER BY c.relname;
+    ORDER BY n.name;
 END;
 
 -- One way to find candidates for a column.
@@ -4708,8 +4717,8 @@ $do$;
 -- Ways that have a valid HNSW or IVFFlat index, and derived columns that have none, in order of
 -- preference. Every search asks this, so it takes one pass over the few indexes of the table, and has
 -- catalogs read by key even where they are small enough that the planner would read them whole.
-CREATE OR REPLACE FUNCTION sqlvec._ways(rel oid, column_name text, attnum smallint) RETURNS sqlvec._way[]
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+CREATE OR REPLACE FUNCTION sqlvec._ways(rel oid, column_name text, attnum smallint, typmod int) RETURNS sqlvec._way[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off
 AS $body$
 DECLARE
     v_row record;
@@ -4719,7 +4728,7 @@ BEGIN
     FOR v_row IN
         SELECT i.index_oid, i.index_name, i.partial, i.opclass, i.attnum,
                d.target_column, d.encoder, d.kind, d.levels, d.code_type, d.metric
-        FROM (SELECT m.* FROM sqlvec._maintained_of(rel, column_name) AS m
+        FROM (SELECT m.* FROM sqlvec._maintained_of(rel, column_name, _ways.attnum, typmod) AS m
               WHERE m.kind <> 'hubness') AS d -- which is searched for itself, with queries of its own
         FULL JOIN sqlvec._ann_indexes(rel) AS i ON i.attnum = d.target_attnum
         ORDER BY d.target_column IS NULL, i.attnum > 0, i.index_name
@@ -4785,7 +4794,7 @@ CREATE OR REPLACE FUNCTION sqlvec.plan_index(rel regclass, column_name text, met
 AS $body$
 DECLARE
     v_source record := sqlvec._column(rel, column_name);
-    v_ways sqlvec._way[] := sqlvec._ways(rel, column_name, v_source.attnum);
+    v_ways sqlvec._way[] := sqlvec._ways(rel, column_name, v_source.attnum, coalesce(v_source.dimensions, -1));
     v_metric text;
     v_partitioned boolean := (SELECT c.relkind = 'p' FROM pg_class AS c WHERE c.oid = rel);
     v_way record;
@@ -4981,7 +4990,7 @@ DECLARE
     v_exact text := format('SELECT %s, (%s) OPERATOR(pg_catalog.+) 0::pg_catalog.float8 AS distance FROM %s WHERE %s AND %s IS NOT NULL',
                            carry, distance, source, condition, searched);
     v_order text := concat_ws(', ', 'distance', tie_break);
-    v_read_all text := format(E'SELECT %1$s, h.distance, true FROM (\n  SELECT * FROM (%2$s) AS s\n  ORDER BY %3$s LIMIT %4$s) AS h\n'
+    v_read_all text := format(E'SELECT %1$s, h.distance, true FROM (\n  %2$s\n  ORDER BY %3$s LIMIT %4$s) AS h\n'
                               'WHERE h.distance OPERATOR(pg_catalog.<>) ''NaN''::pg_catalog.float8 ORDER BY %3$s', answer, v_exact, v_order, k);
     -- Distances are exact whatever finds the rows.
     v_scan text := format('SELECT %s, %s AS distance FROM %s WHERE %s AND %s IS NOT NULL', carry, distance, source, condition, code);
@@ -5207,22 +5216,23 @@ $body$;
 -- index over such rows tells in a fraction of the time that planning a look into it takes. The size
 -- is read while the statement runs: who wrote a row that its snapshot sees had made the index grow
 -- before. indcheckxmin marks an index that may lack rows which an old snapshot still sees. 1978 is
--- int4_ops of btree: sqlvec._unfinished_index_sql indexes the constant 1.
-CREATE OR REPLACE FUNCTION sqlvec._all_encoded(rel oid, source text, target_column name, source_column name) RETURNS text
+-- int4_ops of btree: sqlvec._unfinished_index_sql indexes the constant 1. A table that is not alone has
+-- children with rows that the index does not know.
+CREATE OR REPLACE FUNCTION sqlvec._all_encoded(rel oid, alone boolean, source text, target_column name, source_column name) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_page int := current_setting('block_size');
     v_index oid;
 BEGIN
-    SELECT i.indexrelid INTO v_index
-    FROM pg_index AS i
-    WHERE i.indrelid = rel AND i.indpred IS NOT NULL AND i.indisvalid AND NOT i.indcheckxmin AND i.indclass[0] = 1978
-      AND pg_relation_size(i.indexrelid) = v_page
-      AND pg_get_expr(i.indpred, rel) = format('((%I IS NULL) AND (%I IS NOT NULL))', target_column, source_column)
-      -- Children that inherit have rows that the index does not know.
-      AND NOT EXISTS (SELECT FROM pg_inherits AS h WHERE h.inhparent = rel)
-    LIMIT 1;
+    IF alone THEN
+        SELECT i.indexrelid INTO v_index
+        FROM pg_index AS i
+        WHERE i.indrelid = rel AND i.indpred IS NOT NULL AND i.indisvalid AND NOT i.indcheckxmin AND i.indclass[0] = 1978
+          AND pg_relation_size(i.indexrelid) = v_page
+          AND pg_get_expr(i.indpred, rel) = format('((%I IS NULL) AND (%I IS NOT NULL))', target_column, source_column)
+        LIMIT 1;
+    END IF;
     IF v_index IS NULL THEN
         RETURN format('NOT EXISTS (SELECT FROM %s WHERE %I IS NULL AND %I IS NOT NULL)', source, target_column, source_column);
     END IF;
@@ -5290,7 +5300,7 @@ BEGIN
         v_type := v_part.type_name;
         v_dimensions := v_part.dimensions;
     END IF;
-    v_ways := sqlvec._ways(rel, column_name, v_class.attnum);
+    v_ways := sqlvec._ways(rel, column_name, v_class.attnum, v_class.atttypmod);
     IF metric IS NOT NULL THEN
         metric := sqlvec._checked_metric(metric, v_type);
     ELSE
@@ -5410,7 +5420,7 @@ BEGIN
             v_code_query := '(SELECT ' || v_code_query || ')';
         END IF;
         IF v_way.rank = 1 THEN
-            v_encoded := sqlvec._all_encoded(rel, v_from, v_way.column_used, column_name);
+            v_encoded := sqlvec._all_encoded(rel, v_alone, v_from, v_way.column_used, column_name);
         END IF;
     END IF;
     v_searched := format('%s.%I', v_alias, column_name);
@@ -5442,12 +5452,12 @@ RETURN hamming_distance(B'1', B'1') = 0;
 -- Settings for an index scan, for this transaction; answers what they were. NULL changes nothing.
 -- jit is off because the branch that is hardly ever run would make the planner ask for it.
 CREATE OR REPLACE FUNCTION sqlvec._set_scan(settings text[]) RETURNS text[]
-LANGUAGE plpgsql
+LANGUAGE plpgsql STRICT
 AS $body$
 DECLARE
     v_before pg_catalog.text[];
 BEGIN
-    IF settings IS NULL OR NOT sqlvec._load_pgvector() THEN
+    IF NOT sqlvec._load_pgvector() THEN
         RETURN NULL;
     END IF;
     v_before := ARRAY[pg_catalog.current_setting('hnsw.ef_search'), pg_catalog.current_setting('hnsw.iterative_scan'),
@@ -5768,7 +5778,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'The edges refer to its rows by that column.';
     END IF;
     key_type := sqlvec._type_name(v_type);
-    metric := sqlvec._default_metric(rel, column_name, v_source.type_name, sqlvec._ways(rel, column_name, v_source.attnum));
+    metric := sqlvec._default_metric(rel, column_name, v_source.type_name, sqlvec._ways(rel, column_name, v_source.attnum, coalesce(v_source.dimensions, -1)));
 
     v_table := format('%I.%I', v_class.nspname, coalesce(into_table, sqlvec._name(v_class.relname || '_neighbours')));
     edges := to_regclass(v_table);
@@ -6334,7 +6344,7 @@ BEGIN
     ELSIF pooled IS NULL OR rescore IS NULL THEN
         RAISE EXCEPTION 'pooled and rescore cannot be NULL' USING ERRCODE = 'null_value_not_allowed', HINT = 'pooled is auto, none, or the name of a pooled column; rescore is true or false.';
     END IF;
-    SELECT c.relname, c.relkind, c.reltuples::float8 AS reltuples INTO v_class FROM pg_class AS c WHERE c.oid = rel;
+    SELECT c.relname, c.relkind, c.relhassubclass, c.reltuples::float8 AS reltuples INTO v_class FROM pg_class AS c WHERE c.oid = rel;
     v_source := sqlvec._multivector_column(rel, column_name);
     PERFORM sqlvec._check_tokens(query, column_name, rel, v_source.dimensions);
 
@@ -6468,8 +6478,8 @@ BEGIN
         '    FROM %s\n    OFFSET 0) AS c) AS s',
         CASE WHEN middle IS NULL THEN v_score ELSE format('CASE WHEN (c.pooled OPERATOR(pg_catalog.+) ($10 OPERATOR(pg_catalog.*) c.estimate) OPERATOR(pg_catalog.<) $9) IS NOT TRUE THEN %s END', v_score) END,
         v_tokens, v_pooled, v_located);
-    v_ready := 'SELECT ' || sqlvec._all_encoded(rel, v_from, v_way.target_column, coalesce(v_way.pooled, column_name))
-               || CASE WHEN v_way.pooled IS NULL THEN '' ELSE ' AND ' || sqlvec._all_encoded(rel, v_from, v_way.pooled, column_name) END;
+    v_ready := 'SELECT ' || sqlvec._all_encoded(rel, NOT v_class.relhassubclass, v_from, v_way.target_column, coalesce(v_way.pooled, column_name))
+               || CASE WHEN v_way.pooled IS NULL THEN '' ELSE ' AND ' || sqlvec._all_encoded(rel, NOT v_class.relhassubclass, v_from, v_way.pooled, column_name) END;
     -- Policies run inside, which may need the caller's search_path.
     PERFORM set_config('search_path', caller_path, true);
     EXECUTE v_ready INTO v_encoded;

@@ -161,6 +161,25 @@ def test_operators_of_the_type_itself(dsn: str) -> None:
         assert found == [(1,)]
 
 
+def test_operators_that_are_known_without_a_look(db: Any) -> None:
+    wrong = db.execute("""
+        SELECT t.oid::regtype, s.strategy, sqlvec._btree_operator(t.oid, s.strategy), e.expected
+        FROM pg_type AS t CROSS JOIN generate_series(1, 5) AS s (strategy) CROSS JOIN LATERAL (
+            SELECT (SELECT format('OPERATOR(%I.%s)', o.oprnamespace::regnamespace::name, o.oprname)
+                    FROM pg_opclass AS c
+                    JOIN pg_am AS m ON m.oid = c.opcmethod AND m.amname = 'btree'
+                    JOIN pg_amop AS a ON a.amopfamily = c.opcfamily AND a.amopstrategy = s.strategy
+                         AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype
+                    JOIN pg_operator AS o ON o.oid = a.amopopr
+                    WHERE c.opcdefault
+                      AND c.opcintype = CASE t.typname WHEN 'varchar' THEN 'text'::regtype ELSE t.oid END)
+        ) AS e (expected)
+        WHERE t.oid < 10000 AND t.typtype = 'b' AND t.typcategory <> 'A'
+          AND sqlvec._btree_operator(t.oid, s.strategy) IS DISTINCT FROM e.expected
+    """).fetchall()
+    assert wrong == []
+
+
 def test_an_index_on_the_filter_column_is_used(db: Any) -> None:
     with db.transaction(force_rollback=True):
         db.execute("CREATE INDEX thing_n ON thing (n)")
