@@ -74,12 +74,27 @@ BEGIN
 END
 $body$;
 
--- Encode up to `batch` rows that wait, of one leaf table between two blocks. Locks only rows it can
--- have at once, unless told to wait; last_block is the last one it took rows from. No SET: the
--- application's triggers run inside.
+-- The statement that encodes rows that wait, as sqlvec._waiting_rows finds them. Locks only rows it can
+-- have at once, unless told to wait.
+CREATE OR REPLACE FUNCTION sqlvec._batch_statement(leaf oid, derived sqlvec._derived, verify boolean, wait boolean) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    RETURN format(
+        'WITH had AS MATERIALIZED (SELECT ARRAY(SELECT t.ctid %5$s) AS rows), '
+        'done AS (UPDATE ONLY %1$s AS t SET %4$s WHERE t.ctid OPERATOR(pg_catalog.=) ANY ((SELECT h.rows FROM had AS h)::pg_catalog.tid[]) '
+        'RETURNING t.%3$I IS NOT NULL OR NOT %2$s AS encoded) '
+        'SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE d.encoded), '
+        '(SELECT (pg_catalog.max(r)::pg_catalog.text::pg_catalog.point)[0] FROM had AS h, pg_catalog.unnest(h.rows) AS r) FROM done AS d',
+        sqlvec._qualified(leaf), sqlvec._has_source(derived.encoded_columns, 't.'), derived.target_column,
+        sqlvec._assignment(derived), sqlvec._waiting_rows(leaf, derived, verify, wait));
+END
+$body$;
+
+-- Encode up to `batch` rows that wait, of one leaf table between two blocks; last_block is the last one
+-- it took rows from. No SET: the application's triggers run inside.
 CREATE OR REPLACE FUNCTION sqlvec._backfill_batch(
-    leaf oid, derived sqlvec._derived, first_block bigint, end_block bigint, batch int,
-    wait boolean, verify boolean, OUT done int, OUT last_block bigint
+    leaf oid, derived sqlvec._derived, statement text, first_block bigint, end_block bigint, batch int, OUT done int, OUT last_block bigint
 ) LANGUAGE plpgsql
 AS $body$
 DECLARE
@@ -87,15 +102,7 @@ DECLARE
     v_message pg_catalog.text;
 BEGIN
     PERFORM sqlvec._stand_aside(leaf, derived);
-    EXECUTE pg_catalog.format(
-        'WITH had AS MATERIALIZED (SELECT ARRAY(SELECT t.ctid %5$s) AS rows), '
-        'done AS (UPDATE ONLY %1$s AS t SET %4$s WHERE t.ctid OPERATOR(pg_catalog.=) ANY ((SELECT h.rows FROM had AS h)::pg_catalog.tid[]) '
-        'RETURNING t.%3$I IS NOT NULL OR NOT %2$s AS encoded) '
-        'SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE d.encoded), '
-        '(SELECT (pg_catalog.max(r)::pg_catalog.text::pg_catalog.point)[0] FROM had AS h, pg_catalog.unnest(h.rows) AS r) FROM done AS d',
-        sqlvec._qualified(leaf), sqlvec._has_source(derived.encoded_columns, 't.'), derived.target_column,
-        sqlvec._assignment(derived), sqlvec._waiting_rows(leaf, derived, verify, wait))
-    INTO done, v_encoded, last_block
+    EXECUTE statement INTO done, v_encoded, last_block
     USING sqlvec._block_tid(first_block), sqlvec._block_tid(end_block), batch;
     IF v_encoded OPERATOR(pg_catalog.<) done THEN
         RAISE EXCEPTION 'encoder "%" gives no code for rows of table %', derived.encoder, sqlvec._qualified(leaf)
@@ -223,6 +230,7 @@ DECLARE
     v_last bigint;
     v_columns pg_catalog.text;
     v_known pg_catalog.text;
+    v_statement pg_catalog.text;
     v_left boolean;
     v_waits int := 0;
 BEGIN
@@ -235,6 +243,7 @@ BEGIN
             COMMIT;
             v_derived := sqlvec._derived_now(v_id);
             v_known := sqlvec._bound_to(v_derived, v_leaf);
+            v_statement := sqlvec._batch_statement(v_leaf, v_derived, verify OR v_derived.suspect, false);
 
             -- Sweep forward in short transactions, over rows nobody else has locked. Rows that the
             -- updates append behind the end are encoded already.
@@ -244,9 +253,10 @@ BEGIN
                 IF v_known IS NULL OR v_columns OPERATOR(pg_catalog.<>) v_known THEN
                     v_derived := sqlvec._derived_now(v_id);
                     v_known := sqlvec._bound_to(v_derived, v_leaf);
+                    v_statement := sqlvec._batch_statement(v_leaf, v_derived, verify OR v_derived.suspect, false);
                 END IF;
                 SELECT b.done, b.last_block INTO v_rows, v_last
-                FROM sqlvec._backfill_batch(v_leaf, v_derived, v_block, v_block OPERATOR(pg_catalog.+) v_step, batch, false, verify OR v_derived.suspect) AS b;
+                FROM sqlvec._backfill_batch(v_leaf, v_derived, v_statement, v_block, v_block OPERATOR(pg_catalog.+) v_step, batch) AS b;
                 SELECT n.block, n.step INTO v_block, v_step
                 FROM sqlvec._go_on(v_id, v_leaf, v_block, v_step, batch, v_rows, v_rows, v_last) AS n;
                 COMMIT;
@@ -260,9 +270,11 @@ BEGIN
                                           sqlvec._waits(v_derived, verify OR v_derived.suspect))
                 INTO v_left;
                 EXIT WHEN NOT v_left;
-                v_rows := (sqlvec._backfill_batch(v_leaf, v_derived, 0, 4294967295, batch, false, verify OR v_derived.suspect)).done;
+                v_statement := sqlvec._batch_statement(v_leaf, v_derived, verify OR v_derived.suspect, false);
+                v_rows := (sqlvec._backfill_batch(v_leaf, v_derived, v_statement, 0, 4294967295, batch)).done;
                 IF v_rows OPERATOR(pg_catalog.=) 0 THEN
-                    v_rows := (sqlvec._backfill_batch(v_leaf, v_derived, 0, 4294967295, 1, true, verify OR v_derived.suspect)).done;
+                    v_statement := sqlvec._batch_statement(v_leaf, v_derived, verify OR v_derived.suspect, true);
+                    v_rows := (sqlvec._backfill_batch(v_leaf, v_derived, v_statement, 0, 4294967295, 1)).done;
                     -- Another backfill may have been faster, but not time and again.
                     v_waits := CASE WHEN v_rows OPERATOR(pg_catalog.=) 0 THEN v_waits OPERATOR(pg_catalog.+) 1 ELSE 0 END;
                     IF v_waits OPERATOR(pg_catalog.>) 100 THEN
@@ -283,10 +295,8 @@ BEGIN
             UPDATE sqlvec.derived AS d SET suspect = false, reweighed = false WHERE d.id OPERATOR(pg_catalog.=) v_id;
             COMMIT;
         END IF;
-        IF sqlvec._owns(rel) THEN
-            IF sqlvec._has_unfinished_index(rel, v_derived.target_column, v_derived.encoded_columns) THEN
-                PERFORM sqlvec._empty_unfinished_index(rel, v_derived.target_column, v_derived.encoded_columns);
-            ELSIF NOT sqlvec._index_unfinished(rel, v_derived.target_column) THEN
+        IF sqlvec._owns(rel) AND NOT sqlvec._has_unfinished_index(rel, v_derived.target_column, v_derived.encoded_columns) THEN
+            IF NOT sqlvec._index_unfinished(rel, v_derived.target_column) THEN
                 RAISE NOTICE 'searches of % look for rows without a code by reading the table', rel
                     USING HINT = pg_catalog.format('Make that instant: %s;', sqlvec._unfinished_index_sql(rel, v_derived.target_column, true));
             END IF;

@@ -44,23 +44,3 @@ BEGIN ATOMIC
           AND pg_catalog.pg_get_expr(i.indpred, i.indrelid)
               = sqlvec._unfinished(target, sources, ''));
 END;
-
--- Rebuild the index where it has grown although no row waits any more: a search asks its size, see
--- sqlvec._all_encoded, and pages once taken stay. The backfill may have doubled the table. Where others hold
--- locks, nothing is done.
-CREATE OR REPLACE FUNCTION sqlvec._empty_unfinished_index(rel oid, target name, sources name[]) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms'
-AS $body$
-DECLARE
-    v_index oid := (SELECT i.indexrelid FROM pg_index AS i JOIN pg_class AS c ON c.oid = rel AND c.relkind = 'r'
-                    WHERE i.indrelid = rel AND i.indisvalid AND pg_get_expr(i.indpred, rel) = sqlvec._unfinished(target, sources, '')
-                      AND pg_relation_size(i.indexrelid) > current_setting('block_size')::int
-                      AND pg_relation_size(rel) <= 64 * 1024 * 1024 LIMIT 1);
-BEGIN
-    IF v_index IS NOT NULL THEN
-        EXECUTE format('REINDEX INDEX %s', sqlvec._qualified(v_index));
-    END IF;
-EXCEPTION WHEN lock_not_available THEN
-    NULL;
-END
-$body$;

@@ -118,21 +118,6 @@ def test_locked_rows_are_waited_for_last(db: psycopg.Connection[Any], database: 
     assert db.execute(WRONG).fetchone() == (0,)
 
 
-def test_the_index_over_unfinished_rows_ends_empty(
-    db: psycopg.Connection[Any], database: str
-) -> None:
-    """Searches ask its size; it is rebuilt unless that would have to wait for somebody."""
-    empty = "SELECT pg_relation_size('ix_doc_code_unfinished') = current_setting('block_size')::int"
-    fill(db, 3000)
-    with psycopg.connect(database) as reader:
-        reader.execute("SELECT FROM doc LIMIT 1")
-        db.execute("CALL sqlvec.backfill('doc')")
-        assert db.execute(WRONG).fetchone() == (0,)
-        assert db.execute(empty).fetchone() == (False,)
-    db.execute("CALL sqlvec.backfill('doc')")
-    assert db.execute(empty).fetchone() == (True,)
-
-
 def test_rows_that_others_refer_to_are_not_in_the_way(
     db: psycopg.Connection[Any], database: str
 ) -> None:
