@@ -145,6 +145,7 @@ def fit_hybrid(
     unanswerable: Examples | None = None,
     models: Mapping[str, str] | None = None,
     recalls: Sequence[float] = RECALLS,
+    answered: float | None = None,
 ) -> dict[str, Fit]:
     """Fit a model of every leg, and the one that combines them, under ``fused``.
 
@@ -153,6 +154,7 @@ def fit_hybrid(
     :param background: of the vector leg, unless its family is ``raw``.
     :param unanswerable: queries that the vector leg learns from as well.
     :param models: names that the legs' models will have in the catalog.
+    :param answered: as of :func:`~sqlvec.fit.relevance.fit_leg`.
     :raises FittingError: as of :func:`~sqlvec.fit.relevance.fit_leg`.
     """
     labels = np.asarray(label, dtype=np.float64)
@@ -169,8 +171,12 @@ def fit_hybrid(
         known = np.isfinite(x) & usable[found.query]
         examples = Examples(features, found.query[known], x[known], labels[known])
         examples = examples.of_queries(usable)
-        fits[leg] = fit_leg(leg, examples, families[leg], recalls=recalls, **of_vector)
+        fits[leg] = fit_leg(
+            leg, examples, families[leg], recalls=recalls, answered=answered, **of_vector
+        )
         relevance[leg] = np.full(len(x), np.nan)
         relevance[leg][known] = fits[leg].relevance
-    fits["fused"] = fit_fused(relevance, found.query, labels, models=models, recalls=recalls)
+    fits["fused"] = fit_fused(
+        relevance, found.query, labels, models=models, recalls=recalls, answered=answered
+    )
     return fits
