@@ -12,6 +12,8 @@ UV := $(BIN)/uv
 # In the order of their names: by the number of tests, the longest files would come last.
 TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# uv does not look where pip looks.
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 
 .PHONY: demo test lint types unit db db-18 db-16 smoke docs freeze clean
 
