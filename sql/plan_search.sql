@@ -17,28 +17,22 @@ RETURN CASE kind
     ELSE greatest(k, 10) * CASE levels WHEN 1 THEN 40 ELSE 30 END
 END;
 
--- Rows of a table that the planner expects under a condition, and its cost of reading them. What holds
--- the caller's SQL, or policies, is read under the caller's search_path; NULL leaves it as it is.
+-- Rows of a table that the planner expects under a condition, and its cost of reading them. Under the
+-- caller's search_path: the condition may hold his SQL, and policies, expressions of indexes and
+-- constraints of the table are looked at on the way. As JSON, because names may hold anything.
 CREATE OR REPLACE FUNCTION sqlvec._estimate(
     statement text, params text[], bound text[], caller_path text, OUT matching float8, OUT cost float8
 ) LANGUAGE plpgsql
 AS $body$
 DECLARE
-    v_path pg_catalog.text;
-    v_plan pg_catalog.text;
+    v_path pg_catalog.text := pg_catalog.current_setting('search_path');
+    v_plan pg_catalog.json;
 BEGIN
-    IF caller_path IS NOT NULL THEN
-        v_path := pg_catalog.current_setting('search_path');
-        PERFORM pg_catalog.set_config('search_path', caller_path, true);
-    END IF;
-    -- The first line ends in (cost=0.00..1.23 rows=4 width=5).
-    EXECUTE pg_catalog.format('EXPLAIN %s', statement) INTO v_plan USING params, NULL::int, bound;
-    IF caller_path IS NOT NULL THEN
-        PERFORM pg_catalog.set_config('search_path', v_path, true);
-    END IF;
-    v_plan := pg_catalog.split_part(v_plan, '..', -1);
-    cost := pg_catalog.split_part(v_plan, ' ', 1);
-    matching := pg_catalog.split_part(pg_catalog.split_part(v_plan, ' ', 2), '=', 2);
+    PERFORM pg_catalog.set_config('search_path', caller_path, true);
+    EXECUTE pg_catalog.format('EXPLAIN (FORMAT JSON) %s', statement) INTO v_plan USING params, NULL::int, bound;
+    PERFORM pg_catalog.set_config('search_path', v_path, true);
+    matching := pg_catalog.json_extract_path_text(v_plan, '0', 'Plan', 'Plan Rows');
+    cost := pg_catalog.json_extract_path_text(v_plan, '0', 'Plan', 'Total Cost');
 END
 $body$;
 
@@ -204,8 +198,7 @@ BEGIN
     -- line, against a random page for each row that the graph visits until enough have matched.
     IF mode = 'auto' AND v_way.way IS NOT NULL THEN
         IF v_conditional OR v_class.relkind <> 'r' OR v_class.reltuples <= 0 THEN
-            v_part := sqlvec._estimate(format('SELECT FROM %s WHERE %s', v_from, condition), params, bound,
-                CASE WHEN where_sql IS NOT NULL OR v_class.relkind <> 'r' OR row_security_active(rel) THEN caller_path END);
+            v_part := sqlvec._estimate(format('SELECT FROM %s WHERE %s', v_from, condition), params, bound, caller_path);
             v_matching := v_part.matching;
             v_cost := v_part.cost;
         ELSE

@@ -672,6 +672,49 @@ def test_names_that_the_statement_uses_itself(dsn: str) -> None:
         connection.execute("DROP TABLE d, found, counted, exact, n CASCADE")
 
 
+def test_a_name_of_two_lines(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as db:
+        create_prose(db, '"two\nlines"')
+        rows = db.execute(
+            """SELECT (hit).cat FROM sqlvec.vector_search(NULL::"two\nlines", 'embedding', '[1,0,0]', filter => '{"cat": {"$gte": 3}}')"""
+        ).fetchall()
+    assert len(rows) == 10 and all(cat >= 3 for (cat,) in rows)
+
+
+def test_indexes_whose_functions_are_found_by_search_path(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as db:
+        create_prose(db, "prose")
+        db.execute("CREATE SCHEMA folding")
+        db.execute(
+            "CREATE FUNCTION folding.lowered(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN lower($1); END'"
+        )
+        db.execute("SET search_path = public, folding")
+        db.execute(
+            "CREATE FUNCTION folded(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT lowered($1)'"
+        )
+        if db.info.server_version < 170000:  # which calls it under a search_path of its own
+            db.execute("CREATE INDEX ON prose (folded(title))")
+    # A session of its own, which has planned nothing of the table yet.
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute("SET search_path = public, folding")
+        rows = db.execute(
+            """SELECT (hit).cat FROM sqlvec.vector_search(NULL::prose, 'embedding', '[1,0,0]', filter => '{"cat": {"$gte": 3}}')"""
+        ).fetchall()
+    assert len(rows) == 10
+
+
+def create_prose(db: Any, table: str) -> None:
+    db.execute(
+        f"CREATE TABLE {table} (id int PRIMARY KEY, cat int, title text, embedding vector(3))"
+    )
+    db.execute(
+        f"INSERT INTO {table} SELECT i, i % 7, 'T' || i, ARRAY[sin(i), cos(i), sin(i * i)]::vector"
+        " FROM generate_series(1, 500) AS i"
+    )
+    db.execute(f"CREATE INDEX ON {table} USING hnsw (embedding vector_cosine_ops)")
+    db.execute(f"ANALYZE {table}")
+
+
 def test_types_with_a_length(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(
