@@ -12,8 +12,9 @@ UV := $(BIN)/uv
 # In the order of their names: by the number of tests, the longest files would come last.
 TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# uv does not look where pip looks.
+# uv does not look where pip looks, for packages nor for certificates.
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+export UV_SYSTEM_CERTS := 1
 
 .PHONY: demo test lint types unit db db-18 db-16 smoke docs freeze clean
 
