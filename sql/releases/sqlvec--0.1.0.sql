@@ -1079,7 +1079,7 @@ CREATE OR REPLACE FUNCTION sqlvec._fde_values(
     encoder text, tokens halfvec[], as_query boolean, dimensions int, repetitions int, simhash_bits int, projection int
 ) RETURNS float8[]
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
--- Left to itself, the server plans the large query below for every row: a third of the time.
+-- Left to itself, the server plans the large query below anew for most rows.
 SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
