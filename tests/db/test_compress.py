@@ -46,7 +46,7 @@ def objective(
 ) -> float:
     """Return the value of a choice, as the definition says it."""
     weights = np.maximum(np.zeros(len(cosines)) if relevance is None else relevance, 0)
-    if weights.max() <= 1e-150:  # counts as 0, because its square would
+    if weights.max(initial=0) <= 1e-150:  # counts as 0, because its square would
         weights = np.ones(len(cosines))
     covered = (weights * cosines[chosen].max(axis=0, initial=0)).sum() / weights.sum()
     pairs = [1 - cosines[a, b] for n, a in enumerate(chosen) for b in chosen[:n]]
