@@ -40,12 +40,12 @@ BEGIN ATOMIC
                             sqlvec._code_expression(derived, 't.')) END;
 END;
 
--- What a derived column is bound to now: its encoder, and the numbers of columns with these names.
+-- What a derived column is bound to now: its encoder, the name of the table, and the numbers of columns with these names.
 -- Text, because arrays have no operator of their own that a caller's search_path could not shadow.
 CREATE OR REPLACE FUNCTION sqlvec._bound_to(derived sqlvec._derived, rel oid) RETURNS text
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT concat_ws(' ', (SELECT d.encoder FROM sqlvec.derived AS d WHERE d.id = (derived).id),
+    SELECT concat_ws(' ', (SELECT d.encoder FROM sqlvec.derived AS d WHERE d.id = (derived).id), sqlvec._qualified(rel),
                      (SELECT string_agg(a.attnum::text, ' ' ORDER BY a.attname) FROM pg_catalog.pg_attribute AS a
                       WHERE a.attrelid = rel AND a.attname = ANY ((derived).source_columns || (derived).target_columns)));
 END;
@@ -213,6 +213,29 @@ BEGIN
 END
 $body$;
 
+-- Lock a table against changes of its name and columns until the end of the transaction, by the name that
+-- statements will use; names may change until the lock is there.
+CREATE OR REPLACE FUNCTION sqlvec._hold(leaf oid) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_name text;
+BEGIN
+    LOOP
+        v_name := sqlvec._qualified(leaf);
+        IF v_name IS NULL THEN
+            RAISE EXCEPTION 'a table was dropped while its backfill ran' USING ERRCODE = 'undefined_table';
+        END IF;
+        BEGIN
+            EXECUTE format('LOCK TABLE ONLY %s IN ROW EXCLUSIVE MODE', v_name);
+        EXCEPTION WHEN undefined_table THEN
+            CONTINUE; -- has another name by now
+        END;
+        EXIT WHEN to_regclass(v_name) = leaf;
+    END LOOP;
+END
+$body$;
+
 CREATE OR REPLACE PROCEDURE sqlvec.backfill(
     rel regclass, target text = NULL, batch int = 1000, verify boolean = false
 ) LANGUAGE plpgsql
@@ -249,6 +272,7 @@ BEGIN
             -- updates append behind the end are encoded already.
             WHILE v_block OPERATOR(pg_catalog.<) v_end LOOP
                 -- Names and encoder may change between two transactions; the view is read again only when they do.
+                PERFORM sqlvec._hold(v_leaf);
                 v_columns := sqlvec._bound_to(v_derived, v_leaf);
                 IF v_known IS NULL OR v_columns OPERATOR(pg_catalog.<>) v_known THEN
                     v_derived := sqlvec._derived_now(v_id);
@@ -265,6 +289,7 @@ BEGIN
             -- What was locked by others, or written behind the sweep. When only locked rows are
             -- left, wait for one of them at a time, holding nothing else: no deadlock is possible.
             LOOP
+                PERFORM sqlvec._hold(v_leaf);
                 v_derived := sqlvec._derived_now(v_id);
                 EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM ONLY %s AS t WHERE %s)', sqlvec._qualified(v_leaf),
                                           sqlvec._waits(v_derived, verify OR v_derived.suspect))

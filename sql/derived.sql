@@ -111,13 +111,14 @@ COMMENT ON VIEW sqlvec.derived_column IS
 
 -- The catalog rows of a table by its triggers, which tell at once what sqlvec._relation finds out
 -- about every table; none where the trigger is gone. Under search_path pg_catalog the name of a
--- function of ours bears its schema.
+-- function of ours bears its schema; a setting may quote both.
 CREATE OR REPLACE FUNCTION sqlvec._relation_ids(rel oid) RETURNS TABLE (id int, fires "char")
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT substr(t.tgfoid::regproc::text, 17)::int, t.tgenabled
+    SELECT f.id::int, t.tgenabled
     FROM pg_catalog.pg_trigger AS t
-    WHERE t.tgrelid = rel AND t.tgfoid::regproc::text LIKE 'sqlvec.maintain\_%';
+    CROSS JOIN LATERAL (SELECT substring(t.tgfoid::regproc::text FROM '^"?sqlvec"?[.]"?maintain_([0-9]+)"?$') AS id) AS f
+    WHERE t.tgrelid = rel AND f.id IS NOT NULL;
 END;
 
 -- Derived columns of one table. A partition answers for its root.

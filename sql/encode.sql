@@ -103,7 +103,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x::vector::halfvec;
 --
 -- Components are compared as they are in float32 at unit length. The last bits of the length depend
 -- on the order of its sum, but the border between two float32 has one bit more than any component, so
--- that no quotient lies on it.
+-- that no quotient lies on it; only one within 1e-15 of it could turn.
 CREATE OR REPLACE FUNCTION sqlvec._binary_levels(x vector, thresholds vector[]) RETURNS bit
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$

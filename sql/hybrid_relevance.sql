@@ -64,7 +64,7 @@ BEGIN
     END IF;
     IF m.leg = 'fused' THEN
         c.bias := m.intercept[1];
-        c.slopes := m.slope;
+        c.slopes := sqlvec._fused_weights(m.slope);
         c.missing := m.intercept[2:4];
     END IF;
     RETURN c;

@@ -77,7 +77,7 @@ BEGIN ATOMIC
            || CASE WHEN min_relevance IS NULL THEN ''
                    ELSE format(', those with a relevance of %s or more; the best has %s', min_relevance, coalesce(round(max(u.relevance)::numeric, 4)::text, 'none'))
                         || CASE WHEN max(u.relevance) < (m).min_best
-                                THEN format('; nothing is answered, for the best row of a question with an answer has %s or more', round((m).min_best::numeric, 4)) ELSE '' END END
+                                THEN format('; none is relevant, for the best row of a question with an answer has %s or more', round((m).min_best::numeric, 4)) ELSE '' END END
            || CASE WHEN jumps IS NULL THEN '' ELSE format(', those before jump %s of the scores', jumps) END
            || CASE WHEN min_results > 0 AND (min_relevance IS NOT NULL OR jumps IS NOT NULL) THEN format(', %s at the least', min_results) ELSE '' END
     FROM unnest(relevances) AS u (relevance);

@@ -84,15 +84,13 @@ CREATE OR REPLACE FUNCTION sqlvec._ann_indexes(rel oid) RETURNS TABLE (
     index_oid oid, index_name name, partial boolean, opclass name, attnum smallint
 ) LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT i.indexrelid, n.name, i.indpred IS NOT NULL, o.opcname, i.indkey[0]
+    SELECT i.indexrelid, c.relname, i.indpred IS NOT NULL, o.opcname, i.indkey[0]
     FROM pg_catalog.pg_index AS i
+    JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
     JOIN pg_catalog.pg_opclass AS o ON o.oid = i.indclass[0]
     JOIN pg_catalog.pg_am AS m ON m.oid = o.opcmethod AND m.amname IN ('hnsw', 'ivfflat')
-    -- With its schema, but where search_path finds it.
-    CROSS JOIN LATERAL (SELECT parse_ident(i.indexrelid::pg_catalog.regclass::text) AS parts) AS p
-    CROSS JOIN LATERAL (SELECT coalesce(p.parts[2], p.parts[1])::name AS name) AS n
     WHERE i.indrelid = rel AND i.indisvalid AND i.indislive AND NOT i.indisunique
-    ORDER BY n.name;
+    ORDER BY c.relname;
 END;
 
 -- One way to find candidates for a column.

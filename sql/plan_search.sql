@@ -103,6 +103,8 @@ CREATE OR REPLACE FUNCTION sqlvec._plan_search(
     OUT settings text[],      -- what sqlvec._set_scan sets; NULL without an index
     OUT way text, OUT index_name text, OUT candidate_count int, OUT reason text, OUT condition text
 ) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+-- Expressions of indexes are compared as they are printed.
+SET quote_all_identifiers = off
 AS $body$
 DECLARE
     v_class record;
@@ -115,8 +117,7 @@ DECLARE
     v_alone boolean;
     v_query text;
     v_key text;
-    -- Under this search_path, the name of the type bears its schema.
-    v_schema text := coalesce(nullif(left(sqlvec._query_type('vector')::text, -7), ''), 'pg_catalog');
+    v_schema text := (SELECT t.typnamespace::regnamespace FROM pg_type AS t WHERE t.oid = sqlvec._query_type('vector'));
     v_carry text;
     v_carried text;
     v_answer text;

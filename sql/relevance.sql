@@ -191,6 +191,11 @@ END;
 COMMENT ON FUNCTION sqlvec.relevance_score_bound(text, float8, float8, int) IS
     'BM25 or MaxSim score from which on rows have at least min_relevance: -Infinity where all have, above maximum or Infinity where none has.';
 
+-- The weights of a fused model. With numbers next to 0 products would underflow, which is an error.
+CREATE OR REPLACE FUNCTION sqlvec._fused_weights(slope float8[]) RETURNS float8[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ARRAY(SELECT CASE WHEN t.weight < 1e-100::float8 THEN 0 ELSE t.weight END FROM unnest(slope) WITH ORDINALITY AS t (weight, n) ORDER BY t.n);
+
 CREATE OR REPLACE FUNCTION sqlvec.relevance_fused(
     model text, vector_relevance float8 = NULL, text_relevance float8 = NULL, tokens_relevance float8 = NULL
 ) RETURNS float8
@@ -199,6 +204,7 @@ AS $body$
 DECLARE
     m sqlvec.relevance_model := sqlvec._relevance_model(model, ARRAY['fused']);
     v_legs float8[] := ARRAY[vector_relevance, text_relevance, tokens_relevance];
+    v_weights float8[] := sqlvec._fused_weights(m.slope);
     v_logit float8 := m.intercept[1];
 BEGIN
     IF num_nonnulls(VARIADIC v_legs) = 0 THEN
@@ -210,8 +216,7 @@ BEGIN
         END IF;
         -- Weights are positive, so that agreement of the legs never counts against a row.
         v_logit := v_logit + CASE WHEN v_legs[i] IS NULL THEN m.intercept[i + 1]
-                                  WHEN m.slope[i] < 1e-100::float8 THEN 0 -- the product might underflow, which is an error
-                                  ELSE m.slope[i] * ln(greatest(v_legs[i], 2.3e-16) / greatest(1 - v_legs[i], 2.3e-16)) END;
+                                  ELSE v_weights[i] * ln(greatest(v_legs[i], 2.3e-16) / greatest(1 - v_legs[i], 2.3e-16)) END;
     END LOOP;
     RETURN sqlvec._logistic(v_logit);
 END

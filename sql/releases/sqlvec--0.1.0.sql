@@ -531,7 +531,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x::vector::halfvec;
 --
 -- Components are compared as they are in float32 at unit length. The last bits of the length depend
 -- on the order of its sum, but the border between two float32 has one bit more than any component, so
--- that no quotient lies on it.
+-- that no quotient lies on it; only one within 1e-15 of it could turn.
 CREATE OR REPLACE FUNCTION sqlvec._binary_levels(x vector, thresholds vector[]) RETURNS bit
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -2404,13 +2404,14 @@ COMMENT ON VIEW sqlvec.derived_column IS
 
 -- The catalog rows of a table by its triggers, which tell at once what sqlvec._relation finds out
 -- about every table; none where the trigger is gone. Under search_path pg_catalog the name of a
--- function of ours bears its schema.
+-- function of ours bears its schema; a setting may quote both.
 CREATE OR REPLACE FUNCTION sqlvec._relation_ids(rel oid) RETURNS TABLE (id int, fires "char")
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT substr(t.tgfoid::regproc::text, 17)::int, t.tgenabled
+    SELECT f.id::int, t.tgenabled
     FROM pg_catalog.pg_trigger AS t
-    WHERE t.tgrelid = rel AND t.tgfoid::regproc::text LIKE 'sqlvec.maintain\_%';
+    CROSS JOIN LATERAL (SELECT substring(t.tgfoid::regproc::text FROM '^"?sqlvec"?[.]"?maintain_([0-9]+)"?$') AS id) AS f
+    WHERE t.tgrelid = rel AND f.id IS NOT NULL;
 END;
 
 -- Derived columns of one table. A partition answers for its root.
@@ -3421,12 +3422,12 @@ BEGIN ATOMIC
                             sqlvec._code_expression(derived, 't.')) END;
 END;
 
--- What a derived column is bound to now: its encoder, and the numbers of columns with these names.
+-- What a derived column is bound to now: its encoder, the name of the table, and the numbers of columns with these names.
 -- Text, because arrays have no operator of their own that a caller's search_path could not shadow.
 CREATE OR REPLACE FUNCTION sqlvec._bound_to(derived sqlvec._derived, rel oid) RETURNS text
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT concat_ws(' ', (SELECT d.encoder FROM sqlvec.derived AS d WHERE d.id = (derived).id),
+    SELECT concat_ws(' ', (SELECT d.encoder FROM sqlvec.derived AS d WHERE d.id = (derived).id), sqlvec._qualified(rel),
                      (SELECT string_agg(a.attnum::text, ' ' ORDER BY a.attname) FROM pg_catalog.pg_attribute AS a
                       WHERE a.attrelid = rel AND a.attname = ANY ((derived).source_columns || (derived).target_columns)));
 END;
@@ -3594,6 +3595,29 @@ BEGIN
 END
 $body$;
 
+-- Lock a table against changes of its name and columns until the end of the transaction, by the name that
+-- statements will use; names may change until the lock is there.
+CREATE OR REPLACE FUNCTION sqlvec._hold(leaf oid) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_name text;
+BEGIN
+    LOOP
+        v_name := sqlvec._qualified(leaf);
+        IF v_name IS NULL THEN
+            RAISE EXCEPTION 'a table was dropped while its backfill ran' USING ERRCODE = 'undefined_table';
+        END IF;
+        BEGIN
+            EXECUTE format('LOCK TABLE ONLY %s IN ROW EXCLUSIVE MODE', v_name);
+        EXCEPTION WHEN undefined_table THEN
+            CONTINUE; -- has another name by now
+        END;
+        EXIT WHEN to_regclass(v_name) = leaf;
+    END LOOP;
+END
+$body$;
+
 CREATE OR REPLACE PROCEDURE sqlvec.backfill(
     rel regclass, target text = NULL, batch int = 1000, verify boolean = false
 ) LANGUAGE plpgsql
@@ -3630,6 +3654,7 @@ BEGIN
             -- updates append behind the end are encoded already.
             WHILE v_block OPERATOR(pg_catalog.<) v_end LOOP
                 -- Names and encoder may change between two transactions; the view is read again only when they do.
+                PERFORM sqlvec._hold(v_leaf);
                 v_columns := sqlvec._bound_to(v_derived, v_leaf);
                 IF v_known IS NULL OR v_columns OPERATOR(pg_catalog.<>) v_known THEN
                     v_derived := sqlvec._derived_now(v_id);
@@ -3646,6 +3671,7 @@ BEGIN
             -- What was locked by others, or written behind the sweep. When only locked rows are
             -- left, wait for one of them at a time, holding nothing else: no deadlock is possible.
             LOOP
+                PERFORM sqlvec._hold(v_leaf);
                 v_derived := sqlvec._derived_now(v_id);
                 EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM ONLY %s AS t WHERE %s)', sqlvec._qualified(v_leaf),
                                           sqlvec._waits(v_derived, verify OR v_derived.suspect))
@@ -4671,15 +4697,13 @@ CREATE OR REPLACE FUNCTION sqlvec._ann_indexes(rel oid) RETURNS TABLE (
     index_oid oid, index_name name, partial boolean, opclass name, attnum smallint
 ) LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT i.indexrelid, n.name, i.indpred IS NOT NULL, o.opcname, i.indkey[0]
+    SELECT i.indexrelid, c.relname, i.indpred IS NOT NULL, o.opcname, i.indkey[0]
     FROM pg_catalog.pg_index AS i
+    JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
     JOIN pg_catalog.pg_opclass AS o ON o.oid = i.indclass[0]
     JOIN pg_catalog.pg_am AS m ON m.oid = o.opcmethod AND m.amname IN ('hnsw', 'ivfflat')
-    -- With its schema, but where search_path finds it.
-    CROSS JOIN LATERAL (SELECT parse_ident(i.indexrelid::pg_catalog.regclass::text) AS parts) AS p
-    CROSS JOIN LATERAL (SELECT coalesce(p.parts[2], p.parts[1])::name AS name) AS n
     WHERE i.indrelid = rel AND i.indisvalid AND i.indislive AND NOT i.indisunique
-    ORDER BY n.name;
+    ORDER BY c.relname;
 END;
 
 -- One way to find candidates for a column.
@@ -5235,6 +5259,8 @@ CREATE OR REPLACE FUNCTION sqlvec._plan_search(
     OUT settings text[],      -- what sqlvec._set_scan sets; NULL without an index
     OUT way text, OUT index_name text, OUT candidate_count int, OUT reason text, OUT condition text
 ) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+-- Expressions of indexes are compared as they are printed.
+SET quote_all_identifiers = off
 AS $body$
 DECLARE
     v_class record;
@@ -5247,8 +5273,7 @@ DECLARE
     v_alone boolean;
     v_query text;
     v_key text;
-    -- Under this search_path, the name of the type bears its schema.
-    v_schema text := coalesce(nullif(left(sqlvec._query_type('vector')::text, -7), ''), 'pg_catalog');
+    v_schema text := (SELECT t.typnamespace::regnamespace FROM pg_type AS t WHERE t.oid = sqlvec._query_type('vector'));
     v_carry text;
     v_carried text;
     v_answer text;
@@ -8357,6 +8382,11 @@ END;
 COMMENT ON FUNCTION sqlvec.relevance_score_bound(text, float8, float8, int) IS
     'BM25 or MaxSim score from which on rows have at least min_relevance: -Infinity where all have, above maximum or Infinity where none has.';
 
+-- The weights of a fused model. With numbers next to 0 products would underflow, which is an error.
+CREATE OR REPLACE FUNCTION sqlvec._fused_weights(slope float8[]) RETURNS float8[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ARRAY(SELECT CASE WHEN t.weight < 1e-100::float8 THEN 0 ELSE t.weight END FROM unnest(slope) WITH ORDINALITY AS t (weight, n) ORDER BY t.n);
+
 CREATE OR REPLACE FUNCTION sqlvec.relevance_fused(
     model text, vector_relevance float8 = NULL, text_relevance float8 = NULL, tokens_relevance float8 = NULL
 ) RETURNS float8
@@ -8365,6 +8395,7 @@ AS $body$
 DECLARE
     m sqlvec.relevance_model := sqlvec._relevance_model(model, ARRAY['fused']);
     v_legs float8[] := ARRAY[vector_relevance, text_relevance, tokens_relevance];
+    v_weights float8[] := sqlvec._fused_weights(m.slope);
     v_logit float8 := m.intercept[1];
 BEGIN
     IF num_nonnulls(VARIADIC v_legs) = 0 THEN
@@ -8376,8 +8407,7 @@ BEGIN
         END IF;
         -- Weights are positive, so that agreement of the legs never counts against a row.
         v_logit := v_logit + CASE WHEN v_legs[i] IS NULL THEN m.intercept[i + 1]
-                                  WHEN m.slope[i] < 1e-100::float8 THEN 0 -- the product might underflow, which is an error
-                                  ELSE m.slope[i] * ln(greatest(v_legs[i], 2.3e-16) / greatest(1 - v_legs[i], 2.3e-16)) END;
+                                  ELSE v_weights[i] * ln(greatest(v_legs[i], 2.3e-16) / greatest(1 - v_legs[i], 2.3e-16)) END;
     END LOOP;
     RETURN sqlvec._logistic(v_logit);
 END
@@ -9079,7 +9109,7 @@ BEGIN
     END IF;
     IF m.leg = 'fused' THEN
         c.bias := m.intercept[1];
-        c.slopes := m.slope;
+        c.slopes := sqlvec._fused_weights(m.slope);
         c.missing := m.intercept[2:4];
     END IF;
     RETURN c;
@@ -9475,7 +9505,7 @@ BEGIN ATOMIC
            || CASE WHEN min_relevance IS NULL THEN ''
                    ELSE format(', those with a relevance of %s or more; the best has %s', min_relevance, coalesce(round(max(u.relevance)::numeric, 4)::text, 'none'))
                         || CASE WHEN max(u.relevance) < (m).min_best
-                                THEN format('; nothing is answered, for the best row of a question with an answer has %s or more', round((m).min_best::numeric, 4)) ELSE '' END END
+                                THEN format('; none is relevant, for the best row of a question with an answer has %s or more', round((m).min_best::numeric, 4)) ELSE '' END END
            || CASE WHEN jumps IS NULL THEN '' ELSE format(', those before jump %s of the scores', jumps) END
            || CASE WHEN min_results > 0 AND (min_relevance IS NOT NULL OR jumps IS NOT NULL) THEN format(', %s at the least', min_results) ELSE '' END
     FROM unnest(relevances) AS u (relevance);

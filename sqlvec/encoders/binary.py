@@ -93,7 +93,7 @@ class Binary(Encoder):
             return self._rotated(vector_parts(vectors).high @ matrix.T)
         if self.levels == 1:
             return vectors > 0
-        # At unit length in float32, whose rounding hides in which order the squares were added.
+        # At unit length in float32, whose rounding all but hides the order in which squares add.
         values = vectors.astype(np.float64)
         lengths = np.sqrt((values * values).sum(axis=1, keepdims=True))
         units = np.divide(values, lengths, out=np.zeros_like(values), where=lengths > 0)

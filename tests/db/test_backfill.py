@@ -375,6 +375,39 @@ def test_row_security_that_hides_rows(db: psycopg.Connection[Any]) -> None:
         db.execute("DROP ROLE sqlvec_hidden")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE doc RENAME TO former; CREATE TABLE doc (LIKE former);"
+        " INSERT INTO doc (id, embedding) SELECT id, embedding FROM former",
+        "ALTER TABLE doc RENAME TO former; ALTER TABLE former RENAME embedding TO meaning",
+    ],
+    ids=["swapped", "renamed"],
+)
+def test_renamed_meanwhile(db: psycopg.Connection[Any], database: str, change: str) -> None:
+    fill(db, 3000)
+    db.execute(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_sleep(0.01); RETURN NULL; END $$"
+    )
+    db.execute("CREATE TRIGGER slow AFTER UPDATE ON doc EXECUTE FUNCTION slow()")
+    started = threading.Thread(target=run_backfill, args=(database, 50))
+    started.start()
+    deadline = time.monotonic() + 20
+    while progress(db)[2] < 200:
+        assert time.monotonic() < deadline
+    with db.transaction():
+        db.execute(change)
+        time.sleep(0.1)  # for the next batch to come and wait
+    started.join(20)
+    (left,) = db.execute(
+        "SELECT count(*) FROM former AS f WHERE code IS NULL AND id % 9 > 0"
+    ).fetchone() or (None,)
+    assert left == 0
+    if "CREATE TABLE" in change:  # a stranger, which nobody has declared
+        assert db.execute("SELECT count(code) FROM doc").fetchone() == (0,)
+
+
 def test_killed_server(start_server: Callable[..., Server], request: pytest.FixtureRequest) -> None:
     """Kill -9 in the middle: after the restart a second run ends with every code right."""
     from sqlalchemy import NullPool, create_engine

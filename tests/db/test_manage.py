@@ -248,7 +248,7 @@ def test_refusals_name_what_is_wrong(engine: Engine) -> None:
         manage.backfill(engine, "nosuch")
     with pytest.raises(DeclarationError, match='relation "nosuch.doc" does not exist'):
         manage.create_index(engine, "nosuch.doc", "embedding")
-    with pytest.raises(DeclarationError, match='table doc has no derived column "nosuch"'):
+    with pytest.raises(DeclarationError, match='table public.doc has no derived column "nosuch"'):
         manage.backfill(engine, "doc", "nosuch")
     with pytest.raises(DeclarationError, match="batch is a number of rows"):
         manage.backfill(engine, "doc", batch=0)

@@ -672,6 +672,18 @@ def test_names_that_the_statement_uses_itself(dsn: str) -> None:
         connection.execute("DROP TABLE d, found, counted, exact, n CASCADE")
 
 
+def test_an_index_that_is_gone_for_others(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as setup, psycopg.connect(dsn) as db:
+        create_prose(setup, "gone")
+        db.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        db.execute("SELECT 1 FROM pg_class LIMIT 1")
+        setup.execute("DROP INDEX gone_embedding_idx")
+        rows = db.execute(
+            "SELECT (hit).id FROM sqlvec.vector_search(NULL::gone, 'embedding', '[1,0,0]')"
+        ).fetchall()
+        assert len(rows) == 10
+
+
 def test_a_name_of_two_lines(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as db:
         create_prose(db, '"two\nlines"')
