@@ -259,11 +259,13 @@ DECLARE
 BEGIN
     SELECT b.derived_ids, b.leaves INTO v_ids, v_leaves FROM sqlvec._begin_backfill(rel, target, batch) AS b;
     CALL sqlvec._backfill_cannot_run_inside_a_transaction_block();
+    -- Whatever the session's default: each batch has to see what others have committed, names above all.
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
 
     FOREACH v_id IN ARRAY v_ids LOOP
         FOREACH v_leaf IN ARRAY v_leaves LOOP
             SELECT b.block, b.end_block, b.step INTO v_block, v_end, v_step FROM sqlvec._begin_sweep(v_id, v_leaf, batch) AS b;
-            COMMIT;
+            COMMIT AND CHAIN;
             v_derived := sqlvec._derived_now(v_id);
             v_known := sqlvec._bound_to(v_derived, v_leaf);
             v_statement := sqlvec._batch_statement(v_leaf, v_derived, verify OR v_derived.suspect, false);
@@ -283,7 +285,7 @@ BEGIN
                 FROM sqlvec._backfill_batch(v_leaf, v_derived, v_statement, v_block, v_block OPERATOR(pg_catalog.+) v_step, batch) AS b;
                 SELECT n.block, n.step INTO v_block, v_step
                 FROM sqlvec._go_on(v_id, v_leaf, v_block, v_step, batch, v_rows, v_rows, v_last) AS n;
-                COMMIT;
+                COMMIT AND CHAIN;
             END LOOP;
 
             -- What was locked by others, or written behind the sweep. When only locked rows are
@@ -309,23 +311,23 @@ BEGIN
                     END IF;
                 END IF;
                 PERFORM sqlvec._note_rows(v_id, v_leaf, v_rows, false);
-                COMMIT;
+                COMMIT AND CHAIN;
             END LOOP;
             PERFORM sqlvec._note_rows(v_id, v_leaf, 0, true);
-            COMMIT;
+            COMMIT AND CHAIN;
         END LOOP;
 
         v_derived := sqlvec._derived_now(v_id);
         IF v_derived.suspect THEN
             UPDATE sqlvec.derived AS d SET suspect = false, reweighed = false WHERE d.id OPERATOR(pg_catalog.=) v_id;
-            COMMIT;
+            COMMIT AND CHAIN;
         END IF;
         IF sqlvec._owns(rel) AND NOT sqlvec._has_unfinished_index(rel, v_derived.target_column, v_derived.encoded_columns) THEN
             IF NOT sqlvec._index_unfinished(rel, v_derived.target_column) THEN
                 RAISE NOTICE 'searches of % look for rows without a code by reading the table', rel
                     USING HINT = pg_catalog.format('Make that instant: %s;', sqlvec._unfinished_index_sql(rel, v_derived.target_column, true));
             END IF;
-            COMMIT;
+            COMMIT AND CHAIN;
         END IF;
     END LOOP;
 END

@@ -298,7 +298,8 @@ def fit_best(
 
     def best(some: Examples) -> Fit:
         fits = [_fit_family(some, family, options) for family in families]
-        return max(fits, key=lambda fit: fit.removed(recall))
+        # A family that does not reach the recall removes much by leaving queries with nothing.
+        return max(fits, key=lambda fit: (recall in fit.thresholds, fit.removed(recall)))
 
     relevance = np.zeros(len(examples.x))
     kept = {wanted: np.zeros(len(examples.x), dtype=bool) for wanted in recalls}

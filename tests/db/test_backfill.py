@@ -132,8 +132,9 @@ def test_rows_that_others_refer_to_are_not_in_the_way(
         writer.commit()
 
 
-def run_backfill(dsn: str, batch: int) -> None:
+def run_backfill(dsn: str, batch: int, isolation: str = "read committed") -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(f"SET default_transaction_isolation = '{isolation}'")
         connection.execute("CALL sqlvec.backfill('doc', batch => %s)", [batch])
 
 
@@ -384,14 +385,17 @@ def test_row_security_that_hides_rows(db: psycopg.Connection[Any]) -> None:
     ],
     ids=["swapped", "renamed"],
 )
-def test_renamed_meanwhile(db: psycopg.Connection[Any], database: str, change: str) -> None:
+@pytest.mark.parametrize("isolation", ["read committed", "serializable"])
+def test_renamed_meanwhile(
+    db: psycopg.Connection[Any], database: str, change: str, isolation: str
+) -> None:
     fill(db, 3000)
     db.execute(
         "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN PERFORM pg_sleep(0.01); RETURN NULL; END $$"
     )
     db.execute("CREATE TRIGGER slow AFTER UPDATE ON doc EXECUTE FUNCTION slow()")
-    started = threading.Thread(target=run_backfill, args=(database, 50))
+    started = threading.Thread(target=run_backfill, args=(database, 50, isolation))
     started.start()
     deadline = time.monotonic() + 20
     while progress(db)[2] < 200:
@@ -400,6 +404,7 @@ def test_renamed_meanwhile(db: psycopg.Connection[Any], database: str, change: s
         db.execute(change)
         time.sleep(0.1)  # for the next batch to come and wait
     started.join(20)
+    assert not started.is_alive()
     (left,) = db.execute(
         "SELECT count(*) FROM former AS f WHERE code IS NULL AND id % 9 > 0"
     ).fetchone() or (None,)

@@ -225,6 +225,24 @@ def test_queries_are_cut_by_their_best_candidate() -> None:
         fit_leg("vector", examples, background=background, answered=0)
 
 
+def test_a_family_that_reaches_the_recall_goes_first() -> None:
+    """A family may remove much by leaving queries with nothing, and lose too many answers."""
+    random = np.random.default_rng(7)
+    level = random.normal(size=40) * random.uniform(0, 0.4)
+    x = np.clip(random.normal(0.3, 0.2, (40, 20)) + level[:, None], -1, 1)
+    relevant = np.arange(20) < random.integers(0, 6, 40)[:, None]
+    x += relevant * random.uniform(0, 0.5, (40, 1))
+    examples = Examples.of_lists(random.normal(size=(40, 2)), list(x), list(relevant))
+    families = ("linear", "sqrt", "quadratic")
+    fits = [fit_leg("text", examples, f, recalls=(0.95,), answered=0.9) for f in families]
+    reaching = [0.95 in fit.thresholds for fit in fits]
+    most = int(np.argmax([fit.removed(0.95) for fit in fits]))
+    assert any(reaching)
+    assert not reaching[most]
+    chosen = fit_best("text", examples, families, recall=0.95, recalls=(0.95,), answered=0.9)
+    assert 0.95 in chosen.thresholds
+
+
 def test_questions_about_other_matters_find_nothing() -> None:
     examples, background = synthetic()
     rows = np.random.default_rng(0).normal(size=(400, 16)) + 6 * np.eye(16)[0]
