@@ -30,9 +30,8 @@ def documented() -> Iterator[Any]:
         yield module
         for own in getattr(module, "__all__", vars(module)):
             yield getattr(module, own)
-    for path in re.findall(r"py:data:: (\S+)", REFERENCE):
-        module_name, _, name = path.rpartition(".")
-        yield getattr(importlib.import_module(module_name), name)
+    for own, name in re.findall(r"py:data:: (\S+)\n +:module: (\S+)", REFERENCE):
+        yield getattr(importlib.import_module(name), own)
 
 
 @pytest.mark.parametrize(("module", "name"), sorted(set(imported())))
