@@ -330,6 +330,8 @@ BEGIN
             COMMIT AND CHAIN;
         END IF;
     END LOOP;
+    -- A caller goes on at the isolation of the session.
+    COMMIT;
 END
 $body$;
 

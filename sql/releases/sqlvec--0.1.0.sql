@@ -3712,6 +3712,8 @@ BEGIN
             COMMIT AND CHAIN;
         END IF;
     END LOOP;
+    -- A caller goes on at the isolation of the session.
+    COMMIT;
 END
 $body$;
 
@@ -3854,7 +3856,7 @@ END;
 -- An error that names the column when a bound value is not one of its type. Numbers that fit any
 -- integer and text for text columns need no trial.
 CREATE OR REPLACE FUNCTION sqlvec._check_value(bound text, value jsonb, type_oid oid, type_name text, column_name text) RETURNS void
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
     IF type_oid IN ('text'::regtype, 'varchar'::regtype) OR (type_oid = 'bool'::regtype AND jsonb_typeof(value) = 'boolean') THEN
@@ -3867,13 +3869,13 @@ BEGIN
     ELSIF (SELECT t.typcategory = 'S' FROM pg_type AS t WHERE t.oid = type_oid) THEN
         RETURN;
     END IF;
-    -- Apart, because an exception handler costs a subtransaction.
+    -- Apart, because an exception handler costs a subtransaction; which no parallel plan may have, hence no label.
     PERFORM sqlvec._try_value(bound, value, type_name, column_name);
 END
 $body$;
 
 CREATE OR REPLACE FUNCTION sqlvec._try_value(bound text, value jsonb, type_name text, column_name text) RETURNS void
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
     EXECUTE format('SELECT $1::%s', type_name) USING bound;
@@ -3886,7 +3888,7 @@ $body$;
 -- One comparison `column op value`; appends what it binds to `bound`.
 CREATE OR REPLACE FUNCTION sqlvec._filter_comparison(
     rel oid, alias text, column_name text, op text, value jsonb, slot text, INOUT bound text[], OUT condition text
-) LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_column record := sqlvec._column(rel, column_name);
@@ -3970,7 +3972,7 @@ $body$;
 -- A whole filter. `slot` is the SQL that names the array of bound values, e.g. $3.
 CREATE OR REPLACE FUNCTION sqlvec._filter(
     rel oid, alias text, filter jsonb, slot text, INOUT bound text[], OUT condition text
-) LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_keys jsonb;
