@@ -8,9 +8,10 @@ VENV := .venv
 OLDER := .venv-sqlalchemy-2.0
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
-# Tests of one file share a database; files share nothing, so two run at a time, each on a server.
+# Tests of one file share a database; files share nothing, so three run at a time, each on a server:
+# one more than the cores this is made for, because some wait.
 # In the order of their names: by the number of tests, the longest files would come last.
-TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
+TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # uv does not look where pip looks, for packages nor for certificates.
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
