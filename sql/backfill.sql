@@ -251,7 +251,6 @@ DECLARE
     v_step bigint;
     v_rows int;
     v_last bigint;
-    v_columns pg_catalog.text;
     v_known pg_catalog.text;
     v_statement pg_catalog.text;
     v_left boolean;
@@ -266,17 +265,14 @@ BEGIN
         FOREACH v_leaf IN ARRAY v_leaves LOOP
             SELECT b.block, b.end_block, b.step INTO v_block, v_end, v_step FROM sqlvec._begin_sweep(v_id, v_leaf, batch) AS b;
             COMMIT AND CHAIN;
-            v_derived := sqlvec._derived_now(v_id);
-            v_known := sqlvec._bound_to(v_derived, v_leaf);
-            v_statement := sqlvec._batch_statement(v_leaf, v_derived, verify OR v_derived.suspect, false);
+            v_known := NULL;
 
             -- Sweep forward in short transactions, over rows nobody else has locked. Rows that the
             -- updates append behind the end are encoded already.
             WHILE v_block OPERATOR(pg_catalog.<) v_end LOOP
                 -- Names and encoder may change between two transactions; the view is read again only when they do.
                 PERFORM sqlvec._hold(v_leaf);
-                v_columns := sqlvec._bound_to(v_derived, v_leaf);
-                IF v_known IS NULL OR v_columns OPERATOR(pg_catalog.<>) v_known THEN
+                IF v_known IS NULL OR sqlvec._bound_to(v_derived, v_leaf) OPERATOR(pg_catalog.<>) v_known THEN
                     v_derived := sqlvec._derived_now(v_id);
                     v_known := sqlvec._bound_to(v_derived, v_leaf);
                     v_statement := sqlvec._batch_statement(v_leaf, v_derived, verify OR v_derived.suspect, false);

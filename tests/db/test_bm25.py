@@ -10,6 +10,8 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from tests.db.test_session_settings import SETTINGS
+
 Connection = psycopg.Connection[Any]
 
 
@@ -950,22 +952,7 @@ class TestSearch:
         )
         assert fruit.execute(show).fetchone() == before
 
-    @pytest.mark.parametrize(
-        "setting",
-        [
-            "standard_conforming_strings = off",
-            "quote_all_identifiers = on",
-            "array_nulls = off",
-            "transform_null_equals = on",
-            "plan_cache_mode = force_generic_plan",
-            "row_security = off",
-            "search_path = ''",
-            "extra_float_digits = -15",
-            "bytea_output = escape",
-            "client_encoding = latin1",
-            "enable_bitmapscan = off",
-        ],
-    )
+    @pytest.mark.parametrize("setting", SETTINGS)
     def test_settings_of_the_session(self, dsn: str, setting: str) -> None:
         """Functions compile under the settings of their first call: each in a session of its own."""
         with psycopg.connect(dsn) as session:

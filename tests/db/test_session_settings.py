@@ -23,6 +23,29 @@ SEARCHES = [
     f"""hybrid_search_keys(NULL::public.doc, NULL::int, 'apple w3', {VECTOR}, {TOKENS}, {FILTER}, fusion => 'convex')""",
 ]
 
+SETTINGS = [
+    "standard_conforming_strings = off",
+    "quote_all_identifiers = on",
+    "array_nulls = off",
+    "transform_null_equals = on",
+    "plan_cache_mode = force_generic_plan",
+    "row_security = off",
+    "search_path = ''",
+    "search_path = sqlvec, public",
+    "extra_float_digits = -15",
+    "bytea_output = escape",
+    "client_encoding = latin1",
+    "intervalstyle = sql_standard",
+    "datestyle = 'German'",
+    "enable_bitmapscan = off",
+    "enable_indexscan = off",
+    "enable_seqscan = off",
+    "work_mem = '64kB'",
+    "jit_above_cost = 0",
+    "default_transaction_isolation = 'repeatable read'",
+    "hnsw.iterative_scan = strict_order",
+]
+
 
 @pytest.fixture(scope="module", autouse=True)
 def documents(dsn: str) -> Iterator[None]:
@@ -60,31 +83,7 @@ def expected(dsn: str, documents: None) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [
-        "standard_conforming_strings = off",
-        "quote_all_identifiers = on",
-        "array_nulls = off",
-        "transform_null_equals = on",
-        "plan_cache_mode = force_generic_plan",
-        "row_security = off",
-        "search_path = ''",
-        "search_path = sqlvec, public",
-        "extra_float_digits = -15",
-        "bytea_output = escape",
-        "client_encoding = latin1",
-        "intervalstyle = sql_standard",
-        "datestyle = 'German'",
-        "enable_bitmapscan = off",
-        "enable_indexscan = off",
-        "enable_seqscan = off",
-        "work_mem = '64kB'",
-        "jit_above_cost = 0",
-        "default_transaction_isolation = 'repeatable read'",
-        "hnsw.iterative_scan = strict_order",
-    ],
-)
+@pytest.mark.parametrize("setting", SETTINGS)
 def test_settings_of_the_session(dsn: str, expected: list[Any], setting: str) -> None:
     """Functions compile under the settings of their first call: each in a session of its own."""
     with psycopg.connect(dsn, autocommit=True) as db:
