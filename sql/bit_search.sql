@@ -11,14 +11,14 @@ DECLARE
     v_before pg_catalog.text[];
 BEGIN
     v_plan := sqlvec._plan_search(
-        sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'bit', pg_catalog.length(query), k, filter,
+        pg_catalog.pg_typeof(rel), column_name, 'bit', pg_catalog.length(query), k, filter,
         where_sql, params, candidates, oversample, metric, mode, NULL, NULL, pg_catalog.current_setting('search_path'));
     v_before := sqlvec._set_scan(v_plan.settings);
     RETURN QUERY EXECUTE v_plan.statement USING params, query, v_plan.bound;
     IF NOT FOUND AND v_plan.fallback IS NOT NULL THEN
         RETURN QUERY EXECUTE v_plan.fallback USING params, query, v_plan.bound;
     END IF;
-    PERFORM sqlvec._set_scan(v_before);
+    v_before := sqlvec._set_scan(v_before);
 END
 $body$;
 
@@ -39,7 +39,7 @@ DECLARE
     v_before pg_catalog.text[];
 BEGIN
     v_plan := sqlvec._plan_search(
-        sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'bit', pg_catalog.length(query), k, filter,
+        pg_catalog.pg_typeof(rel), column_name, 'bit', pg_catalog.length(query), k, filter,
         where_sql, params, candidates, oversample, metric, mode, key_column, pg_catalog.pg_typeof(key),
         pg_catalog.current_setting('search_path'));
     v_before := sqlvec._set_scan(v_plan.settings);
@@ -47,7 +47,7 @@ BEGIN
     IF NOT FOUND AND v_plan.fallback IS NOT NULL THEN
         RETURN QUERY EXECUTE v_plan.fallback USING params, query, v_plan.bound;
     END IF;
-    PERFORM sqlvec._set_scan(v_before);
+    v_before := sqlvec._set_scan(v_before);
 END
 $body$;
 

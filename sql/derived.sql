@@ -115,9 +115,12 @@ COMMENT ON VIEW sqlvec.derived_column IS
 CREATE OR REPLACE FUNCTION sqlvec._relation_ids(rel oid) RETURNS TABLE (id int, fires "char")
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT f.id::int, t.tgenabled
+    -- Without a regular expression, which would cost more than the rest of a look-up.
+    SELECT f.id, t.tgenabled
     FROM pg_catalog.pg_trigger AS t
-    CROSS JOIN LATERAL (SELECT substring(t.tgfoid::regproc::text FROM '^"?sqlvec"?[.]"?maintain_([0-9]+)"?$') AS id) AS f
+    CROSS JOIN LATERAL (SELECT replace(t.tgfoid::regproc::text, '"', '') AS name) AS n
+    CROSS JOIN LATERAL (SELECT CASE WHEN starts_with(n.name, 'sqlvec.maintain_') AND translate(n.name, '0123456789', '') = 'sqlvec.maintain_'
+                                    THEN nullif(substr(n.name, 17), '')::int END AS id) AS f
     WHERE t.tgrelid = rel AND f.id IS NOT NULL;
 END;
 

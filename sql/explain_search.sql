@@ -15,9 +15,9 @@ DECLARE
     v_waiting bigint;
 BEGIN
     v_plan := sqlvec._plan_search(
-        v_rel, column_name, 'vector', sqlvec._dims(query), k, filter,
+        pg_catalog.pg_typeof(rel), column_name, 'vector', sqlvec._dims(query), k, filter,
         where_sql, params, candidates, oversample, metric, mode, NULL, NULL, pg_catalog.current_setting('search_path'));
-    PERFORM sqlvec._refuse_zero(query, v_plan.metric);
+    query := sqlvec._refuse_zero(query, v_plan.metric);
 
     topic := 'plan';
     detail := CASE
@@ -77,7 +77,7 @@ BEGIN
         detail := v_line;
         RETURN NEXT;
     END LOOP;
-    PERFORM sqlvec._set_scan(v_before);
+    v_before := sqlvec._set_scan(v_before);
 END
 $body$;
 

@@ -26,11 +26,12 @@ CREATE OR REPLACE FUNCTION sqlvec._estimate(
 AS $body$
 DECLARE
     v_path pg_catalog.text := pg_catalog.current_setting('search_path');
+    v_now pg_catalog.text; -- assigned to, where PERFORM would run a query
     v_plan pg_catalog.json;
 BEGIN
-    PERFORM pg_catalog.set_config('search_path', caller_path, true);
+    v_now := pg_catalog.set_config('search_path', caller_path, true);
     EXECUTE pg_catalog.format('EXPLAIN (FORMAT JSON) %s', statement) INTO v_plan USING params, NULL::int, bound;
-    PERFORM pg_catalog.set_config('search_path', v_path, true);
+    v_now := pg_catalog.set_config('search_path', v_path, true);
     matching := pg_catalog.json_extract_path_text(v_plan, '0', 'Plan', 'Plan Rows');
     cost := pg_catalog.json_extract_path_text(v_plan, '0', 'Plan', 'Total Cost');
 END
@@ -93,7 +94,7 @@ END
 $body$;
 
 CREATE OR REPLACE FUNCTION sqlvec._plan_search(
-    rel oid, column_name text, query_type text, query_dimensions int, k int, filter jsonb, where_sql text, params text[],
+    rel_type regtype, column_name text, query_type text, query_dimensions int, k int, filter jsonb, where_sql text, params text[],
     candidates int, oversample float8, INOUT metric text, mode text, key_column text, key_type regtype, caller_path text,
     depth int = NULL,         -- rows to answer, of which k are to be sure; NULL is k
     places boolean = false,   -- answer where rows are, as sqlvec._hit_statement does, instead of rows or keys
@@ -107,6 +108,8 @@ CREATE OR REPLACE FUNCTION sqlvec._plan_search(
 SET quote_all_identifiers = off
 AS $body$
 DECLARE
+    v_checked CONSTANT boolean := sqlvec._check_search(column_name, query_dimensions, k, candidates, oversample, mode);
+    rel oid;
     v_class record;
     v_part record;
     v_type text;
@@ -117,7 +120,8 @@ DECLARE
     v_alone boolean;
     v_query text;
     v_key text;
-    v_schema text := (SELECT t.typnamespace::regnamespace FROM pg_type AS t WHERE t.oid = sqlvec._query_type('vector'));
+    -- Of pgvector, quoted: under this search_path its types are printed with it.
+    v_schema text := coalesce(nullif(left(sqlvec._query_type('vector')::text, -length('.vector')), ''), 'pg_catalog');
     v_carry text;
     v_carried text;
     v_answer text;
@@ -137,13 +141,14 @@ DECLARE
     v_code_query text;
     v_encoded text;
 BEGIN
-    PERFORM sqlvec._check_search(column_name, query_dimensions, k, candidates, oversample, mode);
-    SELECT c.relname, c.relkind, c.reltuples::float8 AS reltuples, c.relpages::float8 AS relpages,
+    SELECT c.oid, c.relname, c.relkind, c.reltuples::float8 AS reltuples, c.relpages::float8 AS relpages,
            c.relhassubclass,
            c.relnamespace::regnamespace::text AS schema_name, a.attnum, a.atttypid, a.atttypmod
     INTO v_class
-    FROM pg_class AS c LEFT JOIN pg_attribute AS a ON a.attrelid = rel AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped
-    WHERE c.oid = rel;
+    FROM pg_type AS t JOIN pg_class AS c ON c.oid = t.typrelid
+    LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE t.oid = rel_type AND c.relkind <> 'c';
+    rel := coalesce(v_class.oid, sqlvec._relation_of(rel_type));
     -- What does not fit at first sight is a domain, a halfvec column, or an error to explain.
     IF v_class.atttypid = sqlvec._query_type(query_type) AND v_class.atttypmod = query_dimensions THEN
         v_type := query_type;
@@ -156,6 +161,8 @@ BEGIN
     v_ways := sqlvec._ways(rel, column_name, v_class.attnum, v_class.atttypmod);
     IF metric IS NOT NULL THEN
         metric := sqlvec._checked_metric(metric, v_type);
+    ELSIF cardinality(v_ways) = 1 THEN
+        metric := coalesce((v_ways[1]).metric, sqlvec._default_metric(rel, column_name, v_type, v_ways));
     ELSE
         metric := sqlvec._default_metric(rel, column_name, v_type, v_ways);
     END IF;
@@ -184,7 +191,11 @@ BEGIN
     IF mode = 'exact' THEN
         reason := 'asked for';
     ELSE
-        v_way := sqlvec._choose_way(v_ways, rel, column_name, metric, mode);
+        -- The first way is nearly always the one.
+        v_way := v_ways[1];
+        IF mode <> 'auto' OR v_way.metric IS DISTINCT FROM metric OR v_way.index_name IS NULL OR v_way.partial THEN
+            v_way := sqlvec._choose_way(v_ways, rel, column_name, metric, mode);
+        END IF;
         IF v_way.way IS NULL THEN
             reason := format('no valid index serves %s on this column', metric);
         ELSE
@@ -315,12 +326,12 @@ BEGIN
     v_before := ARRAY[pg_catalog.current_setting('hnsw.ef_search'), pg_catalog.current_setting('hnsw.iterative_scan'),
                       pg_catalog.current_setting('ivfflat.iterative_scan'), pg_catalog.current_setting('jit'),
                       pg_catalog.current_setting('hnsw.max_scan_tuples'), pg_catalog.current_setting('hnsw.scan_mem_multiplier')];
-    PERFORM pg_catalog.set_config('hnsw.ef_search', settings[1], true),
-            pg_catalog.set_config('hnsw.iterative_scan', settings[2], true),
-            pg_catalog.set_config('ivfflat.iterative_scan', settings[3], true),
-            pg_catalog.set_config('jit', settings[4], true),
-            pg_catalog.set_config('hnsw.max_scan_tuples', coalesce(settings[5], v_before[5]), true),
-            pg_catalog.set_config('hnsw.scan_mem_multiplier', coalesce(settings[6], v_before[6]), true);
+    settings := ARRAY[pg_catalog.set_config('hnsw.ef_search', settings[1], true),
+                      pg_catalog.set_config('hnsw.iterative_scan', settings[2], true),
+                      pg_catalog.set_config('ivfflat.iterative_scan', settings[3], true),
+                      pg_catalog.set_config('jit', settings[4], true),
+                      pg_catalog.set_config('hnsw.max_scan_tuples', coalesce(settings[5], v_before[5]), true),
+                      pg_catalog.set_config('hnsw.scan_mem_multiplier', coalesce(settings[6], v_before[6]), true)];
     RETURN v_before;
 END
 $body$;

@@ -15,14 +15,14 @@ DECLARE
     v_before pg_catalog.text[];
 BEGIN
     v_plan := sqlvec._plan_search(
-        sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'sparsevec', sqlvec._sparse_dimensions(query), k, filter,
+        pg_catalog.pg_typeof(rel), column_name, 'sparsevec', sqlvec._sparse_dimensions(query), k, filter,
         where_sql, params, candidates, oversample, metric, mode, NULL, NULL, pg_catalog.current_setting('search_path'));
     v_before := sqlvec._set_scan(v_plan.settings);
     RETURN QUERY EXECUTE v_plan.statement USING params, query, v_plan.bound;
     IF NOT FOUND AND v_plan.fallback IS NOT NULL THEN
         RETURN QUERY EXECUTE v_plan.fallback USING params, query, v_plan.bound;
     END IF;
-    PERFORM sqlvec._set_scan(v_before);
+    v_before := sqlvec._set_scan(v_before);
 END
 $body$;
 
@@ -43,7 +43,7 @@ DECLARE
     v_before pg_catalog.text[];
 BEGIN
     v_plan := sqlvec._plan_search(
-        sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'sparsevec', sqlvec._sparse_dimensions(query), k, filter,
+        pg_catalog.pg_typeof(rel), column_name, 'sparsevec', sqlvec._sparse_dimensions(query), k, filter,
         where_sql, params, candidates, oversample, metric, mode, key_column, pg_catalog.pg_typeof(key),
         pg_catalog.current_setting('search_path'));
     v_before := sqlvec._set_scan(v_plan.settings);
@@ -51,7 +51,7 @@ BEGIN
     IF NOT FOUND AND v_plan.fallback IS NOT NULL THEN
         RETURN QUERY EXECUTE v_plan.fallback USING params, query, v_plan.bound;
     END IF;
-    PERFORM sqlvec._set_scan(v_before);
+    v_before := sqlvec._set_scan(v_before);
 END
 $body$;
 

@@ -1,7 +1,7 @@
 -- sqlvec.vector_search, sqlvec.vector_search_keys: nearest rows of a vector or halfvec column.
 
--- The cosine to a zero vector is undefined: every distance would be NaN.
-CREATE OR REPLACE FUNCTION sqlvec._refuse_zero(query vector, metric text) RETURNS void
+-- The query, unless it is a zero vector, to which a cosine is undefined: every distance would be NaN.
+CREATE OR REPLACE FUNCTION sqlvec._refuse_zero(query vector, metric text) RETURNS vector
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
@@ -9,6 +9,7 @@ BEGIN
     IF metric = 'cosine' AND sqlvec._dot(query, query) = 0::float8 AND (sqlvec._integer_parts(query)).unit IS NULL THEN
         RAISE EXCEPTION 'the cosine distance to a zero vector is undefined' USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    RETURN _refuse_zero.query;
 END
 $body$;
 
@@ -45,16 +46,16 @@ DECLARE
     v_farthest pg_catalog.float8;
 BEGIN
     p := sqlvec._plan_search(
-        sqlvec._relation_of(rel_type), column_name, 'vector', sqlvec._dims(query), k, filter, where_sql, params, NULL, NULL, metric, mode,
+        rel_type, column_name, 'vector', sqlvec._dims(query), k, filter, where_sql, params, NULL, NULL, metric, mode,
         key_column, key_type, pg_catalog.current_setting('search_path'), depth, true);
-    PERFORM sqlvec._refuse_zero(query, p.metric);
+    query := sqlvec._refuse_zero(query, p.metric);
     v_farthest := sqlvec._farthest(model, query, min_relevance, p.metric);
     v_before := sqlvec._set_scan(p.settings);
     EXECUTE pg_catalog.format(v_arrays, p.statement) INTO v_found USING params, query, p.bound, v_farthest;
     IF v_found.complete IS NULL AND p.fallback IS NOT NULL THEN
         EXECUTE pg_catalog.format(v_arrays, p.fallback) INTO v_found USING params, query, p.bound, v_farthest;
     END IF;
-    PERFORM sqlvec._set_scan(v_before);
+    v_before := sqlvec._set_scan(v_before);
     row_ids := v_found.row_ids; row_tables := v_found.row_tables; scores := v_found.distances;
     complete := coalesce(v_found.complete, true);
     metric_used := p.metric;
@@ -72,15 +73,15 @@ DECLARE
     v_before pg_catalog.text[];
 BEGIN
     v_plan := sqlvec._plan_search(
-        sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'vector', sqlvec._dims(query), k, filter,
+        pg_catalog.pg_typeof(rel), column_name, 'vector', sqlvec._dims(query), k, filter,
         where_sql, params, candidates, oversample, metric, mode, NULL, NULL, pg_catalog.current_setting('search_path'));
-    PERFORM sqlvec._refuse_zero(query, v_plan.metric);
+    query := sqlvec._refuse_zero(query, v_plan.metric);
     v_before := sqlvec._set_scan(v_plan.settings);
     RETURN QUERY EXECUTE v_plan.statement USING params, query, v_plan.bound;
     IF NOT FOUND AND v_plan.fallback IS NOT NULL THEN
         RETURN QUERY EXECUTE v_plan.fallback USING params, query, v_plan.bound;
     END IF;
-    PERFORM sqlvec._set_scan(v_before);
+    v_before := sqlvec._set_scan(v_before);
 END
 $body$;
 
@@ -101,16 +102,16 @@ DECLARE
     v_before pg_catalog.text[];
 BEGIN
     v_plan := sqlvec._plan_search(
-        sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'vector', sqlvec._dims(query), k, filter,
+        pg_catalog.pg_typeof(rel), column_name, 'vector', sqlvec._dims(query), k, filter,
         where_sql, params, candidates, oversample, metric, mode, key_column, pg_catalog.pg_typeof(key),
         pg_catalog.current_setting('search_path'));
-    PERFORM sqlvec._refuse_zero(query, v_plan.metric);
+    query := sqlvec._refuse_zero(query, v_plan.metric);
     v_before := sqlvec._set_scan(v_plan.settings);
     RETURN QUERY EXECUTE v_plan.statement USING params, query, v_plan.bound;
     IF NOT FOUND AND v_plan.fallback IS NOT NULL THEN
         RETURN QUERY EXECUTE v_plan.fallback USING params, query, v_plan.bound;
     END IF;
-    PERFORM sqlvec._set_scan(v_before);
+    v_before := sqlvec._set_scan(v_before);
 END
 $body$;
 

@@ -2408,9 +2408,12 @@ COMMENT ON VIEW sqlvec.derived_column IS
 CREATE OR REPLACE FUNCTION sqlvec._relation_ids(rel oid) RETURNS TABLE (id int, fires "char")
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT f.id::int, t.tgenabled
+    -- Without a regular expression, which would cost more than the rest of a look-up.
+    SELECT f.id, t.tgenabled
     FROM pg_catalog.pg_trigger AS t
-    CROSS JOIN LATERAL (SELECT substring(t.tgfoid::regproc::text FROM '^"?sqlvec"?[.]"?maintain_([0-9]+)"?$') AS id) AS f
+    CROSS JOIN LATERAL (SELECT replace(t.tgfoid::regproc::text, '"', '') AS name) AS n
+    CROSS JOIN LATERAL (SELECT CASE WHEN starts_with(n.name, 'sqlvec.maintain_') AND translate(n.name, '0123456789', '') = 'sqlvec.maintain_'
+                                    THEN nullif(substr(n.name, 17), '')::int END AS id) AS f
     WHERE t.tgrelid = rel AND f.id IS NOT NULL;
 END;
 
@@ -4702,8 +4705,8 @@ BEGIN ATOMIC
     JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
     JOIN pg_catalog.pg_opclass AS o ON o.oid = i.indclass[0]
     JOIN pg_catalog.pg_am AS m ON m.oid = o.opcmethod AND m.amname IN ('hnsw', 'ivfflat')
-    WHERE i.indrelid = rel AND i.indisvalid AND i.indislive AND NOT i.indisunique
-    ORDER BY c.relname;
+    -- What Postgres itself brings has the numbers below 16384: most indexes need no further look.
+    WHERE i.indrelid = rel AND i.indclass[0] >= 16384 AND i.indisvalid AND i.indislive;
 END;
 
 -- One way to find candidates for a column.
@@ -4920,10 +4923,11 @@ BEGIN
 END
 $body$;
 
--- Refuses numbers out of range before anything is looked up.
+-- Refuses numbers out of range before anything is looked up. Answers true, because an assignment costs a
+-- third of a PERFORM, which runs a query.
 CREATE OR REPLACE FUNCTION sqlvec._check_search(
     column_name text, query_dimensions int, k int, candidates int, oversample float8, mode text
-) RETURNS void
+) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
@@ -4940,6 +4944,7 @@ BEGIN
     ELSIF mode IS NULL OR column_name IS NULL THEN
         RAISE EXCEPTION 'column_name and mode cannot be NULL' USING ERRCODE = 'null_value_not_allowed';
     END IF;
+    RETURN true;
 END
 $body$;
 
@@ -5182,11 +5187,12 @@ CREATE OR REPLACE FUNCTION sqlvec._estimate(
 AS $body$
 DECLARE
     v_path pg_catalog.text := pg_catalog.current_setting('search_path');
+    v_now pg_catalog.text; -- assigned to, where PERFORM would run a query
     v_plan pg_catalog.json;
 BEGIN
-    PERFORM pg_catalog.set_config('search_path', caller_path, true);
+    v_now := pg_catalog.set_config('search_path', caller_path, true);
     EXECUTE pg_catalog.format('EXPLAIN (FORMAT JSON) %s', statement) INTO v_plan USING params, NULL::int, bound;
-    PERFORM pg_catalog.set_config('search_path', v_path, true);
+    v_now := pg_catalog.set_config('search_path', v_path, true);
     matching := pg_catalog.json_extract_path_text(v_plan, '0', 'Plan', 'Plan Rows');
     cost := pg_catalog.json_extract_path_text(v_plan, '0', 'Plan', 'Total Cost');
 END
@@ -5249,7 +5255,7 @@ END
 $body$;
 
 CREATE OR REPLACE FUNCTION sqlvec._plan_search(
-    rel oid, column_name text, query_type text, query_dimensions int, k int, filter jsonb, where_sql text, params text[],
+    rel_type regtype, column_name text, query_type text, query_dimensions int, k int, filter jsonb, where_sql text, params text[],
     candidates int, oversample float8, INOUT metric text, mode text, key_column text, key_type regtype, caller_path text,
     depth int = NULL,         -- rows to answer, of which k are to be sure; NULL is k
     places boolean = false,   -- answer where rows are, as sqlvec._hit_statement does, instead of rows or keys
@@ -5263,6 +5269,8 @@ CREATE OR REPLACE FUNCTION sqlvec._plan_search(
 SET quote_all_identifiers = off
 AS $body$
 DECLARE
+    v_checked CONSTANT boolean := sqlvec._check_search(column_name, query_dimensions, k, candidates, oversample, mode);
+    rel oid;
     v_class record;
     v_part record;
     v_type text;
@@ -5273,7 +5281,8 @@ DECLARE
     v_alone boolean;
     v_query text;
     v_key text;
-    v_schema text := (SELECT t.typnamespace::regnamespace FROM pg_type AS t WHERE t.oid = sqlvec._query_type('vector'));
+    -- Of pgvector, quoted: under this search_path its types are printed with it.
+    v_schema text := coalesce(nullif(left(sqlvec._query_type('vector')::text, -length('.vector')), ''), 'pg_catalog');
     v_carry text;
     v_carried text;
     v_answer text;
@@ -5293,13 +5302,14 @@ DECLARE
     v_code_query text;
     v_encoded text;
 BEGIN
-    PERFORM sqlvec._check_search(column_name, query_dimensions, k, candidates, oversample, mode);
-    SELECT c.relname, c.relkind, c.reltuples::float8 AS reltuples, c.relpages::float8 AS relpages,
+    SELECT c.oid, c.relname, c.relkind, c.reltuples::float8 AS reltuples, c.relpages::float8 AS relpages,
            c.relhassubclass,
            c.relnamespace::regnamespace::text AS schema_name, a.attnum, a.atttypid, a.atttypmod
     INTO v_class
-    FROM pg_class AS c LEFT JOIN pg_attribute AS a ON a.attrelid = rel AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped
-    WHERE c.oid = rel;
+    FROM pg_type AS t JOIN pg_class AS c ON c.oid = t.typrelid
+    LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE t.oid = rel_type AND c.relkind <> 'c';
+    rel := coalesce(v_class.oid, sqlvec._relation_of(rel_type));
     -- What does not fit at first sight is a domain, a halfvec column, or an error to explain.
     IF v_class.atttypid = sqlvec._query_type(query_type) AND v_class.atttypmod = query_dimensions THEN
         v_type := query_type;
@@ -5312,6 +5322,8 @@ BEGIN
     v_ways := sqlvec._ways(rel, column_name, v_class.attnum, v_class.atttypmod);
     IF metric IS NOT NULL THEN
         metric := sqlvec._checked_metric(metric, v_type);
+    ELSIF cardinality(v_ways) = 1 THEN
+        metric := coalesce((v_ways[1]).metric, sqlvec._default_metric(rel, column_name, v_type, v_ways));
     ELSE
         metric := sqlvec._default_metric(rel, column_name, v_type, v_ways);
     END IF;
@@ -5340,7 +5352,11 @@ BEGIN
     IF mode = 'exact' THEN
         reason := 'asked for';
     ELSE
-        v_way := sqlvec._choose_way(v_ways, rel, column_name, metric, mode);
+        -- The first way is nearly always the one.
+        v_way := v_ways[1];
+        IF mode <> 'auto' OR v_way.metric IS DISTINCT FROM metric OR v_way.index_name IS NULL OR v_way.partial THEN
+            v_way := sqlvec._choose_way(v_ways, rel, column_name, metric, mode);
+        END IF;
         IF v_way.way IS NULL THEN
             reason := format('no valid index serves %s on this column', metric);
         ELSE
@@ -5471,20 +5487,20 @@ BEGIN
     v_before := ARRAY[pg_catalog.current_setting('hnsw.ef_search'), pg_catalog.current_setting('hnsw.iterative_scan'),
                       pg_catalog.current_setting('ivfflat.iterative_scan'), pg_catalog.current_setting('jit'),
                       pg_catalog.current_setting('hnsw.max_scan_tuples'), pg_catalog.current_setting('hnsw.scan_mem_multiplier')];
-    PERFORM pg_catalog.set_config('hnsw.ef_search', settings[1], true),
-            pg_catalog.set_config('hnsw.iterative_scan', settings[2], true),
-            pg_catalog.set_config('ivfflat.iterative_scan', settings[3], true),
-            pg_catalog.set_config('jit', settings[4], true),
-            pg_catalog.set_config('hnsw.max_scan_tuples', coalesce(settings[5], v_before[5]), true),
-            pg_catalog.set_config('hnsw.scan_mem_multiplier', coalesce(settings[6], v_before[6]), true);
+    settings := ARRAY[pg_catalog.set_config('hnsw.ef_search', settings[1], true),
+                      pg_catalog.set_config('hnsw.iterative_scan', settings[2], true),
+                      pg_catalog.set_config('ivfflat.iterative_scan', settings[3], true),
+                      pg_catalog.set_config('jit', settings[4], true),
+                      pg_catalog.set_config('hnsw.max_scan_tuples', coalesce(settings[5], v_before[5]), true),
+                      pg_catalog.set_config('hnsw.scan_mem_multiplier', coalesce(settings[6], v_before[6]), true)];
     RETURN v_before;
 END
 $body$;
 
 -- sqlvec.vector_search, sqlvec.vector_search_keys: nearest rows of a vector or halfvec column.
 
--- The cosine to a zero vector is undefined: every distance would be NaN.
-CREATE OR REPLACE FUNCTION sqlvec._refuse_zero(query vector, metric text) RETURNS void
+-- The query, unless it is a zero vector, to which a cosine is undefined: every distance would be NaN.
+CREATE OR REPLACE FUNCTION sqlvec._refuse_zero(query vector, metric text) RETURNS vector
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
@@ -5492,6 +5508,7 @@ BEGIN
     IF metric = 'cosine' AND sqlvec._dot(query, query) = 0::float8 AND (sqlvec._integer_parts(query)).unit IS NULL THEN
         RAISE EXCEPTION 'the cosine distance to a zero vector is undefined' USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    RETURN _refuse_zero.query;
 END
 $body$;
 
@@ -5528,16 +5545,16 @@ DECLARE
     v_farthest pg_catalog.float8;
 BEGIN
     p := sqlvec._plan_search(
-        sqlvec._relation_of(rel_type), column_name, 'vector', sqlvec._dims(query), k, filter, where_sql, params, NULL, NULL, metric, mode,
+        rel_type, column_name, 'vector', sqlvec._dims(query), k, filter, where_sql, params, NULL, NULL, metric, mode,
         key_column, key_type, pg_catalog.current_setting('search_path'), depth, true);
-    PERFORM sqlvec._refuse_zero(query, p.metric);
+    query := sqlvec._refuse_zero(query, p.metric);
     v_farthest := sqlvec._farthest(model, query, min_relevance, p.metric);
     v_before := sqlvec._set_scan(p.settings);
     EXECUTE pg_catalog.format(v_arrays, p.statement) INTO v_found USING params, query, p.bound, v_farthest;
     IF v_found.complete IS NULL AND p.fallback IS NOT NULL THEN
         EXECUTE pg_catalog.format(v_arrays, p.fallback) INTO v_found USING params, query, p.bound, v_farthest;
     END IF;
-    PERFORM sqlvec._set_scan(v_before);
+    v_before := sqlvec._set_scan(v_before);
     row_ids := v_found.row_ids; row_tables := v_found.row_tables; scores := v_found.distances;
     complete := coalesce(v_found.complete, true);
     metric_used := p.metric;
@@ -5555,15 +5572,15 @@ DECLARE
     v_before pg_catalog.text[];
 BEGIN
     v_plan := sqlvec._plan_search(
-        sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'vector', sqlvec._dims(query), k, filter,
+        pg_catalog.pg_typeof(rel), column_name, 'vector', sqlvec._dims(query), k, filter,
         where_sql, params, candidates, oversample, metric, mode, NULL, NULL, pg_catalog.current_setting('search_path'));
-    PERFORM sqlvec._refuse_zero(query, v_plan.metric);
+    query := sqlvec._refuse_zero(query, v_plan.metric);
     v_before := sqlvec._set_scan(v_plan.settings);
     RETURN QUERY EXECUTE v_plan.statement USING params, query, v_plan.bound;
     IF NOT FOUND AND v_plan.fallback IS NOT NULL THEN
         RETURN QUERY EXECUTE v_plan.fallback USING params, query, v_plan.bound;
     END IF;
-    PERFORM sqlvec._set_scan(v_before);
+    v_before := sqlvec._set_scan(v_before);
 END
 $body$;
 
@@ -5584,16 +5601,16 @@ DECLARE
     v_before pg_catalog.text[];
 BEGIN
     v_plan := sqlvec._plan_search(
-        sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'vector', sqlvec._dims(query), k, filter,
+        pg_catalog.pg_typeof(rel), column_name, 'vector', sqlvec._dims(query), k, filter,
         where_sql, params, candidates, oversample, metric, mode, key_column, pg_catalog.pg_typeof(key),
         pg_catalog.current_setting('search_path'));
-    PERFORM sqlvec._refuse_zero(query, v_plan.metric);
+    query := sqlvec._refuse_zero(query, v_plan.metric);
     v_before := sqlvec._set_scan(v_plan.settings);
     RETURN QUERY EXECUTE v_plan.statement USING params, query, v_plan.bound;
     IF NOT FOUND AND v_plan.fallback IS NOT NULL THEN
         RETURN QUERY EXECUTE v_plan.fallback USING params, query, v_plan.bound;
     END IF;
-    PERFORM sqlvec._set_scan(v_before);
+    v_before := sqlvec._set_scan(v_before);
 END
 $body$;
 
@@ -5613,14 +5630,14 @@ DECLARE
     v_before pg_catalog.text[];
 BEGIN
     v_plan := sqlvec._plan_search(
-        sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'bit', pg_catalog.length(query), k, filter,
+        pg_catalog.pg_typeof(rel), column_name, 'bit', pg_catalog.length(query), k, filter,
         where_sql, params, candidates, oversample, metric, mode, NULL, NULL, pg_catalog.current_setting('search_path'));
     v_before := sqlvec._set_scan(v_plan.settings);
     RETURN QUERY EXECUTE v_plan.statement USING params, query, v_plan.bound;
     IF NOT FOUND AND v_plan.fallback IS NOT NULL THEN
         RETURN QUERY EXECUTE v_plan.fallback USING params, query, v_plan.bound;
     END IF;
-    PERFORM sqlvec._set_scan(v_before);
+    v_before := sqlvec._set_scan(v_before);
 END
 $body$;
 
@@ -5641,7 +5658,7 @@ DECLARE
     v_before pg_catalog.text[];
 BEGIN
     v_plan := sqlvec._plan_search(
-        sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'bit', pg_catalog.length(query), k, filter,
+        pg_catalog.pg_typeof(rel), column_name, 'bit', pg_catalog.length(query), k, filter,
         where_sql, params, candidates, oversample, metric, mode, key_column, pg_catalog.pg_typeof(key),
         pg_catalog.current_setting('search_path'));
     v_before := sqlvec._set_scan(v_plan.settings);
@@ -5649,7 +5666,7 @@ BEGIN
     IF NOT FOUND AND v_plan.fallback IS NOT NULL THEN
         RETURN QUERY EXECUTE v_plan.fallback USING params, query, v_plan.bound;
     END IF;
-    PERFORM sqlvec._set_scan(v_before);
+    v_before := sqlvec._set_scan(v_before);
 END
 $body$;
 
@@ -5673,14 +5690,14 @@ DECLARE
     v_before pg_catalog.text[];
 BEGIN
     v_plan := sqlvec._plan_search(
-        sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'sparsevec', sqlvec._sparse_dimensions(query), k, filter,
+        pg_catalog.pg_typeof(rel), column_name, 'sparsevec', sqlvec._sparse_dimensions(query), k, filter,
         where_sql, params, candidates, oversample, metric, mode, NULL, NULL, pg_catalog.current_setting('search_path'));
     v_before := sqlvec._set_scan(v_plan.settings);
     RETURN QUERY EXECUTE v_plan.statement USING params, query, v_plan.bound;
     IF NOT FOUND AND v_plan.fallback IS NOT NULL THEN
         RETURN QUERY EXECUTE v_plan.fallback USING params, query, v_plan.bound;
     END IF;
-    PERFORM sqlvec._set_scan(v_before);
+    v_before := sqlvec._set_scan(v_before);
 END
 $body$;
 
@@ -5701,7 +5718,7 @@ DECLARE
     v_before pg_catalog.text[];
 BEGIN
     v_plan := sqlvec._plan_search(
-        sqlvec._relation_of(pg_catalog.pg_typeof(rel)), column_name, 'sparsevec', sqlvec._sparse_dimensions(query), k, filter,
+        pg_catalog.pg_typeof(rel), column_name, 'sparsevec', sqlvec._sparse_dimensions(query), k, filter,
         where_sql, params, candidates, oversample, metric, mode, key_column, pg_catalog.pg_typeof(key),
         pg_catalog.current_setting('search_path'));
     v_before := sqlvec._set_scan(v_plan.settings);
@@ -5709,7 +5726,7 @@ BEGIN
     IF NOT FOUND AND v_plan.fallback IS NOT NULL THEN
         RETURN QUERY EXECUTE v_plan.fallback USING params, query, v_plan.bound;
     END IF;
-    PERFORM sqlvec._set_scan(v_before);
+    v_before := sqlvec._set_scan(v_before);
 END
 $body$;
 
@@ -10052,9 +10069,9 @@ DECLARE
     v_waiting bigint;
 BEGIN
     v_plan := sqlvec._plan_search(
-        v_rel, column_name, 'vector', sqlvec._dims(query), k, filter,
+        pg_catalog.pg_typeof(rel), column_name, 'vector', sqlvec._dims(query), k, filter,
         where_sql, params, candidates, oversample, metric, mode, NULL, NULL, pg_catalog.current_setting('search_path'));
-    PERFORM sqlvec._refuse_zero(query, v_plan.metric);
+    query := sqlvec._refuse_zero(query, v_plan.metric);
 
     topic := 'plan';
     detail := CASE
@@ -10114,7 +10131,7 @@ BEGIN
         detail := v_line;
         RETURN NEXT;
     END LOOP;
-    PERFORM sqlvec._set_scan(v_before);
+    v_before := sqlvec._set_scan(v_before);
 END
 $body$;
 
