@@ -117,12 +117,59 @@ EXCEPTION WHEN data_exception THEN
 END
 $body$;
 
+-- Lock a table against changes of its name and columns until the end of the transaction, by the name that
+-- the statement `lock` is given. Names may change until the lock is there; they come from the system
+-- cache, which knows what others have committed whatever the snapshot of the transaction.
+CREATE OR REPLACE FUNCTION sqlvec._hold(rel oid, lock text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_name text;
+BEGIN
+    LOOP
+        v_name := rel::regclass::text;
+        IF v_name ~ '^[0-9]+$' THEN -- the bare number: a name of digits would be quoted
+            RAISE EXCEPTION 'a table was dropped while work on it went on' USING ERRCODE = 'undefined_table';
+        END IF;
+        BEGIN
+            EXECUTE format(lock, v_name);
+        EXCEPTION WHEN undefined_table THEN
+            CONTINUE; -- has another name by now
+        END;
+        EXIT WHEN to_regclass(v_name) = rel;
+    END LOOP;
+END
+$body$;
+
+-- The same for what reads a table, with no more rights than to read some of its columns.
+CREATE OR REPLACE FUNCTION sqlvec._hold_to_read(rel oid) RETURNS void
+LANGUAGE sql
+BEGIN ATOMIC
+    SELECT sqlvec._hold(rel, 'SELECT FROM ONLY %s WHERE false');
+END;
+
+-- The same for a batch of a backfill. What changes a partitioned table locks that first, then its
+-- partitions: a batch goes the same way, and before any row of the catalog.
+CREATE OR REPLACE FUNCTION sqlvec._hold_leaf(leaf oid) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_root oid := pg_partition_root(leaf);
+BEGIN
+    IF v_root <> leaf AND has_any_column_privilege(v_root, 'SELECT') THEN
+        PERFORM sqlvec._hold_to_read(v_root);
+    END IF;
+    PERFORM sqlvec._hold(leaf, 'LOCK TABLE ONLY %s IN ROW EXCLUSIVE MODE');
+END
+$body$;
+
 -- Where a sweep over one leaf table starts or goes on, the block it ends before, and how many blocks
 -- to take at first. NULL when the column was dropped meanwhile.
 CREATE OR REPLACE FUNCTION sqlvec._begin_sweep(derived_id int, leaf oid, batch int, OUT block bigint, OUT end_block bigint, OUT step bigint)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
+    PERFORM sqlvec._hold_leaf(_begin_sweep.leaf);
     INSERT INTO sqlvec.backfill_state AS s (derived_id, leaf, end_block)
     SELECT d.id, _begin_sweep.leaf, pg_relation_size(_begin_sweep.leaf) / current_setting('block_size')::int
     FROM sqlvec.derived AS d WHERE d.id = _begin_sweep.derived_id
@@ -213,29 +260,6 @@ BEGIN
 END
 $body$;
 
--- Lock a table against changes of its name and columns until the end of the transaction, by the name that
--- statements will use; names may change until the lock is there.
-CREATE OR REPLACE FUNCTION sqlvec._hold(leaf oid) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-AS $body$
-DECLARE
-    v_name text;
-BEGIN
-    LOOP
-        v_name := sqlvec._qualified(leaf);
-        IF v_name IS NULL THEN
-            RAISE EXCEPTION 'a table was dropped while its backfill ran' USING ERRCODE = 'undefined_table';
-        END IF;
-        BEGIN
-            EXECUTE format('LOCK TABLE ONLY %s IN ROW EXCLUSIVE MODE', v_name);
-        EXCEPTION WHEN undefined_table THEN
-            CONTINUE; -- has another name by now
-        END;
-        EXIT WHEN to_regclass(v_name) = leaf;
-    END LOOP;
-END
-$body$;
-
 CREATE OR REPLACE PROCEDURE sqlvec.backfill(
     rel regclass, target text = NULL, batch int = 1000, verify boolean = false
 ) LANGUAGE plpgsql
@@ -263,6 +287,7 @@ BEGIN
 
     FOREACH v_id IN ARRAY v_ids LOOP
         FOREACH v_leaf IN ARRAY v_leaves LOOP
+            -- Nothing where the column was dropped meanwhile, which is found out below.
             SELECT b.block, b.end_block, b.step INTO v_block, v_end, v_step FROM sqlvec._begin_sweep(v_id, v_leaf, batch) AS b;
             COMMIT AND CHAIN;
             v_known := NULL;
@@ -271,7 +296,7 @@ BEGIN
             -- updates append behind the end are encoded already.
             WHILE v_block OPERATOR(pg_catalog.<) v_end LOOP
                 -- Names and encoder may change between two transactions; the view is read again only when they do.
-                PERFORM sqlvec._hold(v_leaf);
+                PERFORM sqlvec._hold_leaf(v_leaf);
                 IF v_known IS NULL OR sqlvec._bound_to(v_derived, v_leaf) OPERATOR(pg_catalog.<>) v_known THEN
                     v_derived := sqlvec._derived_now(v_id);
                     v_known := sqlvec._bound_to(v_derived, v_leaf);
@@ -287,7 +312,7 @@ BEGIN
             -- What was locked by others, or written behind the sweep. When only locked rows are
             -- left, wait for one of them at a time, holding nothing else: no deadlock is possible.
             LOOP
-                PERFORM sqlvec._hold(v_leaf);
+                PERFORM sqlvec._hold_leaf(v_leaf);
                 v_derived := sqlvec._derived_now(v_id);
                 EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM ONLY %s AS t WHERE %s)', sqlvec._qualified(v_leaf),
                                           sqlvec._waits(v_derived, verify OR v_derived.suspect))

@@ -28,6 +28,7 @@ AS $body$
 DECLARE
     v_derived sqlvec._derived;
 BEGIN
+    PERFORM sqlvec._hold_leaf(leaf);
     SELECT d.* INTO v_derived FROM sqlvec._derived AS d
     WHERE d.id = derived_id AND d.encoder = _bulk_read.encoder AND d.maintained
       AND d.source_column IS NOT NULL AND d.target_column IS NOT NULL;

@@ -28,7 +28,7 @@ $body$;
 -- What a build works with, found and checked; makes the table of edges where it is not there.
 CREATE OR REPLACE FUNCTION sqlvec._neighbours_graph(
     rel regclass, column_name text, neighbours int, into_table text, batch int,
-    OUT edges oid, OUT key_column name, OUT key_type text, OUT metric text
+    OUT edges oid, OUT source_attnum smallint, OUT key_attnum smallint, OUT source_column name, OUT key_column name, OUT key_type text, OUT metric text
 ) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
@@ -60,13 +60,15 @@ BEGIN
             USING ERRCODE = 'insufficient_privilege',
                   HINT = 'Run the build as the owner of the table or as a role with BYPASSRLS.';
     END IF;
-    SELECT max(a.attname), max(a.atttypid) INTO key_column, v_type
+    SELECT max(a.attnum), max(a.attname), max(a.atttypid) INTO key_attnum, key_column, v_type
     FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
     WHERE i.indrelid = rel AND i.indisprimary HAVING count(*) = 1;
     IF key_column IS NULL THEN
         RAISE EXCEPTION 'table % has no primary key of one column', rel
             USING ERRCODE = 'invalid_parameter_value', HINT = 'The edges refer to its rows by that column.';
     END IF;
+    source_attnum := v_source.attnum;
+    source_column := column_name;
     key_type := sqlvec._type_name(v_type);
     metric := sqlvec._default_metric(rel, column_name, v_source.type_name, sqlvec._ways(rel, column_name, v_source.attnum, coalesce(v_source.dimensions, -1)));
 
@@ -90,9 +92,26 @@ BEGIN
 END
 $body$;
 
+-- Hold table and edges for a batch. Names may have changed since the last one.
+CREATE OR REPLACE FUNCTION sqlvec._hold_graph(rel oid, graph record, OUT source_column name, OUT key_column name)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    PERFORM sqlvec._hold_to_read(rel);
+    PERFORM sqlvec._hold_to_read(graph.edges);
+    SELECT s.attname, k.attname INTO source_column, key_column
+    FROM pg_attribute AS s JOIN pg_attribute AS k ON k.attrelid = s.attrelid AND k.attnum = graph.key_attnum AND NOT k.attisdropped
+    WHERE s.attrelid = rel AND s.attnum = graph.source_attnum AND NOT s.attisdropped;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'column "%" or "%" of table % was dropped while its neighbours were searched for',
+            graph.source_column, graph.key_column, sqlvec._qualified(rel) USING ERRCODE = 'undefined_column';
+    END IF;
+END
+$body$;
+
 -- The next keys of a table, as text: of all rows or, with `missing`, of those whose vector has no edges.
 CREATE OR REPLACE FUNCTION sqlvec._neighbours_keys(
-    rel oid, column_name text, graph record, missing boolean, after text, batch int
+    rel oid, graph record, missing boolean, after text, batch int
 ) RETURNS text[]
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -104,7 +123,7 @@ BEGIN
                    graph.key_column, sqlvec._qualified(rel),
                    CASE WHEN after IS NULL THEN 'true' ELSE format('t.%I %s $1::%s', graph.key_column, sqlvec._btree_operator(v_type, 5), graph.key_type) END,
                    CASE WHEN missing THEN format(' AND %s AND NOT EXISTS (SELECT FROM %s AS e WHERE e.key %s t.%I)',
-                                                 sqlvec._has_neighbours(column_name, graph.metric), sqlvec._qualified(graph.edges),
+                                                 sqlvec._has_neighbours(graph.source_column, graph.metric), sqlvec._qualified(graph.edges),
                                                  sqlvec._btree_operator(v_type, 3), graph.key_column) END)
     INTO v_keys USING after, batch;
     RETURN v_keys;
@@ -117,7 +136,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN format(CASE metric WHEN 'cosine' THEN 'sqlvec._norm(t.%I) OPERATOR(pg_catalog.>) 0::pg_catalog.float8' ELSE 't.%I IS NOT NULL' END, column_name);
 
 -- Find the neighbours of some rows anew. No SET: triggers of the application may run inside.
-CREATE OR REPLACE FUNCTION sqlvec._neighbours_batch(rel oid, column_name text, graph record, neighbours int, keys text[]) RETURNS void
+CREATE OR REPLACE FUNCTION sqlvec._neighbours_batch(rel oid, graph record, neighbours int, keys text[]) RETURNS void
 LANGUAGE plpgsql
 AS $body$
 DECLARE
@@ -129,8 +148,8 @@ DECLARE
         'SELECT s.key, s.distance FROM sqlvec.vector_search_keys(NULL::%4$s, %5$L, sqlvec._as_vector(t.%5$I), NULL::%6$s, k => $2, metric => %3$L) AS s '
         'WHERE NOT (s.key %7$s t.%2$I) ORDER BY s.distance, s.key LIMIT $3) AS n '
         'WHERE t.%2$I %7$s ANY ($1::%6$s[]) AND %8$s ON CONFLICT DO NOTHING',
-        v_edges, graph.key_column, graph.metric, sqlvec._qualified(rel), column_name, graph.key_type, v_equal,
-        sqlvec._has_neighbours(column_name, graph.metric));
+        v_edges, graph.key_column, graph.metric, sqlvec._qualified(rel), graph.source_column, graph.key_type, v_equal,
+        sqlvec._has_neighbours(graph.source_column, graph.metric));
 BEGIN
     EXECUTE pg_catalog.format('DELETE FROM %s AS e WHERE e.key %s ANY ($1::%s[])', v_edges, v_equal, graph.key_type) USING keys;
     FOR v_attempt IN 1 .. 5 LOOP
@@ -180,21 +199,27 @@ DECLARE
 BEGIN
     v_graph := sqlvec._neighbours_graph(rel, column_name, neighbours, into_table, batch);
     CALL sqlvec._build_neighbours_cannot_run_inside_a_transaction_block();
+    -- Whatever the session's default: each batch has to see what others have committed, names above all.
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     LOOP
-        v_keys := sqlvec._neighbours_keys(rel, column_name, v_graph, NOT v_all, v_after, batch);
+        SELECT h.source_column, h.key_column INTO v_graph.source_column, v_graph.key_column FROM sqlvec._hold_graph(rel, v_graph) AS h;
+        v_keys := sqlvec._neighbours_keys(rel, v_graph, NOT v_all, v_after, batch);
         EXIT WHEN v_keys IS NULL;
-        PERFORM sqlvec._neighbours_batch(rel, column_name, v_graph, neighbours, v_keys);
+        PERFORM sqlvec._neighbours_batch(rel, v_graph, neighbours, v_keys);
         v_after := v_keys[pg_catalog.cardinality(v_keys)];
-        COMMIT;
+        COMMIT AND CHAIN;
     END LOOP;
     v_after := NULL;
     WHILE mutual LOOP
-        v_keys := sqlvec._neighbours_keys(rel, column_name, v_graph, false, v_after, batch);
+        SELECT h.source_column, h.key_column INTO v_graph.source_column, v_graph.key_column FROM sqlvec._hold_graph(rel, v_graph) AS h;
+        v_keys := sqlvec._neighbours_keys(rel, v_graph, false, v_after, batch);
         EXIT WHEN v_keys IS NULL;
         PERFORM sqlvec._drop_one_sided(rel, v_graph, v_keys);
         v_after := v_keys[pg_catalog.cardinality(v_keys)];
-        COMMIT;
+        COMMIT AND CHAIN;
     END LOOP;
+    -- A caller goes on at the isolation of the session.
+    COMMIT;
 END
 $body$;
 

@@ -7,8 +7,8 @@ goes ahead: whatever it cannot encode, finds locked or must not touch stays as i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -89,6 +89,7 @@ _HALFVEC = text("""
     WHERE e.extname = 'vector' AND t.typname = 'halfvec'
 """)
 _COLUMNS = text("SELECT * FROM sqlvec._bulk_columns(CAST(:oid AS oid), :target)")
+_READ_COMMITTED = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
 _BEGIN = "SELECT block, end_block, step FROM sqlvec._begin_sweep(%s, %s, %s)"
 _READ = "COPY (SELECT * FROM sqlvec._bulk_read(%s, %s, %s, %s, %s, %s)) TO STDOUT (FORMAT binary)"
 _CODES = 'COPY pg_temp."sqlvec codes" FROM STDIN (FORMAT binary)'
@@ -151,7 +152,8 @@ class _Sweep:
 
     def run(self, blocks: Callable[[], tuple[int, int]], report: Report) -> None:
         """Go from where the last pass stopped to the present end of the table."""
-        first, end, step = self._row(_BEGIN, self.derived_id, self.leaf, self.batch)
+        with self._transaction():
+            first, end, step = self._row(_BEGIN, self.derived_id, self.leaf, self.batch)
         if first is None:
             return
         done, total = blocks()
@@ -161,7 +163,7 @@ class _Sweep:
 
         block = first
         while block < end:
-            with self.connection.transaction():
+            with self._transaction():
                 block, step = self._run_batch(block, step, reached)
             reached(block)
 
@@ -188,6 +190,13 @@ class _Sweep:
         state = (self.derived_id, self.leaf, block, step, self.batch, rows, written, last)
         block, step = self._row(_GO_ON, *state)
         return block, step
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Begin one that sees what others commit, names above all, whatever the default."""
+        with self.connection.transaction():
+            self.connection.execute(_READ_COMMITTED)
+            yield
 
     def _row(self, statement: str, *parameters: object) -> Any:
         # Not prepared: behind a pooler the next statement may run on another session.

@@ -376,6 +376,23 @@ def test_row_security_that_hides_rows(db: psycopg.Connection[Any]) -> None:
         db.execute("DROP ROLE sqlvec_hidden")
 
 
+def slow_down(db: psycopg.Connection[Any], tables: tuple[str, ...] = ("doc",)) -> None:
+    """Let every batch take a while."""
+    db.execute(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_sleep(0.01); RETURN NULL; END $$"
+    )
+    for table in tables:
+        db.execute(f"CREATE TRIGGER slow AFTER UPDATE ON {table} EXECUTE FUNCTION slow()")
+
+
+def wait_for_rows(db: psycopg.Connection[Any], rows: int) -> None:
+    """Wait until a backfill has done so many."""
+    deadline = time.monotonic() + 20
+    while progress(db)[2] < rows:
+        assert time.monotonic() < deadline
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -390,16 +407,10 @@ def test_renamed_meanwhile(
     db: psycopg.Connection[Any], database: str, change: str, isolation: str
 ) -> None:
     fill(db, 3000)
-    db.execute(
-        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$ BEGIN PERFORM pg_sleep(0.01); RETURN NULL; END $$"
-    )
-    db.execute("CREATE TRIGGER slow AFTER UPDATE ON doc EXECUTE FUNCTION slow()")
+    slow_down(db)
     started = threading.Thread(target=run_backfill, args=(database, 50, isolation))
     started.start()
-    deadline = time.monotonic() + 20
-    while progress(db)[2] < 200:
-        assert time.monotonic() < deadline
+    wait_for_rows(db, 200)
     with db.transaction():
         db.execute(change)
         time.sleep(0.1)  # for the next batch to come and wait
@@ -411,6 +422,31 @@ def test_renamed_meanwhile(
     assert left == 0
     if "CREATE TABLE" in change:  # a stranger, which nobody has declared
         assert db.execute("SELECT count(code) FROM doc").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+def test_a_lock_in_spite_of_an_old_snapshot(
+    db: psycopg.Connection[Any], database: str, isolation: str
+) -> None:
+    fill(db, 10)
+    (oid,) = db.execute("SELECT 'doc'::regclass::oid").fetchone() or (None,)
+    with psycopg.connect(database) as holder, psycopg.connect(database) as waiter:
+        waiter.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
+        waiter.execute("SET LOCAL statement_timeout = '10s'")
+        waiter.execute("SELECT FROM pg_class")
+        holder.execute("ALTER TABLE doc RENAME TO former")
+        holder.execute("CREATE TABLE doc (id int)")
+        lock = "SELECT sqlvec._hold(%s, 'LOCK TABLE ONLY %%s IN ROW EXCLUSIVE MODE')"
+        waiting = threading.Thread(target=waiter.execute, args=(lock, [oid]))
+        waiting.start()
+        time.sleep(0.2)
+        holder.commit()
+        waiting.join(20)
+        assert not waiting.is_alive()
+        locked = db.execute(
+            "SELECT count(*) FROM pg_locks WHERE relation = %s AND mode = 'RowExclusiveLock'", [oid]
+        )
+        assert locked.fetchone() == (1,)
 
 
 def test_killed_server(start_server: Callable[..., Server], request: pytest.FixtureRequest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -522,6 +523,39 @@ def test_a_column_dropped_meanwhile(db: DB, engine: Engine, encoded: Encoded) ->
     with pytest.raises(DeclarationError, match="no derived column"):
         manage.backfill(engine, "doc", batch=50, progress=drop)
     assert encoded.documents < 200
+
+
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
+def test_a_table_swapped_meanwhile(
+    db: DB, database: str, engine: Engine, encoded: Encoded, isolation: str
+) -> None:
+    """Nothing is read from the table that takes the name over."""
+    fill(db, 600)
+    db.execute(f"CALL sqlvec.add_fde('doc', 'tokens', {SMALL})")
+    name = scalar(db, "SELECT quote_ident(current_database())")
+    db.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = '{isolation}'")
+    swapped, held = threading.Event(), threading.Event()
+
+    def swap() -> None:
+        with psycopg.connect(database) as other:
+            other.execute("ALTER TABLE doc RENAME TO former")
+            other.execute("CREATE TABLE doc AS SELECT id, tokens[1:1] AS tokens FROM former")
+            held.set()
+            time.sleep(0.3)  # for the next batch to come and wait
+
+    swapping = threading.Thread(target=swap)
+
+    def start(progress: Progress) -> None:
+        if encoded.documents >= 100 and not swapped.is_set():
+            swapped.set()
+            swapping.start()
+            assert held.wait(20)
+
+    manage.backfill(engine, "doc", batch=50, progress=start)
+    swapping.join(20)
+    assert scalar(db, WAITING.replace("doc", "former")) == 0
+    assert scalar(db, WRONG.replace("doc", "former", 1)) == 0
+    assert encoded.documents > 500
 
 
 def test_what_is_no_halfvec_is_told_by_the_server(db, engine):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -472,6 +474,52 @@ def test_a_neighbour_that_is_deleted_meanwhile(autocommit):
     run(autocommit, "CALL sqlvec.build_neighbours('doc', 'embedding', 3)")
     assert set(built(autocommit)) == nearest(rows, 3)
     assert run(autocommit, "SELECT last_value FROM attempt").scalar() > 60
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE doc RENAME TO former; CREATE TABLE doc (LIKE former);"
+        " INSERT INTO doc SELECT id + 1000, embedding FROM former",
+        "ALTER TABLE doc RENAME TO former; ALTER TABLE former RENAME embedding TO meaning;"
+        " ALTER TABLE former RENAME id TO number",
+        "ALTER TABLE doc_neighbours RENAME TO graph; CREATE TABLE doc_neighbours (LIKE graph)",
+    ],
+    ids=["swapped", "renamed", "edges swapped"],
+)
+@pytest.mark.parametrize("isolation", ["read committed", "serializable"])
+def test_renamed_meanwhile(fresh, change, isolation):
+    rows = v.clustered(60, 8)
+    fresh.execute("CREATE TABLE doc (id int PRIMARY KEY, embedding vector(8))")
+    fresh.cursor().executemany(
+        "INSERT INTO doc VALUES (%s, %s)", [(n, v.text(row)) for n, row in enumerate(rows)]
+    )
+    fresh.execute("CALL sqlvec.build_neighbours('doc', 'embedding', 3)")
+    fresh.execute("TRUNCATE doc_neighbours")
+    fresh.execute(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_sleep(0.03); RETURN NULL; END $$"
+    )
+    fresh.execute("CREATE TRIGGER slow AFTER INSERT ON doc_neighbours EXECUTE FUNCTION slow()")
+
+    def build():
+        with psycopg.connect(fresh.info.dsn, autocommit=True) as other:
+            other.execute(f"SET default_transaction_isolation = '{isolation}'")
+            other.execute("CALL sqlvec.build_neighbours('doc', 'embedding', 3, batch => 2)")
+
+    building = threading.Thread(target=build)
+    building.start()
+    deadline = time.monotonic() + 20
+    while fresh.execute("SELECT count(*) FROM doc_neighbours").fetchone()[0] < 12:
+        assert time.monotonic() < deadline
+    with fresh.transaction():
+        fresh.execute(change)
+        time.sleep(0.1)  # for the next batch to come and wait
+    building.join(20)
+    assert not building.is_alive()
+    edges = "graph" if "graph" in change else "doc_neighbours"
+    found = fresh.execute(f"SELECT key, neighbour FROM {edges}").fetchall()
+    assert set(found) == nearest(rows, 3)
 
 
 def test_searches_of_a_deleted_neighbour(fresh):
