@@ -298,7 +298,7 @@ BEGIN
                 -- Names and encoder may change between two transactions; the view is read again only when they do.
                 PERFORM sqlvec._hold_leaf(v_leaf);
                 IF v_known IS NULL OR sqlvec._bound_to(v_derived, v_leaf) OPERATOR(pg_catalog.<>) v_known THEN
-                    v_derived := sqlvec._derived_now(v_id);
+                    v_derived := sqlvec._derived_now(v_id, v_leaf);
                     v_known := sqlvec._bound_to(v_derived, v_leaf);
                     v_statement := sqlvec._batch_statement(v_leaf, v_derived, verify OR v_derived.suspect, false);
                 END IF;
@@ -313,7 +313,7 @@ BEGIN
             -- left, wait for one of them at a time, holding nothing else: no deadlock is possible.
             LOOP
                 PERFORM sqlvec._hold_leaf(v_leaf);
-                v_derived := sqlvec._derived_now(v_id);
+                v_derived := sqlvec._derived_now(v_id, v_leaf);
                 EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM ONLY %s AS t WHERE %s)', sqlvec._qualified(v_leaf),
                                           sqlvec._waits(v_derived, verify OR v_derived.suspect))
                 INTO v_left;
@@ -338,7 +338,7 @@ BEGIN
             COMMIT AND CHAIN;
         END LOOP;
 
-        v_derived := sqlvec._derived_now(v_id);
+        v_derived := sqlvec._derived_now(v_id, rel);
         IF v_derived.suspect THEN
             UPDATE sqlvec.derived AS d SET suspect = false, reweighed = false WHERE d.id OPERATOR(pg_catalog.=) v_id;
             COMMIT AND CHAIN;

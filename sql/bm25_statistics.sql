@@ -253,7 +253,7 @@ BEGIN
     FOREACH v_id IN ARRAY sqlvec._begin_analyze(rel, drift) LOOP
         -- Another session may be at it, and change the encoder meanwhile.
         PERFORM pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('sqlvec.analyze_bm25'), v_id);
-        v_derived := sqlvec._derived_now(v_id);
+        v_derived := sqlvec._derived_now(v_id, rel);
         v_length := sqlvec._count_bm25(v_derived);
         IF sqlvec._has_drifted(v_derived.options, v_length, drift) THEN
             PERFORM sqlvec._reencode_bm25(v_derived, v_length);

@@ -52,7 +52,7 @@ CREATE OR REPLACE FUNCTION sqlvec._bulk_write(derived_id int, leaf oid) RETURNS 
 LANGUAGE plpgsql
 AS $body$
 DECLARE
-    v_derived sqlvec._derived := sqlvec._derived_now(derived_id);
+    v_derived sqlvec._derived := sqlvec._derived_now(derived_id, leaf);
     v_done int;
 BEGIN
     PERFORM sqlvec._stand_aside(leaf, v_derived);

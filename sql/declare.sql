@@ -191,6 +191,8 @@ DECLARE
     v_target name;
 BEGIN
     PERFORM sqlvec._require_owner(rel);
+    -- The table before its rows in the catalog, as a batch of a backfill takes them.
+    PERFORM sqlvec._hold(rel, 'LOCK TABLE %s IN ACCESS EXCLUSIVE MODE');
     SELECT d.* INTO v_derived FROM sqlvec._derived_of(rel) AS d
     WHERE target IN (d.target_columns[1], d.known_target) ORDER BY target = d.target_columns[1] DESC LIMIT 1;
     IF NOT FOUND THEN
@@ -207,12 +209,12 @@ BEGIN
         PERFORM sqlvec._rewrite(rel);
     ELSE
         IF v_derived.trigger_name IS NOT NULL THEN
-            EXECUTE format('DROP TRIGGER %I ON %s', v_derived.trigger_name, sqlvec._qualified(rel));
+            EXECUTE format('DROP TRIGGER %I ON %s', v_derived.trigger_name, rel);
         END IF;
         PERFORM sqlvec._forget(v_derived.relation_id);
     END IF;
     FOREACH v_target IN ARRAY array_remove(v_derived.target_columns, NULL) LOOP
-        EXECUTE format('ALTER TABLE %s DROP COLUMN %I', sqlvec._qualified(rel), v_target);
+        EXECUTE format('ALTER TABLE %s DROP COLUMN %I', rel, v_target);
     END LOOP;
 END
 $body$;

@@ -132,14 +132,24 @@ BEGIN ATOMIC
     WHERE d.relation = coalesce(pg_catalog.pg_partition_root(rel), rel);
 END;
 
--- Names and encoder of a derived column as they are now; an error where it was dropped.
-CREATE OR REPLACE FUNCTION sqlvec._derived_now(id int) RETURNS sqlvec._derived
+-- Names and encoder of a derived column as they are now; an error where it was dropped from table rel.
+CREATE OR REPLACE FUNCTION sqlvec._derived_now(id int, rel oid) RETURNS sqlvec._derived
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_derived sqlvec._derived;
 BEGIN
-    SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = _derived_now.id;
+    SELECT d.* INTO v_derived FROM sqlvec._derived AS d WHERE d.id = _derived_now.id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'a derived column of table % was dropped while work on it went on', sqlvec._qualified(rel)
+            USING ERRCODE = 'undefined_column', HINT = 'SELECT * FROM sqlvec.derived_column; shows those that are there.';
+    ELSIF v_derived.source_column IS NULL OR v_derived.target_column IS NULL THEN
+        RAISE EXCEPTION 'column "%" of table % is gone',
+            CASE WHEN v_derived.source_column IS NULL THEN v_derived.known_sources[array_position(v_derived.source_columns, NULL)]
+                 ELSE v_derived.known_targets[array_position(v_derived.target_columns, NULL)] END, sqlvec._qualified(rel)
+            USING ERRCODE = 'undefined_column',
+                  HINT = format('CALL sqlvec.drop_derived(%L, %L);', v_derived.relation::regclass, v_derived.known_target);
+    END IF;
     RETURN v_derived;
 END
 $body$;

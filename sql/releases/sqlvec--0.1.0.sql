@@ -2425,14 +2425,24 @@ BEGIN ATOMIC
     WHERE d.relation = coalesce(pg_catalog.pg_partition_root(rel), rel);
 END;
 
--- Names and encoder of a derived column as they are now; an error where it was dropped.
-CREATE OR REPLACE FUNCTION sqlvec._derived_now(id int) RETURNS sqlvec._derived
+-- Names and encoder of a derived column as they are now; an error where it was dropped from table rel.
+CREATE OR REPLACE FUNCTION sqlvec._derived_now(id int, rel oid) RETURNS sqlvec._derived
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_derived sqlvec._derived;
 BEGIN
-    SELECT d.* INTO STRICT v_derived FROM sqlvec._derived AS d WHERE d.id = _derived_now.id;
+    SELECT d.* INTO v_derived FROM sqlvec._derived AS d WHERE d.id = _derived_now.id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'a derived column of table % was dropped while work on it went on', sqlvec._qualified(rel)
+            USING ERRCODE = 'undefined_column', HINT = 'SELECT * FROM sqlvec.derived_column; shows those that are there.';
+    ELSIF v_derived.source_column IS NULL OR v_derived.target_column IS NULL THEN
+        RAISE EXCEPTION 'column "%" of table % is gone',
+            CASE WHEN v_derived.source_column IS NULL THEN v_derived.known_sources[array_position(v_derived.source_columns, NULL)]
+                 ELSE v_derived.known_targets[array_position(v_derived.target_columns, NULL)] END, sqlvec._qualified(rel)
+            USING ERRCODE = 'undefined_column',
+                  HINT = format('CALL sqlvec.drop_derived(%L, %L);', v_derived.relation::regclass, v_derived.known_target);
+    END IF;
     RETURN v_derived;
 END
 $body$;
@@ -2909,6 +2919,8 @@ DECLARE
     v_target name;
 BEGIN
     PERFORM sqlvec._require_owner(rel);
+    -- The table before its rows in the catalog, as a batch of a backfill takes them.
+    PERFORM sqlvec._hold(rel, 'LOCK TABLE %s IN ACCESS EXCLUSIVE MODE');
     SELECT d.* INTO v_derived FROM sqlvec._derived_of(rel) AS d
     WHERE target IN (d.target_columns[1], d.known_target) ORDER BY target = d.target_columns[1] DESC LIMIT 1;
     IF NOT FOUND THEN
@@ -2925,12 +2937,12 @@ BEGIN
         PERFORM sqlvec._rewrite(rel);
     ELSE
         IF v_derived.trigger_name IS NOT NULL THEN
-            EXECUTE format('DROP TRIGGER %I ON %s', v_derived.trigger_name, sqlvec._qualified(rel));
+            EXECUTE format('DROP TRIGGER %I ON %s', v_derived.trigger_name, rel);
         END IF;
         PERFORM sqlvec._forget(v_derived.relation_id);
     END IF;
     FOREACH v_target IN ARRAY array_remove(v_derived.target_columns, NULL) LOOP
-        EXECUTE format('ALTER TABLE %s DROP COLUMN %I', sqlvec._qualified(rel), v_target);
+        EXECUTE format('ALTER TABLE %s DROP COLUMN %I', rel, v_target);
     END LOOP;
 END
 $body$;
@@ -3683,7 +3695,7 @@ BEGIN
                 -- Names and encoder may change between two transactions; the view is read again only when they do.
                 PERFORM sqlvec._hold_leaf(v_leaf);
                 IF v_known IS NULL OR sqlvec._bound_to(v_derived, v_leaf) OPERATOR(pg_catalog.<>) v_known THEN
-                    v_derived := sqlvec._derived_now(v_id);
+                    v_derived := sqlvec._derived_now(v_id, v_leaf);
                     v_known := sqlvec._bound_to(v_derived, v_leaf);
                     v_statement := sqlvec._batch_statement(v_leaf, v_derived, verify OR v_derived.suspect, false);
                 END IF;
@@ -3698,7 +3710,7 @@ BEGIN
             -- left, wait for one of them at a time, holding nothing else: no deadlock is possible.
             LOOP
                 PERFORM sqlvec._hold_leaf(v_leaf);
-                v_derived := sqlvec._derived_now(v_id);
+                v_derived := sqlvec._derived_now(v_id, v_leaf);
                 EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM ONLY %s AS t WHERE %s)', sqlvec._qualified(v_leaf),
                                           sqlvec._waits(v_derived, verify OR v_derived.suspect))
                 INTO v_left;
@@ -3723,7 +3735,7 @@ BEGIN
             COMMIT AND CHAIN;
         END LOOP;
 
-        v_derived := sqlvec._derived_now(v_id);
+        v_derived := sqlvec._derived_now(v_id, rel);
         IF v_derived.suspect THEN
             UPDATE sqlvec.derived AS d SET suspect = false, reweighed = false WHERE d.id OPERATOR(pg_catalog.=) v_id;
             COMMIT AND CHAIN;
@@ -3821,7 +3833,7 @@ CREATE OR REPLACE FUNCTION sqlvec._bulk_write(derived_id int, leaf oid) RETURNS 
 LANGUAGE plpgsql
 AS $body$
 DECLARE
-    v_derived sqlvec._derived := sqlvec._derived_now(derived_id);
+    v_derived sqlvec._derived := sqlvec._derived_now(derived_id, leaf);
     v_done int;
 BEGIN
     PERFORM sqlvec._stand_aside(leaf, v_derived);
@@ -4333,7 +4345,7 @@ BEGIN
     FOREACH v_id IN ARRAY sqlvec._begin_analyze(rel, drift) LOOP
         -- Another session may be at it, and change the encoder meanwhile.
         PERFORM pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('sqlvec.analyze_bm25'), v_id);
-        v_derived := sqlvec._derived_now(v_id);
+        v_derived := sqlvec._derived_now(v_id, rel);
         v_length := sqlvec._count_bm25(v_derived);
         IF sqlvec._has_drifted(v_derived.options, v_length, drift) THEN
             PERFORM sqlvec._reencode_bm25(v_derived, v_length);

@@ -449,6 +449,70 @@ def test_a_lock_in_spite_of_an_old_snapshot(
         assert locked.fetchone() == (1,)
 
 
+class TestDroppedMeanwhile:
+    """Who drops a column waits for the batch under way; the backfill says what has happened."""
+
+    def run(self, db: psycopg.Connection[Any], database: str, after: int) -> list[str]:
+        """Drop column code when a backfill has done so many rows; return what that says."""
+        said: list[str] = []
+
+        def backfill() -> None:
+            try:
+                run_backfill(database, 50)
+            except psycopg.Error as error:
+                said.append(str(error))
+
+        started = threading.Thread(target=backfill)
+        started.start()
+        wait_for_rows(db, after)
+        db.execute("CALL sqlvec.drop_derived('doc', 'code')")
+        started.join(20)
+        assert not started.is_alive()
+        return said
+
+    @pytest.mark.parametrize("after", [100, 200, 300])
+    def test_the_only_column(self, db: psycopg.Connection[Any], database: str, after: int) -> None:
+        fill(db, 3000)
+        slow_down(db)
+        (said,) = self.run(db, database, after)
+        assert "a derived column of table public.doc was dropped while work on it went on" in said
+        assert db.execute("SELECT count(*) FROM sqlvec.derived_column").fetchone() == (0,)
+
+    def test_one_of_two(self, db: psycopg.Connection[Any], database: str) -> None:
+        fill(db, 3000)
+        db.execute("CALL sqlvec.add_quantized('doc', 'embedding', 'halfvec', 'half')")
+        slow_down(db)
+        (said,) = self.run(db, database, 100)
+        assert "a derived column of table public.doc was dropped" in said
+        db.execute("CALL sqlvec.backfill('doc')")
+        assert db.execute(
+            "SELECT count(*) FROM doc WHERE half IS NULL AND embedding IS NOT NULL"
+        ).fetchone() == (0,)
+
+    def test_of_a_partitioned_table(self, db: psycopg.Connection[Any], database: str) -> None:
+        db.execute("CREATE TABLE doc (id int, embedding vector(16)) PARTITION BY RANGE (id)")
+        for low in (0, 1000, 2000):
+            bounds = f"FROM ({low}) TO ({low + 1000})"
+            db.execute(f"CREATE TABLE doc_{low} PARTITION OF doc FOR VALUES {bounds}")
+        db.execute(
+            "INSERT INTO doc SELECT i, array_fill(i, ARRAY[16])::vector"
+            " FROM generate_series(0, 2999) AS i"
+        )
+        db.execute("CALL sqlvec.add_quantized('doc', 'embedding', 'binary', 'code')")
+        slow_down(db, tables=("doc_0", "doc_1000", "doc_2000"))
+        (said,) = self.run(db, database, 300)
+        assert "a derived column of table public.doc_0 was dropped" in said
+
+    def test_by_hand(self, db: psycopg.Connection[Any]) -> None:
+        fill(db, 10)
+        db.execute("ALTER TABLE doc DROP COLUMN code")
+        with pytest.raises(psycopg.errors.UndefinedColumn) as caught:
+            db.execute("CALL sqlvec.backfill('doc')")
+        assert 'column "code" of table public.doc is gone' in str(caught.value)
+        db.execute(caught.value.diag.message_hint or "")
+        assert db.execute("SELECT count(*) FROM sqlvec.derived_column").fetchone() == (0,)
+
+
 def test_killed_server(start_server: Callable[..., Server], request: pytest.FixtureRequest) -> None:
     """Kill -9 in the middle: after the restart a second run ends with every code right."""
     from sqlalchemy import NullPool, create_engine

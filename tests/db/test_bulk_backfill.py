@@ -525,6 +525,32 @@ def test_a_column_dropped_meanwhile(db: DB, engine: Engine, encoded: Encoded) ->
     assert encoded.documents < 200
 
 
+def test_a_column_dropped_in_the_middle_of_a_batch(
+    db: DB, database: str, engine: Engine, encoded: Encoded
+) -> None:
+    """Who drops it waits for the batch."""
+    fill(db, 300)
+    db.execute(f"CALL sqlvec.add_fde('doc', 'tokens', {SMALL})")
+
+    def drop() -> None:
+        with psycopg.connect(database, autocommit=True) as other:
+            other.execute("CALL sqlvec.drop_derived('doc', 'tokens_fde')")
+
+    dropping = threading.Thread(target=drop)
+
+    def start() -> None:
+        if encoded.documents == 70:
+            dropping.start()
+            time.sleep(0.2)
+
+    encoded.before = start
+    with pytest.raises(DeclarationError, match="no derived column"):
+        manage.backfill(engine, "doc", batch=50)
+    dropping.join(20)
+    assert encoded.documents < 150
+    assert scalar(db, "SELECT count(*) FROM sqlvec.derived_column") == 0
+
+
 @pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
 def test_a_table_swapped_meanwhile(
     db: DB, database: str, engine: Engine, encoded: Encoded, isolation: str
