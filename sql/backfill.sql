@@ -237,6 +237,10 @@ BEGIN
                   HINT = format('SELECT problem FROM sqlvec.derived_column; mostly CALL sqlvec.repair(%L); helps.', rel);
     END IF;
     leaves := ARRAY(SELECT t.leaf FROM sqlvec._leaves(rel) AS t ORDER BY t.leaf);
+    FOR v_leaf IN SELECT rel FROM pg_class AS c WHERE c.oid = rel AND c.relkind = 'f' UNION ALL SELECT f.part FROM sqlvec._foreign_parts(rel) AS f LOOP
+        RAISE NOTICE 'rows of foreign table % get their codes where they are', sqlvec._qualified(v_leaf)
+            USING HINT = 'Run the backfill of the table behind it there.';
+    END LOOP;
     FOREACH v_leaf IN ARRAY leaves LOOP
         IF row_security_active(v_leaf) OR row_security_active(rel) THEN
             RAISE EXCEPTION 'row security hides rows of table % from role "%"', sqlvec._qualified(v_leaf), current_user

@@ -138,6 +138,9 @@ BEGIN
     END IF;
     compared := format('coalesce(%s, 0::pg_catalog.float8)', compared);
 
+    IF key_type IS NULL THEN
+        PERFORM sqlvec._check_places(rel, NULL, NULL, 'bm25_search_keys');
+    END IF;
     v_hit := sqlvec._hit_statement(rel, v_alias, key_column, key_type, k);
     answer := v_hit.answer;
     v_arrays := 'SELECT pg_catalog.array_agg(h.score) AS scores, pg_catalog.array_agg(h.row_id) AS row_ids, '

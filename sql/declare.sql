@@ -150,6 +150,23 @@ BEGIN
 END
 $body$;
 
+-- An error unless the foreign tables among the partitions have a column for the codes where their rows are.
+CREATE OR REPLACE FUNCTION sqlvec._check_foreign_parts(rel oid, targets name[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_part oid;
+BEGIN
+    FOR v_part IN SELECT f.part FROM sqlvec._foreign_parts(rel) AS f LOOP
+        EXECUTE format('SELECT %s FROM %s LIMIT 1', (SELECT string_agg(quote_ident(t), ', ') FROM unnest(targets) AS t), sqlvec._qualified(v_part));
+    END LOOP;
+EXCEPTION WHEN OTHERS THEN
+    RAISE EXCEPTION 'column "%" cannot be read from foreign table %: %', targets[1], sqlvec._qualified(v_part), SQLERRM
+        USING ERRCODE = SQLSTATE,
+              HINT = format('Declare it first on the table behind %s, with the same encoder and options: its codes are made there.', sqlvec._qualified(v_part));
+END
+$body$;
+
 -- Write the declaration into the catalog and the trigger. The columns are there; values that are
 -- `filled` in already are suspect until a backfill has compared them.
 CREATE OR REPLACE FUNCTION sqlvec._declare(
@@ -161,6 +178,7 @@ DECLARE
     v_relation_id int;
     v_fresh int;
 BEGIN
+    PERFORM sqlvec._check_foreign_parts(rel, targets);
     SELECT r.id INTO v_relation_id FROM sqlvec._relation AS r WHERE r.relation = rel;
     IF NOT FOUND THEN
         INSERT INTO sqlvec.relation (oid, schema_name, table_name)

@@ -119,11 +119,29 @@ BEGIN ATOMIC
     JOIN pg_catalog.pg_attribute AS a ON a.attrelid = rel AND a.attname = n.name AND a.attnum > 0 AND NOT a.attisdropped;
 END;
 
--- The tables that hold the rows: the leaf partitions, or the table itself.
+-- The tables that hold the rows here: the leaf partitions, or the table itself.
 CREATE OR REPLACE FUNCTION sqlvec._leaves(rel oid) RETURNS TABLE (leaf oid)
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT t.relid::oid FROM pg_catalog.pg_partition_tree(rel) AS t WHERE t.isleaf
+    SELECT t.relid::oid FROM pg_catalog.pg_partition_tree(rel) AS t JOIN pg_catalog.pg_class AS c ON c.oid = t.relid
+    WHERE t.isleaf AND c.relkind <> 'f'
     UNION
-    SELECT c.oid FROM pg_catalog.pg_class AS c WHERE c.oid = rel AND c.relkind <> 'p';
+    SELECT c.oid FROM pg_catalog.pg_class AS c WHERE c.oid = rel AND c.relkind NOT IN ('p', 'f');
+END;
+
+-- Foreign tables among the partitions or children of a table, and whether their rows have an address: that
+-- of an ordinary table behind postgres_fdw, which passes ctid on, and of no other wrapper's.
+CREATE OR REPLACE FUNCTION sqlvec._foreign_parts(rel oid) RETURNS TABLE (part oid, addressed boolean)
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    WITH RECURSIVE below AS (
+        SELECT i.inhrelid FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_inherits AS i ON i.inhparent = c.oid
+        WHERE c.oid = rel AND c.relhassubclass
+        UNION
+        SELECT i.inhrelid FROM below AS b JOIN pg_catalog.pg_inherits AS i ON i.inhparent = b.inhrelid)
+    SELECT f.ftrelid, EXISTS (SELECT FROM pg_catalog.pg_proc AS p WHERE p.oid = w.fdwhandler AND p.prosrc = 'postgres_fdw_handler')
+    FROM below AS b
+    JOIN pg_catalog.pg_foreign_table AS f ON f.ftrelid = b.inhrelid
+    JOIN pg_catalog.pg_foreign_server AS s ON s.oid = f.ftserver
+    JOIN pg_catalog.pg_foreign_data_wrapper AS w ON w.oid = s.srvfdw;
 END;

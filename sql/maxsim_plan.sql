@@ -139,10 +139,9 @@ BEGIN
         -- code do not, and the planner knows nothing of this condition: neither reads it.
         v_fits := format('sqlvec._dims(%s) OPERATOR(pg_catalog.=) %s AND ', v_tokens, sqlvec._dims(query));
     END IF;
-    IF v_class.relkind NOT IN ('r', 'p', 'm') AND key_type IS NULL THEN
+    IF key_type IS NULL AND NOT sqlvec._has_addresses(rel) THEN
         IF NOT rescore THEN
-            RAISE EXCEPTION 'rows of a view or foreign table have no address to answer candidates by'
-                USING ERRCODE = 'wrong_object_type', HINT = 'sqlvec.maxsim_search_keys answers their keys.';
+            PERFORM sqlvec._check_places(rel, NULL, NULL, 'maxsim_search_keys');
         END IF;
         way := 'exact'; reason := 'rows of a view or foreign table have no address';
         direct := format('SELECT h.row_value, h.score, true FROM (SELECT (%1$s.*)::%2$s AS row_value, %3$s AS score FROM %4$s WHERE %5$s) AS h '

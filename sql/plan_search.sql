@@ -238,7 +238,7 @@ BEGIN
         settings := sqlvec._scan_settings(candidate_count, v_total, v_matching, mode = 'auto');
     END IF;
 
-    -- Views and foreign tables have no row address: their candidates carry the row.
+    -- Views and foreign tables have no row address, or none to rely on: their candidates carry the row.
     IF key_type IS NOT NULL THEN
         v_key := sqlvec._key_column(rel, key_column);
         v_carry := format('%s.%I', v_alias, v_key);
@@ -249,7 +249,7 @@ BEGIN
             v_answer := 'h.key';
         END IF;
         v_carry := v_carry || ' AS key'; v_carried := 'key'; v_order := 'key';
-    ELSIF v_class.relkind IN ('r', 'p', 'm') THEN
+    ELSIF v_class.relkind IN ('r', 'p', 'm') AND (v_alone OR places OR NOT EXISTS (SELECT FROM sqlvec._foreign_parts(rel))) THEN
         v_carry := format('%1$s.ctid AS row_id, %1$s.tableoid AS row_table', v_alias); v_carried := 'row_id, row_table'; v_order := 'row_table, row_id';
         IF places THEN
             v_answer := 'h.row_id::pg_catalog.text, h.row_table';

@@ -149,18 +149,31 @@ BEGIN
 END
 $body$;
 
+-- Whether rows can be told apart by their address.
+CREATE OR REPLACE FUNCTION sqlvec._has_addresses(rel oid) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT c.relkind IN ('r', 'p', 'm') AND NOT EXISTS (SELECT FROM sqlvec._foreign_parts(rel) AS f WHERE NOT f.addressed)
+    FROM pg_catalog.pg_class AS c WHERE c.oid = rel;
+END;
+
 -- An error unless rows can be told apart by where they are: by address, or by a key, for which the search
--- `by_key` is. Of the keys of views nobody knows.
+-- `by_key` is. Of the keys of views nobody knows, nor of those of a table with a foreign one among its
+-- partitions, which can have no unique index.
 CREATE OR REPLACE FUNCTION sqlvec._check_places(rel oid, key_column text, key_type regtype, by_key text) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_kind "char" := (SELECT c.relkind FROM pg_class AS c WHERE c.oid = rel);
 BEGIN
-    IF key_type IS NULL AND v_kind NOT IN ('r', 'p', 'm') THEN
+    IF key_type IS NULL AND NOT sqlvec._has_addresses(rel) THEN
         RAISE EXCEPTION 'rows of a view or foreign table have no address to answer candidates by'
-            USING ERRCODE = 'wrong_object_type', HINT = format('Use sqlvec.%s with a key column.', by_key);
-    ELSIF key_type IS NOT NULL AND v_kind IN ('r', 'p') AND NOT sqlvec._identifies(rel, sqlvec._key_column(rel, key_column)) THEN
+            USING ERRCODE = 'wrong_object_type',
+                  DETAIL = coalesce((SELECT format('Among the partitions or children of table %s is foreign table %s.', sqlvec._qualified(rel), sqlvec._qualified(f.part))
+                                     FROM sqlvec._foreign_parts(rel) AS f WHERE NOT f.addressed LIMIT 1), format('%s is one.', sqlvec._qualified(rel))),
+                  HINT = format('Use sqlvec.%s with a key column.', by_key);
+    ELSIF key_type IS NOT NULL AND v_kind IN ('r', 'p') AND NOT sqlvec._identifies(rel, sqlvec._key_column(rel, key_column))
+          AND NOT EXISTS (SELECT FROM sqlvec._foreign_parts(rel)) THEN
         RAISE EXCEPTION 'column "%" of table % does not identify its rows', sqlvec._key_column(rel, key_column), sqlvec._qualified(rel)
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Rows of several lists are brought together by a key that is NOT NULL and UNIQUE.';
     END IF;

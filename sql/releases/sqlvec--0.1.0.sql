@@ -374,13 +374,31 @@ BEGIN ATOMIC
     JOIN pg_catalog.pg_attribute AS a ON a.attrelid = rel AND a.attname = n.name AND a.attnum > 0 AND NOT a.attisdropped;
 END;
 
--- The tables that hold the rows: the leaf partitions, or the table itself.
+-- The tables that hold the rows here: the leaf partitions, or the table itself.
 CREATE OR REPLACE FUNCTION sqlvec._leaves(rel oid) RETURNS TABLE (leaf oid)
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT t.relid::oid FROM pg_catalog.pg_partition_tree(rel) AS t WHERE t.isleaf
+    SELECT t.relid::oid FROM pg_catalog.pg_partition_tree(rel) AS t JOIN pg_catalog.pg_class AS c ON c.oid = t.relid
+    WHERE t.isleaf AND c.relkind <> 'f'
     UNION
-    SELECT c.oid FROM pg_catalog.pg_class AS c WHERE c.oid = rel AND c.relkind <> 'p';
+    SELECT c.oid FROM pg_catalog.pg_class AS c WHERE c.oid = rel AND c.relkind NOT IN ('p', 'f');
+END;
+
+-- Foreign tables among the partitions or children of a table, and whether their rows have an address: that
+-- of an ordinary table behind postgres_fdw, which passes ctid on, and of no other wrapper's.
+CREATE OR REPLACE FUNCTION sqlvec._foreign_parts(rel oid) RETURNS TABLE (part oid, addressed boolean)
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    WITH RECURSIVE below AS (
+        SELECT i.inhrelid FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_inherits AS i ON i.inhparent = c.oid
+        WHERE c.oid = rel AND c.relhassubclass
+        UNION
+        SELECT i.inhrelid FROM below AS b JOIN pg_catalog.pg_inherits AS i ON i.inhparent = b.inhrelid)
+    SELECT f.ftrelid, EXISTS (SELECT FROM pg_catalog.pg_proc AS p WHERE p.oid = w.fdwhandler AND p.prosrc = 'postgres_fdw_handler')
+    FROM below AS b
+    JOIN pg_catalog.pg_foreign_table AS f ON f.ftrelid = b.inhrelid
+    JOIN pg_catalog.pg_foreign_server AS s ON s.oid = f.ftserver
+    JOIN pg_catalog.pg_foreign_data_wrapper AS w ON w.oid = s.srvfdw;
 END;
 
 -- Metrics: their operators and operator classes in pgvector.
@@ -2878,6 +2896,23 @@ BEGIN
 END
 $body$;
 
+-- An error unless the foreign tables among the partitions have a column for the codes where their rows are.
+CREATE OR REPLACE FUNCTION sqlvec._check_foreign_parts(rel oid, targets name[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_part oid;
+BEGIN
+    FOR v_part IN SELECT f.part FROM sqlvec._foreign_parts(rel) AS f LOOP
+        EXECUTE format('SELECT %s FROM %s LIMIT 1', (SELECT string_agg(quote_ident(t), ', ') FROM unnest(targets) AS t), sqlvec._qualified(v_part));
+    END LOOP;
+EXCEPTION WHEN OTHERS THEN
+    RAISE EXCEPTION 'column "%" cannot be read from foreign table %: %', targets[1], sqlvec._qualified(v_part), SQLERRM
+        USING ERRCODE = SQLSTATE,
+              HINT = format('Declare it first on the table behind %s, with the same encoder and options: its codes are made there.', sqlvec._qualified(v_part));
+END
+$body$;
+
 -- Write the declaration into the catalog and the trigger. The columns are there; values that are
 -- `filled` in already are suspect until a backfill has compared them.
 CREATE OR REPLACE FUNCTION sqlvec._declare(
@@ -2889,6 +2924,7 @@ DECLARE
     v_relation_id int;
     v_fresh int;
 BEGIN
+    PERFORM sqlvec._check_foreign_parts(rel, targets);
     SELECT r.id INTO v_relation_id FROM sqlvec._relation AS r WHERE r.relation = rel;
     IF NOT FOUND THEN
         INSERT INTO sqlvec.relation (oid, schema_name, table_name)
@@ -3634,6 +3670,10 @@ BEGIN
                   HINT = format('SELECT problem FROM sqlvec.derived_column; mostly CALL sqlvec.repair(%L); helps.', rel);
     END IF;
     leaves := ARRAY(SELECT t.leaf FROM sqlvec._leaves(rel) AS t ORDER BY t.leaf);
+    FOR v_leaf IN SELECT rel FROM pg_class AS c WHERE c.oid = rel AND c.relkind = 'f' UNION ALL SELECT f.part FROM sqlvec._foreign_parts(rel) AS f LOOP
+        RAISE NOTICE 'rows of foreign table % get their codes where they are', sqlvec._qualified(v_leaf)
+            USING HINT = 'Run the backfill of the table behind it there.';
+    END LOOP;
     FOREACH v_leaf IN ARRAY leaves LOOP
         IF row_security_active(v_leaf) OR row_security_active(rel) THEN
             RAISE EXCEPTION 'row security hides rows of table % from role "%"', sqlvec._qualified(v_leaf), current_user
@@ -5168,18 +5208,31 @@ BEGIN
 END
 $body$;
 
+-- Whether rows can be told apart by their address.
+CREATE OR REPLACE FUNCTION sqlvec._has_addresses(rel oid) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT c.relkind IN ('r', 'p', 'm') AND NOT EXISTS (SELECT FROM sqlvec._foreign_parts(rel) AS f WHERE NOT f.addressed)
+    FROM pg_catalog.pg_class AS c WHERE c.oid = rel;
+END;
+
 -- An error unless rows can be told apart by where they are: by address, or by a key, for which the search
--- `by_key` is. Of the keys of views nobody knows.
+-- `by_key` is. Of the keys of views nobody knows, nor of those of a table with a foreign one among its
+-- partitions, which can have no unique index.
 CREATE OR REPLACE FUNCTION sqlvec._check_places(rel oid, key_column text, key_type regtype, by_key text) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_kind "char" := (SELECT c.relkind FROM pg_class AS c WHERE c.oid = rel);
 BEGIN
-    IF key_type IS NULL AND v_kind NOT IN ('r', 'p', 'm') THEN
+    IF key_type IS NULL AND NOT sqlvec._has_addresses(rel) THEN
         RAISE EXCEPTION 'rows of a view or foreign table have no address to answer candidates by'
-            USING ERRCODE = 'wrong_object_type', HINT = format('Use sqlvec.%s with a key column.', by_key);
-    ELSIF key_type IS NOT NULL AND v_kind IN ('r', 'p') AND NOT sqlvec._identifies(rel, sqlvec._key_column(rel, key_column)) THEN
+            USING ERRCODE = 'wrong_object_type',
+                  DETAIL = coalesce((SELECT format('Among the partitions or children of table %s is foreign table %s.', sqlvec._qualified(rel), sqlvec._qualified(f.part))
+                                     FROM sqlvec._foreign_parts(rel) AS f WHERE NOT f.addressed LIMIT 1), format('%s is one.', sqlvec._qualified(rel))),
+                  HINT = format('Use sqlvec.%s with a key column.', by_key);
+    ELSIF key_type IS NOT NULL AND v_kind IN ('r', 'p') AND NOT sqlvec._identifies(rel, sqlvec._key_column(rel, key_column))
+          AND NOT EXISTS (SELECT FROM sqlvec._foreign_parts(rel)) THEN
         RAISE EXCEPTION 'column "%" of table % does not identify its rows', sqlvec._key_column(rel, key_column), sqlvec._qualified(rel)
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Rows of several lists are brought together by a key that is NOT NULL and UNIQUE.';
     END IF;
@@ -5437,7 +5490,7 @@ BEGIN
         settings := sqlvec._scan_settings(candidate_count, v_total, v_matching, mode = 'auto');
     END IF;
 
-    -- Views and foreign tables have no row address: their candidates carry the row.
+    -- Views and foreign tables have no row address, or none to rely on: their candidates carry the row.
     IF key_type IS NOT NULL THEN
         v_key := sqlvec._key_column(rel, key_column);
         v_carry := format('%s.%I', v_alias, v_key);
@@ -5448,7 +5501,7 @@ BEGIN
             v_answer := 'h.key';
         END IF;
         v_carry := v_carry || ' AS key'; v_carried := 'key'; v_order := 'key';
-    ELSIF v_class.relkind IN ('r', 'p', 'm') THEN
+    ELSIF v_class.relkind IN ('r', 'p', 'm') AND (v_alone OR places OR NOT EXISTS (SELECT FROM sqlvec._foreign_parts(rel))) THEN
         v_carry := format('%1$s.ctid AS row_id, %1$s.tableoid AS row_table', v_alias); v_carried := 'row_id, row_table'; v_order := 'row_table, row_id';
         IF places THEN
             v_answer := 'h.row_id::pg_catalog.text, h.row_table';
@@ -6447,10 +6500,9 @@ BEGIN
         -- code do not, and the planner knows nothing of this condition: neither reads it.
         v_fits := format('sqlvec._dims(%s) OPERATOR(pg_catalog.=) %s AND ', v_tokens, sqlvec._dims(query));
     END IF;
-    IF v_class.relkind NOT IN ('r', 'p', 'm') AND key_type IS NULL THEN
+    IF key_type IS NULL AND NOT sqlvec._has_addresses(rel) THEN
         IF NOT rescore THEN
-            RAISE EXCEPTION 'rows of a view or foreign table have no address to answer candidates by'
-                USING ERRCODE = 'wrong_object_type', HINT = 'sqlvec.maxsim_search_keys answers their keys.';
+            PERFORM sqlvec._check_places(rel, NULL, NULL, 'maxsim_search_keys');
         END IF;
         way := 'exact'; reason := 'rows of a view or foreign table have no address';
         direct := format('SELECT h.row_value, h.score, true FROM (SELECT (%1$s.*)::%2$s AS row_value, %3$s AS score FROM %4$s WHERE %5$s) AS h '
@@ -7712,6 +7764,9 @@ BEGIN
     END IF;
     compared := format('coalesce(%s, 0::pg_catalog.float8)', compared);
 
+    IF key_type IS NULL THEN
+        PERFORM sqlvec._check_places(rel, NULL, NULL, 'bm25_search_keys');
+    END IF;
     v_hit := sqlvec._hit_statement(rel, v_alias, key_column, key_type, k);
     answer := v_hit.answer;
     v_arrays := 'SELECT pg_catalog.array_agg(h.score) AS scores, pg_catalog.array_agg(h.row_id) AS row_ids, '
