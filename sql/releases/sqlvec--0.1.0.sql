@@ -3962,6 +3962,30 @@ EXCEPTION WHEN data_exception THEN
 END
 $body$;
 
+-- A JSON array with null among its values as SQL, each value bound by itself: whether the text of an array
+-- can say NULL is a setting, array_nulls.
+CREATE OR REPLACE FUNCTION sqlvec._array_with_nulls(
+    value jsonb, array_type oid, column_name text, slot text, INOUT bound text[], OUT expression text
+) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_type oid := (SELECT t.typelem FROM pg_type AS t WHERE t.oid = array_type);
+    v_item jsonb;
+    v_items text[] := '{}';
+BEGIN
+    FOR v_item IN SELECT * FROM jsonb_array_elements(value) LOOP
+        IF v_item = 'null' THEN
+            v_items := v_items || 'NULL'::text;
+        ELSE
+            bound := bound || sqlvec._json_text(v_item, v_type);
+            PERFORM sqlvec._check_value(bound[cardinality(bound)], v_item, v_type, format_type(v_type, -1), column_name);
+            v_items := v_items || format('((%s)[%s])::%s', slot, cardinality(bound), sqlvec._type_name(v_type));
+        END IF;
+    END LOOP;
+    expression := format('ARRAY[%s]::%s', array_to_string(v_items, ', '), sqlvec._type_name(array_type));
+END
+$body$;
+
 -- One comparison `column op value`; appends what it binds to `bound`.
 CREATE OR REPLACE FUNCTION sqlvec._filter_comparison(
     rel oid, alias text, column_name text, op text, value jsonb, slot text, INOUT bound text[], OUT condition text
@@ -3976,6 +4000,7 @@ DECLARE
     v_strategy int := CASE op WHEN '$lt' THEN 1 WHEN '$lte' THEN 2 WHEN '$gte' THEN 4 WHEN '$gt' THEN 5 ELSE 3 END;
     v_operator text;
     v_kind text := jsonb_typeof(value);
+    v_array record;
 BEGIN
     IF op = '$is_null' THEN
         IF v_kind <> 'boolean' THEN
@@ -3992,6 +4017,12 @@ BEGIN
             RAISE EXCEPTION 'filter: "$contains" needs an array or jsonb column; "%" of table % is of type %',
                 column_name, sqlvec._qualified(rel), v_type
                 USING ERRCODE = 'datatype_mismatch';
+        END IF;
+        IF v_column.type_oid <> 'jsonb'::regtype AND value @> 'null' THEN
+            v_array := sqlvec._array_with_nulls(CASE v_kind WHEN 'array' THEN value ELSE '[null]' END, v_column.type_oid, column_name, slot, bound);
+            bound := v_array.bound;
+            condition := format('%s OPERATOR(pg_catalog.@>) %s', v_left, v_array.expression);
+            RETURN;
         END IF;
         bound := bound || sqlvec._json_text(CASE WHEN v_kind = 'array' OR v_column.type_oid = 'jsonb'::regtype
                                                  THEN value ELSE jsonb_build_array(value) END, v_column.type_oid);
@@ -4013,8 +4044,10 @@ BEGIN
             RAISE EXCEPTION 'filter: "$in" of column "%" needs a JSON array, not %', column_name, v_kind
                 USING ERRCODE = 'invalid_parameter_value';
         END IF;
+        -- No row equals null, which is left out; that of JSON is a value like any other.
         bound := bound || (SELECT coalesce(array_agg(sqlvec._json_text(e, v_column.type_oid)), '{}')
-                           FROM jsonb_array_elements(value) AS e)::text;
+                           FROM jsonb_array_elements(value) AS e
+                           WHERE e <> 'null' OR v_column.type_oid = 'jsonb'::regtype)::text;
         PERFORM sqlvec._check_value(bound[cardinality(bound)], value, v_column.type_oid, v_type || '[]', column_name);
         condition := format('%s %s ANY (((%s)[%s])::%s[])', v_left, v_operator, slot, cardinality(bound), v_cast);
         RETURN;
@@ -4037,6 +4070,12 @@ BEGIN
     ELSIF v_kind = 'object' AND v_column.type_oid NOT IN ('json'::regtype, 'jsonb'::regtype) THEN
         RAISE EXCEPTION 'filter: column "%" cannot be compared with a JSON object', column_name
             USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF v_kind = 'array' AND value @> 'null' AND (SELECT t.typcategory FROM pg_type AS t WHERE t.oid = v_column.type_oid) = 'A' THEN
+        v_array := sqlvec._array_with_nulls(value, v_column.type_oid, column_name, slot, bound);
+        bound := v_array.bound;
+        condition := format('%s%s %s %s', CASE op WHEN '$ne' THEN 'NOT ' ELSE '' END, v_left, v_operator, v_array.expression);
+        RETURN;
     END IF;
     bound := bound || CASE WHEN v_kind = 'array' OR v_column.type_oid IN ('json'::regtype, 'jsonb'::regtype)
                            THEN sqlvec._json_text(value, v_column.type_oid) ELSE value #>> '{}' END;

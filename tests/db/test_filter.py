@@ -29,6 +29,7 @@ SELECT i, i % 7, i * 10000000000, i / 4.0, i / 3.0, i % 2 = 0, 'name ' || i % 5,
        point(i, i), ARRAY[i, 1]::vector
 FROM generate_series(1, 60) AS i;
 UPDATE thing SET n = NULL, name = NULL, tags = NULL WHERE id % 10 = 0;
+UPDATE thing SET tags = ARRAY['t9', NULL, 'a"b,c'], numbers = ARRAY[5, NULL] WHERE id = 60;
 """
 
 
@@ -61,7 +62,11 @@ CASES: list[tuple[Any, str]] = [
     ({"n": {"$gt": 2, "$lte": 5}}, "n > 2 AND n <= 5"),
     ({"n": {"$gte": 2, "$lt": 5}}, "n >= 2 AND n < 5"),
     ({"n": {"$in": [1, 2, None]}}, "n IN (1, 2)"),
+    ({"$not": {"n": {"$in": [1, 2, None]}}}, "n NOT IN (1, 2)"),
+    ({"n": {"$in": [None]}}, "false"),
     ({"n": {"$in": []}}, "false"),
+    ({"name": {"$in": ["NULL", None]}}, "false"),
+    ({"meta": {"$in": [None, {"k": 1, "deep": {"x": 4}}]}}, "id = 4"),
     ({"n": {"$between": [2, 4]}}, "n BETWEEN 2 AND 4"),
     ({"n": {"$is_null": True}}, "n IS NULL"),
     ({"n": {"$is_null": False}, "flag": True}, "n IS NOT NULL AND flag"),
@@ -79,6 +84,13 @@ CASES: list[tuple[Any, str]] = [
     ({"tags": {"$contains": "t1"}}, "'t1' = ANY (tags)"),
     ({"tags": {"$contains": ["t1", 'a"b,c']}}, "'t1' = ANY (tags)"),
     ({"tags": ["t1", "common", 'a"b,c']}, "'t1' = ANY (tags)"),
+    ({"tags": {"$contains": ["NULL"]}}, "false"),
+    ({"tags": {"$contains": ["t9", None]}}, "false"),
+    ({"tags": {"$contains": None}}, "false"),
+    ({"tags": ["t9", None, 'a"b,c']}, "id = 60"),
+    ({"tags": {"$ne": ["t9", None]}}, "tags IS NOT NULL"),
+    ({"numbers": [5, None]}, "id = 60"),
+    ({"numbers": {"$gt": [58, None]}}, "id = 59"),
     ({"numbers": {"$contains": 7}}, "7 = ANY (numbers)"),
     ({"meta": {"$contains": {"k": 1}}}, "meta @> '{\"k\": 1}'"),
     ({"meta": {"k": 1, "deep": {"x": 4}}}, "id = 4"),
@@ -98,6 +110,14 @@ CASES: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("condition", "same"), CASES)
 def test_operators(db: Any, condition: Any, same: str) -> None:
     assert matching(db, condition) == expected(db, same)
+
+
+@pytest.mark.parametrize(("condition", "same"), CASES)
+def test_operators_without_nulls_in_the_text_of_arrays(db: Any, condition: Any, same: str) -> None:
+    with db.transaction(force_rollback=True):
+        wanted = expected(db, same)
+        db.execute("SET LOCAL array_nulls = off")
+        assert matching(db, condition) == wanted
 
 
 def test_types_without_comparison(db: Any) -> None:
