@@ -519,10 +519,11 @@ RETURN CASE levels
     WHEN 8 THEN '{-1.55, -1.05, -0.6, -0.2, 0.2, 0.6, 1.05, 1.55}'
 END::float8[];
 
--- The same for the components of a unit vector, each threshold as often as there are dimensions.
-CREATE OR REPLACE FUNCTION sqlvec._unit_thresholds(levels int, dimensions int) RETURNS vector[]
+-- The same for the components of a unit vector, each as often as there are dimensions, and a little
+-- nearer to 0 or farther away: by `rim`, a fraction.
+CREATE OR REPLACE FUNCTION sqlvec._unit_thresholds(levels int, dimensions int, rim float8) RETURNS vector[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN ARRAY(SELECT array_fill(t.threshold / sqrt(dimensions::float8), ARRAY[dimensions])::vector
+RETURN ARRAY(SELECT array_fill(t.threshold * (1 + rim) / sqrt(dimensions::float8), ARRAY[dimensions])::vector
              FROM unnest(sqlvec._levels(levels)) WITH ORDINALITY AS t (threshold, level) ORDER BY t.level);
 
 CREATE OR REPLACE FUNCTION sqlvec._truncate_halfvec(x vector, dimensions int) RETURNS halfvec
@@ -547,19 +548,43 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN x::vector::halfvec;
 -- Components above each threshold, level by level: a thermometer code, in which the Hamming distance
 -- is the sum of the levels that lie between the components of two vectors.
 --
--- Components are compared as they are in float32 at unit length. The last bits of the length depend
--- on the order of its sum, but the border between two float32 has one bit more than any component, so
--- that no quotient lies on it; only one within 1e-15 of it could turn.
-CREATE OR REPLACE FUNCTION sqlvec._binary_levels(x vector, thresholds vector[]) RETURNS bit
+-- The squares under the length are added in float64 in the order of the components, which fixes the
+-- last bit of every threshold. pgvector adds them in an order of its own: its unit vector decides
+-- where both rims of a threshold give the same bits, which are 16 roundings of float32 apart, and
+-- else each component is compared by itself. Around 0 there is nothing to round.
+CREATE OR REPLACE FUNCTION sqlvec._binary_levels(x vector, inner_rims vector[], outer_rims vector[]) RETURNS bit
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_unit x%TYPE := sqlvec._unit(x);
-    v_threshold x%TYPE;
+    v_bits varbit;
     v_code varbit := '';
 BEGIN
-    FOREACH v_threshold IN ARRAY thresholds LOOP
-        v_code := v_code || sqlvec._binary_centred(v_unit, v_threshold);
+    FOR l IN 1 .. cardinality(inner_rims) LOOP
+        IF 2 * l = cardinality(inner_rims) + 1 THEN
+            v_bits := sqlvec._binary(x);
+        ELSE
+            v_bits := sqlvec._binary_centred(v_unit, inner_rims[l]);
+            IF v_bits <> sqlvec._binary_centred(v_unit, outer_rims[l]) THEN
+                RETURN sqlvec._binary_levels_one_by_one(sqlvec._real_array(x), cardinality(inner_rims));
+            END IF;
+        END IF;
+        v_code := v_code || v_bits;
+    END LOOP;
+    RETURN v_code;
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION sqlvec._binary_levels_one_by_one(x real[], levels int) RETURNS bit
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_rms float8 := (SELECT sqrt(sum(v::float8 * v::float8) / count(*)) FROM unnest(x) AS v);
+    v_level float8;
+    v_code varbit := '';
+BEGIN
+    FOREACH v_level IN ARRAY sqlvec._levels(levels) LOOP
+        v_code := v_code || sqlvec._bits(ARRAY(SELECT sign(v::float8 - v_level * v_rms) FROM unnest(x) AS v));
     END LOOP;
     RETURN v_code;
 END
@@ -683,7 +708,8 @@ BEGIN
             RETURN format('sqlvec._binary(%s)', v_vector);
         END IF;
         RETURN CASE v_levels WHEN 1 THEN v_vector
-                    ELSE format('sqlvec._binary_levels(%s, sqlvec._unit_thresholds(%s, %s))', v_vector, v_levels, v_encoder.dimensions) END;
+                    ELSE format('sqlvec._binary_levels(%1$s, sqlvec._unit_thresholds(%2$s, %3$s, -5e-7), sqlvec._unit_thresholds(%2$s, %3$s, 5e-7))',
+                                v_vector, v_levels, v_encoder.dimensions) END;
     WHEN 'truncate' THEN
         RETURN format('sqlvec._truncate_%s(%s, %s)',
                       CASE WHEN v_encoder.options ->> 'type' = 'vector' THEN 'vector' ELSE 'halfvec' END, v_vector,

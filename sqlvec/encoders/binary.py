@@ -93,23 +93,18 @@ class Binary(Encoder):
             return self._rotated(vector_parts(vectors).high @ matrix.T)
         if self.levels == 1:
             return vectors > 0
-        # At unit length in float32, whose rounding all but hides the order in which squares add.
-        values = vectors.astype(np.float64)
-        lengths = np.sqrt((values * values).sum(axis=1, keepdims=True))
-        units = np.divide(values, lengths, out=np.zeros_like(values), where=lengths > 0)
-        thresholds = np.array(LEVELS[self.levels]) / np.sqrt(float(vectors.shape[1]))
-        return _above(units.astype(np.float32), thresholds.astype(np.float32)[:, None, None])
+        return self._above(vectors)
 
     def _rotated(self, values: NDArray[np.float32]) -> NDArray[Any]:
         """Compare products, which are integers whose squares have an exact sum."""
-        if self.levels == 1:
-            return values > 0
-        exact = values.astype(np.float64)
-        rms = np.sqrt((exact * exact).sum(axis=1, keepdims=True) / values.shape[1])
+        return values > 0 if self.levels == 1 else self._above(values)
+
+    def _above(self, vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return which values (n, d) are above each of L thresholds, level by level (n, L · d)."""
+        values = vectors.astype(np.float64)
+        # Added in the order of the components, as the server does it where a bit depends on that;
+        # numpy's sum has another one.
+        squares = np.add.accumulate(values * values, axis=1)[:, -1:]
+        rms = np.sqrt(squares / values.shape[1])
         thresholds = np.array(LEVELS[self.levels])[:, None, None]
-        return _above(exact, thresholds * np.where(rms > 0, rms, 1))
-
-
-def _above(values: NDArray[Any], thresholds: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return which values (n, d) are above each of L thresholds, level by level (n, L · d)."""
-    return np.concatenate(values > thresholds, axis=1)
+        return np.concatenate(values > thresholds * np.where(rms > 0, rms, 1), axis=1)

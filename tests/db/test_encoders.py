@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sqlvec.catalog import load_encoder
 from sqlvec.encoders import Binary, Encoder, Halfvec, Linear, Truncate
+from sqlvec.encoders.binary import LEVELS
 from sqlvec.errors import EncodingError
 
 # Denormal, huge and everyday numbers, in one vector as well as in vectors of their own.
@@ -131,6 +134,50 @@ def test_binary_rotated_and_centred(conn, x, data):
 @given(batches(any_float), st.integers(2, 8))
 def test_binary_levels(conn, x, levels):
     assert_equal_codes(conn, *create(conn, Binary(levels=levels), x.shape[1]), x)
+
+
+def ending_in(start: NDArray[np.float32], rest: Fraction) -> NDArray[np.float32]:
+    """Append float32 numbers whose squares add up to `rest`, to far beyond float64."""
+    found = list(start)
+    for _ in range(6):
+        found.append(np.float32(math.sqrt(rest)))
+        if Fraction(float(found[-1])) ** 2 > rest:
+            found[-1] = np.nextafter(found[-1], np.float32(0))
+        rest -= Fraction(float(found[-1])) ** 2
+        if rest == 0:
+            break
+    return np.array([*found, *[0] * (len(start) + 6 - len(found))], dtype=np.float32)
+
+
+def borderline(rng: np.random.Generator, dimensions: int, levels: int) -> NDArray[np.float32]:
+    """Return a vector one of whose components lies as near to a threshold as can be.
+
+    To the threshold itself, or to the border at which its quotient by the length is rounded to
+    another float32.
+    """
+    threshold = rng.choice([t for t in LEVELS[levels] if t > 0]) / math.sqrt(dimensions)
+    if rng.integers(2):
+        near = np.float32(threshold)
+        threshold = (float(near) + float(np.nextafter(near, np.float32(1)))) / 2
+    while True:
+        start = rng.standard_normal(dimensions - 6).astype(np.float32)
+        start[0] = abs(start[0]) + np.float32(0.5) * math.sqrt(dimensions)
+        length = (Fraction(float(start[0])) / Fraction(threshold)) ** 2
+        rest = length - sum(Fraction(float(value)) ** 2 for value in start)
+        if rest > 0:
+            sign = rng.choice(np.array([-1, 1], np.float32))
+            return np.asarray(rng.permutation(ending_in(start, rest)) * sign, dtype=np.float32)
+
+
+@property_settings
+@given(st.integers(0, 2**32), st.integers(7, 100), st.integers(2, 8))
+def test_binary_levels_at_their_borders(conn, seed, dimensions, levels):
+    rng = np.random.default_rng(seed)
+    x = np.array([borderline(rng, dimensions, levels) for _ in range(40)])
+    assert_equal_codes(conn, *create(conn, Binary(levels=levels), dimensions), x)
+    # Next to them as well.
+    x = np.nextafter(x, rng.choice(np.array([-9, 9], np.float32), x.shape))
+    assert_equal_codes(conn, *create(conn, Binary(levels=levels), dimensions), x)
 
 
 @property_settings
