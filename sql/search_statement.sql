@@ -144,6 +144,12 @@ BEGIN
     END IF;
     v_key := sqlvec._key_column(rel, key_column);
     v_type := (sqlvec._column(rel, v_key)).type_oid;
+    IF (SELECT t.typcategory = 'A' FROM pg_type AS t WHERE t.oid = v_type) THEN
+        -- An array of arrays would be one of their elements.
+        places := 'pg_catalog.text[]';
+        condition := format('%s.%I %s "sqlvec hit".place::%s', alias, v_key, sqlvec._btree_operator(v_type, 3), sqlvec._type_name(v_type));
+        RETURN;
+    END IF;
     places := sqlvec._type_name(v_type) || '[]';
     condition := format('%s.%I %s "sqlvec hit".place', alias, v_key, sqlvec._btree_operator(v_type, 3));
 END

@@ -5268,6 +5268,12 @@ BEGIN
     END IF;
     v_key := sqlvec._key_column(rel, key_column);
     v_type := (sqlvec._column(rel, v_key)).type_oid;
+    IF (SELECT t.typcategory = 'A' FROM pg_type AS t WHERE t.oid = v_type) THEN
+        -- An array of arrays would be one of their elements.
+        places := 'pg_catalog.text[]';
+        condition := format('%s.%I %s "sqlvec hit".place::%s', alias, v_key, sqlvec._btree_operator(v_type, 3), sqlvec._type_name(v_type));
+        RETURN;
+    END IF;
     places := sqlvec._type_name(v_type) || '[]';
     condition := format('%s.%I %s "sqlvec hit".place', alias, v_key, sqlvec._btree_operator(v_type, 3));
 END
@@ -5908,10 +5914,10 @@ BEGIN
     JOIN pg_attribute AS w ON w.attrelid = edges AND w.attname = 'weight' AND w.atttypid IN ('real'::regtype, 'float8'::regtype)
     JOIN pg_class AS c ON c.oid = edges AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
     WHERE k.attrelid = edges AND k.attname = 'key';
-    IF NOT FOUND OR sqlvec._btree_operator(key_type, 3) IS NULL THEN
+    IF NOT FOUND OR sqlvec._btree_operator(key_type, 3) IS NULL OR (SELECT t.typcategory = 'A' FROM pg_type AS t WHERE t.oid = key_type) THEN
         RAISE EXCEPTION '% is no table of edges', coalesce(sqlvec._qualified(edges), 'NULL')
             USING ERRCODE = 'wrong_object_type',
-                  HINT = 'It has columns "key" and "neighbour" of one type that can be ordered, and "weight" of type real or double precision; sqlvec.build_neighbours makes one.';
+                  HINT = 'It has columns "key" and "neighbour" of one type that can be ordered and is no array, and "weight" of type real or double precision; sqlvec.build_neighbours makes one.';
     END IF;
 END
 $body$;
@@ -5957,6 +5963,9 @@ BEGIN
     IF key_column IS NULL THEN
         RAISE EXCEPTION 'table % has no primary key of one column', rel
             USING ERRCODE = 'invalid_parameter_value', HINT = 'The edges refer to its rows by that column.';
+    ELSIF (SELECT t.typcategory = 'A' FROM pg_type AS t WHERE t.oid = v_type) THEN
+        RAISE EXCEPTION 'primary key "%" of table % is of type %: edges do not refer to arrays', key_column, rel, format_type(v_type, -1)
+            USING ERRCODE = 'datatype_mismatch', HINT = 'sqlvec.expand takes an array of keys, which would not tell its arrays apart.';
     END IF;
     source_attnum := v_source.attnum;
     source_column := column_name;

@@ -606,6 +606,61 @@ def test_views_answer_keys(docs):
         hybrid(docs, table="some_docs", query_vector=LEGS["query_vector"])
 
 
+ARRAY_KEYS = """
+    SELECT 'hybrid', key, score FROM sqlvec.hybrid_search_keys({0}, 'apple', {1}, {2}, k => 7)
+    UNION ALL
+    SELECT 'vector', key, distance FROM sqlvec.vector_search_keys({3}, 'embedding', {1}, {4}, k => 7)
+    UNION ALL
+    SELECT 'tokens', key, score FROM sqlvec.maxsim_search_keys({3}, 'tokens', {2}, {4}, k => 7)
+    UNION ALL
+    SELECT 'text', key, score FROM sqlvec.bm25_search_keys({3}, 'body', 'apple', {4}, k => 7)
+    UNION ALL
+    SELECT 'boolean', key, relevance FROM sqlvec.boolean_search_keys({3}, 'embedding',
+        ARRAY[{1}]::vector[], '1', {4}, k => 7, relevance => '{5}')
+"""
+
+
+@pytest.mark.parametrize("key", ["int[]", "text[]", "pair"])
+def test_keys_that_are_arrays(fresh, key):
+    """They answer what keys of other types do."""
+    fresh.execute("CREATE DOMAIN pair AS int[] CHECK (cardinality(VALUE) = 2)")
+    for table, type_, made in (("plain", "int", "i"), ("doc", key, f"ARRAY[i, i + 1]::{key}")):
+        fresh.execute(
+            f"CREATE TABLE {table} (id {type_} PRIMARY KEY, body text, embedding vector(2),"
+            " tokens halfvec(2)[])"
+        )
+        fresh.execute(
+            f"INSERT INTO {table} SELECT {made}, CASE WHEN i % 3 = 0 THEN 'apple' ELSE 'pear' END,"
+            " ARRAY[cos(i), sin(i)]::vector, ARRAY[ARRAY[sin(i), 1]::vector::halfvec]"
+            " FROM generate_series(11, 50) AS i"
+        )
+        fresh.execute(f"CALL sqlvec.add_bm25('{table}', 'body')")
+        fresh.execute(f"CALL sqlvec.add_quantized('{table}', 'embedding', 'binary')")
+        fresh.execute(
+            f"CALL sqlvec.add_fde('{table}', 'tokens', repetitions => 3, simhash_bits => 2,"
+            " projection => 2)"
+        )
+        fresh.execute(f"CALL sqlvec.backfill('{table}')")
+        fresh.execute(
+            f"CALL sqlvec.create_relevance_model('{table}', 'vector', 'raw', '{{4}}', '{{-2}}',"
+            f" '{{1}}', '{table}', 'embedding')"
+        )
+
+    def found(table: str, type_: str) -> Any:
+        query, tokens = "'[1,0.2]'::vector", "ARRAY['[1,0.5]']::halfvec[]"
+        row, null = f"NULL::{table}", f"NULL::{type_}"
+        statement = ARRAY_KEYS.format(f"{row}, {null}", query, tokens, row, null, table)
+        return fresh.execute(statement).fetchall()
+
+    base = "int[]" if key == "pair" else key
+    expected = found("plain", "int")
+    assert len(expected) == 5 * 7
+    element = str if key == "text[]" else int
+    assert found("doc", base) == [
+        (leg, [element(i), element(i + 1)], score) for leg, i, score in expected
+    ]
+
+
 def test_columns_are_found_where_there_is_one_of_a_kind(fresh):
     fresh.execute(
         "CREATE TABLE doc (id int PRIMARY KEY, body text, a vector(2), b halfvec(2),"

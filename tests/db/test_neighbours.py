@@ -237,12 +237,17 @@ def test_partitioned_tables(autocommit):
         ),
         ("'pair', 'embedding'", ["table public.pair has no primary key of one column"]),
         ("'seen', 'embedding'", ["public.seen is not a table"]),
+        (
+            "'listed', 'embedding'",
+            ['primary key "id" of table public.listed is of type integer[]: edges do not refer'],
+        ),
     ],
 )
 def test_what_cannot_be_built(autocommit, arguments, fragments):
     create(autocommit, v.clustered(3, 4))
     run(autocommit, "CREATE TABLE pair (a int, b int, embedding vector(4), PRIMARY KEY (a, b))")
     run(autocommit, "CREATE VIEW seen AS SELECT * FROM doc")
+    run(autocommit, "CREATE TABLE listed (id int[] PRIMARY KEY, embedding vector(4))")
     run(autocommit, "CREATE TABLE big (key bigint, neighbour bigint, weight real)")
     fails(autocommit, f"CALL sqlvec.build_neighbours({arguments})", *fragments)
 
