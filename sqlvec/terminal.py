@@ -1,4 +1,4 @@
-"""Progress of long work on a terminal."""
+"""Progress of long work on a terminal, and tables of names."""
 
 from __future__ import annotations
 
@@ -7,8 +7,28 @@ from contextlib import contextmanager
 
 from rich import progress as rich_progress
 from rich.console import Console
+from rich.table import Table
 
 from sqlvec.manage import Progress, Report
+
+_UNLIMITED = 10_000
+"""Characters in a line, to measure with."""
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """Print a table whose columns with ``no_wrap`` are neither cropped nor broken.
+
+    A pipe is as wide as need be, and a terminal that is too narrow wraps by itself, so that what is
+    copied from it is whole.
+    """
+    unlimited = console.options.update(width=_UNLIMITED)
+    for column in table.columns:
+        if column.no_wrap:
+            cells = (column.header, *column.cells)
+            column.min_width = max(console.measure(c, options=unlimited).maximum for c in cells)
+    needed = console.measure(table, options=unlimited)
+    console.width = max(console.width, needed.minimum if console.is_terminal else needed.maximum)
+    console.print(table)
 
 
 @contextmanager

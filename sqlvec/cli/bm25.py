@@ -13,12 +13,9 @@ from rich.table import Table
 
 from sqlvec import manage
 from sqlvec.cli.database import Dsn, engine
-from sqlvec.terminal import progress_bar
+from sqlvec.terminal import print_whole, progress_bar
 
 app = typer.Typer(help="Keep the statistics of full-text search fresh.", no_args_is_help=True)
-
-_UNLIMITED = 10_000
-"""Characters in a line, to measure with."""
 
 _TABLE_HELP = "As in SQL: doc, shop.doc, '\"Doc\"'."
 
@@ -67,10 +64,7 @@ def health(
         return
     console = Console()
     shown = _table(rows, broken=console.is_terminal)
-    # Never cropped: a pipe is as wide as need be, and a narrow terminal wraps by itself.
-    needed = console.measure(shown, options=console.options.update(width=_UNLIMITED))
-    console.width = max(console.width, needed.minimum if console.is_terminal else needed.maximum)
-    console.print(shown)
+    print_whole(console, shown)
     # Tenants of a column share their advice.
     for table_name, column, advice in dict.fromkeys((r.table, r.column, r.advice) for r in rows):
         if advice is not None:

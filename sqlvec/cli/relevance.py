@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as Shown
 from sqlalchemy import Connection, text
 
@@ -14,6 +15,7 @@ from sqlvec import relevance
 from sqlvec.cli.database import Dsn, engine
 from sqlvec.errors import DeclarationError
 from sqlvec.relevance import Floats
+from sqlvec.terminal import print_whole
 
 if TYPE_CHECKING:
     from sqlvec.fit.judgements import Judgements, Source
@@ -268,12 +270,12 @@ def list_models(*, dsn: Dsn) -> None:
         "relevant",
         "Brier",
     ):
-        shown.add_column(title, overflow="fold")
+        shown.add_column(title, no_wrap=True)
     for row in rows:
-        cells = [*row[:3], row[3] or "", row[4] or ""]
+        cells = [escape(name or "") for name in row[:5]]
         cells += ["" if count is None else f"{count:,}" for count in row[5:7]]
         shown.add_row(*cells, "" if row[7] is None else f"{row[7]:.4f}")
-    Console().print(shown)
+    print_whole(Console(), shown)
 
 
 @app.command()

@@ -64,8 +64,8 @@ def collection(dsn: str) -> str:
     return dsn
 
 
-def sqlvec(dsn: str, *arguments: str) -> str:
-    environment = {"SQLVEC_DSN": dsn, "COLUMNS": "200"}
+def sqlvec(dsn: str, *arguments: str, **environment: str) -> str:
+    environment = {"SQLVEC_DSN": dsn, "COLUMNS": "200"} | environment
     result = CliRunner().invoke(
         app, ["relevance", *arguments], env=environment, catch_exceptions=False
     )
@@ -270,6 +270,22 @@ def test_judgements_from_a_file(collection: str, tmp_path: Path) -> None:
     assert "sqrt" in sqlvec(collection, "list")
     sqlvec(collection, "drop", "from file")
     assert "no relevance models" in sqlvec(collection, "list")
+
+
+@pytest.mark.parametrize("terminal", [{}, {"FORCE_COLOR": "1", "NO_COLOR": "1"}])
+def test_names_are_listed_whole(collection: str, terminal: dict[str, str]) -> None:
+    """However narrow the terminal, and where there is none."""
+    name = "a model [of something] whose name is longer than a line of the terminal that shows it"
+    with psycopg.connect(collection) as connection:
+        connection.execute(
+            "CALL sqlvec.create_relevance_model(%s, 'vector', 'raw', '{4}', '{-2}', '{1}',"
+            " %s, 'em bedding')",
+            [name, TABLE],
+        )
+    listed = sqlvec(collection, "list", COLUMNS="40", **terminal)
+    row = next(line for line in listed.splitlines() if name in line)
+    assert '"my %shop"."Doc %1"' in row and "em bedding" in row
+    sqlvec(collection, "drop", name)
 
 
 def test_without_judgements(collection: str) -> None:
