@@ -112,7 +112,39 @@ BEGIN
 END
 $body$;
 
--- The next keys of a table, as text: of all rows or, with `missing`, of those whose vector has no edges.
+-- Which rows t are to be done: all or, with `missing`, those whose vector has no edges.
+CREATE OR REPLACE FUNCTION sqlvec._neighbours_condition(rel oid, graph record, missing boolean) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    RETURN CASE WHEN missing THEN format('%s AND NOT EXISTS (SELECT FROM %s AS e WHERE e.key %s t.%I)',
+                                         sqlvec._has_neighbours(graph.source_column, graph.metric), sqlvec._qualified(graph.edges),
+                                         sqlvec._btree_operator((sqlvec._column(rel, graph.key_column)).type_oid, 3), graph.key_column)
+                ELSE 'true' END;
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION sqlvec._count_neighbours(rel oid, graph record, missing boolean) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_count bigint;
+BEGIN
+    EXECUTE format('SELECT count(*) FROM %s AS t WHERE %s', sqlvec._qualified(rel), sqlvec._neighbours_condition(rel, graph, missing)) INTO v_count;
+    RETURN v_count;
+END
+$body$;
+
+-- Tell other sessions how far a build is, until the end of the transaction.
+CREATE OR REPLACE FUNCTION sqlvec._show_neighbours(phase text, done bigint, total bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    PERFORM set_config('application_name', format('sqlvec: %s %s/%s', phase, done, greatest(done, total)), true);
+END
+$body$;
+
+-- The next keys of a table, as text, of the rows that are to be done.
 CREATE OR REPLACE FUNCTION sqlvec._neighbours_keys(
     rel oid, graph record, missing boolean, after text, batch int
 ) RETURNS text[]
@@ -122,12 +154,10 @@ DECLARE
     v_type oid := (sqlvec._column(rel, graph.key_column)).type_oid;
     v_keys text[];
 BEGIN
-    EXECUTE format('SELECT array_agg(s.key::text ORDER BY s.key) FROM (SELECT t.%1$I AS key FROM %2$s AS t WHERE %3$s%4$s ORDER BY t.%1$I LIMIT $2) AS s',
+    EXECUTE format('SELECT array_agg(s.key::text ORDER BY s.key) FROM (SELECT t.%1$I AS key FROM %2$s AS t WHERE %3$s AND %4$s ORDER BY t.%1$I LIMIT $2) AS s',
                    graph.key_column, sqlvec._qualified(rel),
                    CASE WHEN after IS NULL THEN 'true' ELSE format('t.%I %s $1::%s', graph.key_column, sqlvec._btree_operator(v_type, 5), graph.key_type) END,
-                   CASE WHEN missing THEN format(' AND %s AND NOT EXISTS (SELECT FROM %s AS e WHERE e.key %s t.%I)',
-                                                 sqlvec._has_neighbours(graph.source_column, graph.metric), sqlvec._qualified(graph.edges),
-                                                 sqlvec._btree_operator(v_type, 3), graph.key_column) END)
+                   sqlvec._neighbours_condition(rel, graph, missing))
     INTO v_keys USING after, batch;
     RETURN v_keys;
 END
@@ -198,6 +228,8 @@ DECLARE
     v_graph pg_catalog.record;
     v_keys pg_catalog.text[];
     v_after pg_catalog.text;
+    v_done bigint := 0;
+    v_total bigint;
     v_all boolean := coalesce(rebuild OR mutual, false);
 BEGIN
     v_graph := sqlvec._neighbours_graph(rel, column_name, neighbours, into_table, batch);
@@ -206,19 +238,25 @@ BEGIN
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     LOOP
         SELECT h.source_column, h.key_column INTO v_graph.source_column, v_graph.key_column FROM sqlvec._hold_graph(rel, v_graph) AS h;
+        v_total := coalesce(v_total, sqlvec._count_neighbours(rel, v_graph, NOT v_all));
+        PERFORM sqlvec._show_neighbours('neighbours', v_done, v_total);
         v_keys := sqlvec._neighbours_keys(rel, v_graph, NOT v_all, v_after, batch);
         EXIT WHEN v_keys IS NULL;
         PERFORM sqlvec._neighbours_batch(rel, v_graph, neighbours, v_keys);
         v_after := v_keys[pg_catalog.cardinality(v_keys)];
+        v_done := v_done OPERATOR(pg_catalog.+) pg_catalog.cardinality(v_keys);
         COMMIT AND CHAIN;
     END LOOP;
     v_after := NULL;
+    v_done := 0;
     WHILE mutual LOOP
         SELECT h.source_column, h.key_column INTO v_graph.source_column, v_graph.key_column FROM sqlvec._hold_graph(rel, v_graph) AS h;
+        PERFORM sqlvec._show_neighbours('one-sided edges', v_done, v_total);
         v_keys := sqlvec._neighbours_keys(rel, v_graph, false, v_after, batch);
         EXIT WHEN v_keys IS NULL;
         PERFORM sqlvec._drop_one_sided(rel, v_graph, v_keys);
         v_after := v_keys[pg_catalog.cardinality(v_keys)];
+        v_done := v_done OPERATOR(pg_catalog.+) pg_catalog.cardinality(v_keys);
         COMMIT AND CHAIN;
     END LOOP;
     -- A caller goes on at the isolation of the session.
@@ -227,7 +265,7 @@ END
 $body$;
 
 COMMENT ON PROCEDURE sqlvec.build_neighbours(regclass, text, int, text, int, boolean, boolean) IS
-    'Write the `neighbours` nearest rows of every row of a vector column into table into_table (by default <table>_neighbours) of the same schema: key, neighbour, weight (cosine, or the similarity of the column''s metric). Commits per batch; called again it goes on with rows that have no edges yet, with rebuild it does all anew. mutual keeps edges that lead both ways only, and always does all.';
+    'Write the `neighbours` nearest rows of every row of a vector column into table into_table (by default <table>_neighbours) of the same schema: key, neighbour, weight (cosine, or the similarity of the column''s metric). Commits per batch, and meanwhile says in application_name, as pg_stat_activity shows it, how many rows are done; called again it goes on with rows that have no edges yet, with rebuild it does all anew. mutual keeps edges that lead both ways only, and always does all.';
 
 -- The CTE of the rows that one edge leads to from those of CTE `origin`: key, and the largest score times
 -- weight. $4 is how many edges of a row are followed in either direction, then of both together.

@@ -35,10 +35,10 @@ class Progress:
     """What the server is doing, e.g. ``encoding`` or ``building index: loading tuples``."""
 
     done: int
-    """Blocks of the table that are done in this phase."""
+    """Blocks of the table that are done in this phase; of neighbours, rows."""
 
     total: int
-    """Blocks of the table; 0 in a phase that counts none."""
+    """Blocks or rows of the table; 0 in a phase that counts none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +174,65 @@ def analyze_bm25(
             lambda: connection.execute(call, {"oid": relation.oid, "drift": drift}),
             bulk_backfill.PROGRESS,
             {"oid": relation.oid, "target": None},
+        )
+
+
+def build_neighbours(
+    engine: Engine,
+    table: TableName,
+    column: str,
+    neighbours: int = 10,
+    *,
+    into_table: str | None = None,
+    batch: int = 100,
+    mutual: bool = False,
+    rebuild: bool = False,
+    progress: Report | None = None,
+) -> None:
+    """Write the nearest rows of every row of a vector column into a table of edges.
+
+    E.g.::
+
+        build_neighbours(engine, "doc", "embedding", mutual=True)
+
+    which runs ::
+
+        CALL sqlvec.build_neighbours('doc'::regclass, 'embedding', 10, mutual => true)
+
+    Interrupted, it keeps what is committed; started again, it goes on with the rows that have no
+    edges yet, unless ``mutual`` or ``rebuild`` asks for all.
+
+    :param table: a mapped class, a Table, or its name as in SQL, with schema and quotes where it
+        needs them; with a primary key of one column.
+    :param column: of type vector or halfvec.
+    :param neighbours: edges that a row is given, 1 to 1,000.
+    :param into_table: name of the table of edges, in the schema of the table; None is
+        ``<table>_neighbours``.
+    :param batch: rows per transaction, 1 or more.
+    :param mutual: keep edges only where both rows name each other.
+    :param rebuild: do rows anew that have edges.
+    :param progress: called with the phase and the rows done.
+    :raises NotInstalled: the database has no schema ``sqlvec``.
+    :raises DeclarationError: no such table or column, or one that cannot have edges.
+
+    .. versionadded:: 0.1
+    """
+    with _connect(engine) as connection:
+        relation = _Relation.find(connection, table)
+        parameters = {
+            "oid": relation.oid,
+            "column": column,
+            "neighbours": neighbours,
+            "into": into_table,
+            "batch": batch,
+            "mutual": mutual,
+            "rebuild": rebuild,
+        }
+        job = _Job(engine, connection, progress)
+        job.run(
+            lambda: connection.execute(_BUILD_NEIGHBOURS, parameters),
+            _NEIGHBOURS_PROGRESS,
+            {"pid": job.pid},
         )
 
 
@@ -325,6 +384,18 @@ _INDEX_PROGRESS = text("""
     SELECT phase, blocks_done AS done, blocks_total AS total
     FROM pg_catalog.pg_stat_progress_create_index
     WHERE relid = CAST(:oid AS oid) AND pid = :pid
+""")
+
+_BUILD_NEIGHBOURS = text("""
+    CALL sqlvec.build_neighbours(
+        CAST(:oid AS oid)::regclass, :column, :neighbours, :into, :batch, :mutual, :rebuild)
+""")
+
+_NEIGHBOURS_PROGRESS = text("""
+    SELECT m.found[1] AS phase, m.found[2] AS done, m.found[3] AS total
+    FROM pg_catalog.pg_stat_activity AS a CROSS JOIN LATERAL pg_catalog.regexp_match(
+        a.application_name, '^sqlvec: (.+) ([0-9]+)/([0-9]+)$') AS m (found)
+    WHERE a.pid = :pid AND m.found IS NOT NULL
 """)
 
 _BM25_HEALTH = text("""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from sqlvec.cli import backfill, bm25, demo, export, indexes, installation, relevance
+from sqlvec.cli import backfill, bm25, demo, export, indexes, installation, neighbours, relevance
 
 app = typer.Typer(
     name="sqlvec",
@@ -25,5 +25,6 @@ app.command()(export.extension_files)
 app.command()(backfill.backfill)
 app.add_typer(indexes.app, name="index")
 app.add_typer(bm25.app, name="bm25")
+app.add_typer(neighbours.app, name="neighbours")
 app.add_typer(relevance.app, name="relevance")
 app.command()(demo.demo)
