@@ -16,12 +16,19 @@ BEGIN ATOMIC
 END;
 
 -- The rows `t` of one leaf table that wait between tids $1 and $2, at most $3 of them, locked. Foreign
--- keys that refer to them are not in the way.
-CREATE OR REPLACE FUNCTION sqlvec._waiting_rows(leaf oid, derived sqlvec._derived, verify boolean, wait boolean) RETURNS text
+-- keys that refer to them are not in the way. A sweep has to read the table in its order: batch by batch the
+-- index over the rows that wait would lead through all that were done before, so the condition is put
+-- in words that are not the index's.
+CREATE OR REPLACE FUNCTION sqlvec._waiting_rows(leaf oid, derived sqlvec._derived, verify boolean, sweep boolean, wait boolean) RETURNS text
 LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT format('FROM ONLY %s AS t WHERE t.ctid OPERATOR(pg_catalog.>=) $1 AND t.ctid OPERATOR(pg_catalog.<) $2 AND %s LIMIT $3 FOR NO KEY UPDATE %s',
-                  sqlvec._qualified(leaf), sqlvec._waits(derived, verify), CASE WHEN wait THEN '' ELSE 'SKIP LOCKED' END);
+                  sqlvec._qualified(leaf),
+                  CASE WHEN sweep AND NOT verify
+                       THEN format('pg_catalog.num_nulls(t.%I) OPERATOR(pg_catalog.=) 1 AND %s', (derived).target_column,
+                                   sqlvec._has_source((derived).encoded_columns, 't.'))
+                       ELSE sqlvec._waits(derived, verify) END,
+                  CASE WHEN wait THEN '' ELSE 'SKIP LOCKED' END);
 END;
 
 -- The first tid of a block.
@@ -76,7 +83,7 @@ $body$;
 
 -- The statement that encodes rows that wait, as sqlvec._waiting_rows finds them. Locks only rows it can
 -- have at once, unless told to wait.
-CREATE OR REPLACE FUNCTION sqlvec._batch_statement(leaf oid, derived sqlvec._derived, verify boolean, wait boolean) RETURNS text
+CREATE OR REPLACE FUNCTION sqlvec._batch_statement(leaf oid, derived sqlvec._derived, verify boolean, sweep boolean, wait boolean) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
@@ -87,7 +94,7 @@ BEGIN
         'SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE d.encoded), '
         '(SELECT (pg_catalog.max(r)::pg_catalog.text::pg_catalog.point)[0] FROM had AS h, pg_catalog.unnest(h.rows) AS r) FROM done AS d',
         sqlvec._qualified(leaf), sqlvec._has_source(derived.encoded_columns, 't.'), derived.target_column,
-        sqlvec._assignment(derived), sqlvec._waiting_rows(leaf, derived, verify, wait));
+        sqlvec._assignment(derived), sqlvec._waiting_rows(leaf, derived, verify, sweep, wait));
 END
 $body$;
 
@@ -163,11 +170,15 @@ BEGIN
 END
 $body$;
 
--- Where a sweep over one leaf table starts or goes on, the block it ends before, and how many blocks
--- to take at first. NULL when the column was dropped meanwhile.
-CREATE OR REPLACE FUNCTION sqlvec._begin_sweep(derived_id int, leaf oid, batch int, OUT block bigint, OUT end_block bigint, OUT step bigint)
+-- Where a sweep over one leaf table starts or goes on, the block it ends before, how many blocks
+-- to take at first, and whether to read them: less than a batch the index finds at once, in one step to the
+-- end. NULL when the column was dropped meanwhile.
+CREATE OR REPLACE FUNCTION sqlvec._begin_sweep(derived_id int, leaf oid, batch int, verify boolean, OUT block bigint, OUT end_block bigint, OUT step bigint, OUT sweep boolean)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
+DECLARE
+    v_derived sqlvec._derived;
+    v_waiting int;
 BEGIN
     PERFORM sqlvec._hold_leaf(_begin_sweep.leaf);
     INSERT INTO sqlvec.backfill_state AS s (derived_id, leaf, end_block)
@@ -184,6 +195,20 @@ BEGIN
     step := greatest(1, least(4096, coalesce(
         (SELECT batch * c.relpages::bigint / nullif(greatest(c.reltuples, 0)::bigint, 0)
          FROM pg_class AS c WHERE c.oid = _begin_sweep.leaf), 8)));
+    sweep := true;
+    SELECT d.* INTO v_derived FROM sqlvec._derived AS d
+    WHERE d.id = _begin_sweep.derived_id AND NOT (verify OR d.suspect)
+      AND CASE WHEN d.target_column IS NOT NULL AND array_position(d.encoded_columns, NULL) IS NULL
+               THEN sqlvec._has_unfinished_index(_begin_sweep.leaf, d.target_column, d.encoded_columns) END;
+    IF FOUND THEN
+        EXECUTE format('SELECT count(*) FROM (SELECT FROM ONLY %s WHERE %s LIMIT $1) AS w', sqlvec._qualified(leaf),
+                       sqlvec._unfinished(v_derived.target_column, v_derived.encoded_columns, ''))
+        INTO v_waiting USING batch;
+        IF v_waiting < batch THEN
+            step := greatest(end_block - block, 1);
+            sweep := false;
+        END IF;
+    END IF;
 END
 $body$;
 
@@ -277,6 +302,7 @@ DECLARE
     v_block bigint;
     v_end bigint;
     v_step bigint;
+    v_sweep boolean;
     v_rows int;
     v_last bigint;
     v_known pg_catalog.text;
@@ -292,7 +318,7 @@ BEGIN
     FOREACH v_id IN ARRAY v_ids LOOP
         FOREACH v_leaf IN ARRAY v_leaves LOOP
             -- Nothing where the column was dropped meanwhile, which is found out below.
-            SELECT b.block, b.end_block, b.step INTO v_block, v_end, v_step FROM sqlvec._begin_sweep(v_id, v_leaf, batch) AS b;
+            SELECT b.block, b.end_block, b.step, b.sweep INTO v_block, v_end, v_step, v_sweep FROM sqlvec._begin_sweep(v_id, v_leaf, batch, verify) AS b;
             COMMIT AND CHAIN;
             v_known := NULL;
 
@@ -304,7 +330,7 @@ BEGIN
                 IF v_known IS NULL OR sqlvec._bound_to(v_derived, v_leaf) OPERATOR(pg_catalog.<>) v_known THEN
                     v_derived := sqlvec._derived_now(v_id, v_leaf);
                     v_known := sqlvec._bound_to(v_derived, v_leaf);
-                    v_statement := sqlvec._batch_statement(v_leaf, v_derived, verify OR v_derived.suspect, false);
+                    v_statement := sqlvec._batch_statement(v_leaf, v_derived, verify OR v_derived.suspect, v_sweep, false);
                 END IF;
                 SELECT b.done, b.last_block INTO v_rows, v_last
                 FROM sqlvec._backfill_batch(v_leaf, v_derived, v_statement, v_block, v_block OPERATOR(pg_catalog.+) v_step, batch) AS b;
@@ -322,10 +348,10 @@ BEGIN
                                           sqlvec._waits(v_derived, verify OR v_derived.suspect))
                 INTO v_left;
                 EXIT WHEN NOT v_left;
-                v_statement := sqlvec._batch_statement(v_leaf, v_derived, verify OR v_derived.suspect, false);
+                v_statement := sqlvec._batch_statement(v_leaf, v_derived, verify OR v_derived.suspect, false, false);
                 v_rows := (sqlvec._backfill_batch(v_leaf, v_derived, v_statement, 0, 4294967295, batch)).done;
                 IF v_rows OPERATOR(pg_catalog.=) 0 THEN
-                    v_statement := sqlvec._batch_statement(v_leaf, v_derived, verify OR v_derived.suspect, true);
+                    v_statement := sqlvec._batch_statement(v_leaf, v_derived, verify OR v_derived.suspect, false, true);
                     v_rows := (sqlvec._backfill_batch(v_leaf, v_derived, v_statement, 0, 4294967295, 1)).done;
                     -- Another backfill may have been faster, but not time and again.
                     v_waits := CASE WHEN v_rows OPERATOR(pg_catalog.=) 0 THEN v_waits OPERATOR(pg_catalog.+) 1 ELSE 0 END;

@@ -21,7 +21,7 @@ END;
 -- Lock up to `batch` rows that wait, and read them, each as the bytes of a halfvec[] or, of one vector, of
 -- a vector[]; their codes are expected in table "sqlvec codes" of this transaction. No rows when the column is not what it was when the client looked.
 CREATE OR REPLACE FUNCTION sqlvec._bulk_read(
-    derived_id int, encoder text, leaf oid, first_block bigint, end_block bigint, batch int
+    derived_id int, encoder text, leaf oid, first_block bigint, end_block bigint, batch int, sweep boolean
 ) RETURNS TABLE (tid tid, source bytea)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -41,7 +41,7 @@ BEGIN
     RETURN QUERY EXECUTE format('SELECT t.ctid, array_send(%s) %s',
                                 format(CASE v_derived.kind WHEN 'hubness' THEN 'ARRAY[sqlvec._as_vector(t.%I)]' ELSE 'sqlvec._halfvecs(t.%I)' END,
                                        v_derived.source_column),
-                                sqlvec._waiting_rows(leaf, v_derived, false, false))
+                                sqlvec._waiting_rows(leaf, v_derived, false, sweep, false))
         USING sqlvec._block_tid(first_block), sqlvec._block_tid(end_block), batch;
 END
 $body$;

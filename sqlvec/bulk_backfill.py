@@ -90,8 +90,10 @@ _HALFVEC = text("""
 """)
 _COLUMNS = text("SELECT * FROM sqlvec._bulk_columns(CAST(:oid AS oid), :target)")
 _READ_COMMITTED = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
-_BEGIN = "SELECT block, end_block, step FROM sqlvec._begin_sweep(%s, %s, %s)"
-_READ = "COPY (SELECT * FROM sqlvec._bulk_read(%s, %s, %s, %s, %s, %s)) TO STDOUT (FORMAT binary)"
+_BEGIN = "SELECT block, end_block, step, sweep FROM sqlvec._begin_sweep(%s, %s, %s, false)"
+_READ = (
+    "COPY (SELECT * FROM sqlvec._bulk_read(%s, %s, %s, %s, %s, %s, %s)) TO STDOUT (FORMAT binary)"
+)
 _CODES = 'COPY pg_temp."sqlvec codes" FROM STDIN (FORMAT binary)'
 _WRITE = "SELECT sqlvec._bulk_write(%s, %s)"
 _GO_ON = "SELECT block, step FROM sqlvec._go_on(%s, %s, %s, %s, %s, %s, %s, %s)"
@@ -153,7 +155,7 @@ class _Sweep:
     def run(self, blocks: Callable[[], tuple[int, int]], report: Report) -> None:
         """Go from where the last pass stopped to the present end of the table."""
         with self._transaction():
-            first, end, step = self._row(_BEGIN, self.derived_id, self.leaf, self.batch)
+            first, end, step, whole = self._row(_BEGIN, self.derived_id, self.leaf, self.batch)
         if first is None:
             return
         done, total = blocks()
@@ -164,15 +166,20 @@ class _Sweep:
         block = first
         while block < end:
             with self._transaction():
-                block, step = self._run_batch(block, step, reached)
+                block, step = self._run_batch(block, step, whole, reached)
             reached(block)
 
-    def _run_batch(self, block: int, step: int, reached: Callable[[int], None]) -> tuple[int, int]:
-        """Encode one batch; return the block to go on from, and how many to take then."""
+    def _run_batch(
+        self, block: int, step: int, whole: bool, reached: Callable[[int], None]
+    ) -> tuple[int, int]:
+        """Encode one batch; return the block to go on from, and how many to take then.
+
+        :param whole: read the blocks, rather than the index over the rows that wait.
+        """
         codes: list[tuple[bytes, bytes]] = []
         rows = 0
         last = block
-        read = (self.derived_id, self.encoder, self.leaf, block, block + step, self.batch)
+        read = (self.derived_id, self.encoder, self.leaf, block, block + step, self.batch, whole)
         with self.connection.cursor() as cursor:
             with cursor.copy(_READ, read) as copy:
                 for tid, source in copy.rows():
