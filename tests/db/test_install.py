@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import tempfile
@@ -373,7 +374,7 @@ class TestExtension:
         with make_engine(plain).connect() as connection:
             catalog.install(connection, create_extension=True)
             owned = {
-                name: definition.replace("postgres", str(extended.engine.url.database))
+                name: re.sub(r"\bpostgres\b", str(extended.engine.url.database), definition)
                 for name, definition in snapshot(connection).items()
             }
         assert differences(owned, snapshot(extended)) == []
