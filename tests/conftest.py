@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -18,4 +19,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=(16, 18),
         default=18,
         help="PostgreSQL to start when SQLVEC_TEST_DSN names no server (default: 18)",
+    )
+    parser.addoption(
+        "--postgres",
+        type=Path,
+        metavar="FOLDER",
+        help="installation to start (its bin, lib and share, pgvector among them)"
+        " in place of a package's",
     )

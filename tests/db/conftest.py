@@ -1,13 +1,15 @@
 """Databases with sqlvec installed, and connections to them.
 
 A test that cannot get a server fails. ``SQLVEC_TEST_DSN`` names one; otherwise a container or an
-embedded server is started once per run.
+embedded server is started once per run. Tests that kill servers, copy between two or change their
+files start embedded ones of their own in every case: of ``--pg-version``, or from ``--postgres``.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -16,8 +18,8 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from sqlvec import catalog
-from sqlvec.embedded import Server
-from tests.db.server import SETTINGS, DatabaseServer, sqlalchemy_url
+from sqlvec.embedded import Server, installation
+from tests.db.server import DatabaseServer, server_options, sqlalchemy_url
 
 # What a session can hold beyond its transaction. The functions of sqlvec stay compiled, as in any
 # pool: to compile them for every test takes longer than most tests do.
@@ -29,9 +31,16 @@ FORGET = "DISCARD PLANS"
 _SERVER = pytest.StashKey[DatabaseServer]()
 
 
+def _wanted(config: pytest.Config) -> dict[str, Any]:
+    return {
+        "version": config.getoption("--pg-version"),
+        "postgres": config.getoption("--postgres"),
+    }
+
+
 def _server(config: pytest.Config) -> DatabaseServer:
     if _SERVER not in config.stash:
-        config.stash[_SERVER] = DatabaseServer(config.getoption("--pg-version"))
+        config.stash[_SERVER] = DatabaseServer(**_wanted(config))
     return config.stash[_SERVER]
 
 
@@ -176,17 +185,21 @@ async def async_engine(request: pytest.FixtureRequest, dsn: str) -> AsyncIterato
     await engine.dispose()
 
 
+@pytest.fixture(scope="session")
+def postgres(request: pytest.FixtureRequest) -> Path:
+    """Return the folder of the PostgreSQL that further servers of this run are started from."""
+    wanted = _wanted(request.config)
+    return wanted["postgres"] or installation(wanted["version"])
+
+
 @pytest.fixture(scope="module")
 def start_server(request: pytest.FixtureRequest) -> Iterator[Callable[..., Server]]:
     """Return a function that starts one more embedded server; it takes the options of Server."""
     with ExitStack() as cleanup:
 
         def start(**options: object) -> Server:
-            defaults: dict[str, object] = {
-                "version": request.config.getoption("--pg-version"),
-                "settings": SETTINGS,
-            }
-            return cleanup.enter_context(Server(**defaults | options))  # type: ignore[arg-type]
+            defaults = server_options(**_wanted(request.config))
+            return cleanup.enter_context(Server(**defaults | options))
 
         yield start
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -17,18 +21,35 @@ from sqlvec.embedded import Server
 SETTINGS = {"wal_level": "logical"}
 
 
+def server_options(version: int = 18, postgres: Path | None = None) -> dict[str, Any]:
+    """Return the arguments of :class:`Server` for the PostgreSQL of this run.
+
+    :param postgres: folder of an installation, which decides the version.
+    """
+    if postgres is None:
+        return {"version": version, "settings": SETTINGS}
+    answer = subprocess.check_output([postgres / "bin" / "pg_config", "--version"], text=True)
+    found = re.search(r"\d+", answer)
+    assert found is not None, answer
+    return {"version": int(found[0]), "settings": SETTINGS, "postgres": postgres}
+
+
 class DatabaseServer:
     """A server found or started for this run, and the databases made on it.
 
     :param version: major version to start when the environment names no server.
+    :param postgres: folder of the installation to start in place of a container or a package's.
     """
 
-    def __init__(self, version: int) -> None:
+    def __init__(self, version: int, postgres: Path | None = None) -> None:
         self._cleanup = ExitStack()
-        self.admin_dsn = os.environ.get("SQLVEC_TEST_DSN") or self._start(version)
+        self.admin_dsn = os.environ.get("SQLVEC_TEST_DSN") or self._start(version, postgres)
         with psycopg.connect(self.admin_dsn) as connection:
             (version_text,) = connection.execute("SELECT version()").fetchone() or ("",)
-        self.description = version_text.split(" on ")[0]
+            (vector_text,) = connection.execute(
+                "SELECT default_version FROM pg_available_extensions WHERE name = 'vector'"
+            ).fetchone() or ("",)
+        self.description = f"{version_text.split(' on ')[0]} with pgvector {vector_text}"
 
     def dsn(self, database: str) -> str:
         """Return the libpq URI of a database."""
@@ -54,11 +75,13 @@ class DatabaseServer:
         with psycopg.connect(self.admin_dsn, autocommit=True) as connection:
             connection.execute(statement)
 
-    def _start(self, version: int) -> str:
-        return self._start_container(version) or self._start_embedded(version)
+    def _start(self, version: int, postgres: Path | None) -> str:
+        container = None if postgres else self._start_container(version)
+        return container or self._start_embedded(version, postgres)
 
-    def _start_embedded(self, version: int) -> str:
-        return self._cleanup.enter_context(Server(version=version, settings=SETTINGS)).dsn()
+    def _start_embedded(self, version: int, postgres: Path | None) -> str:
+        server = Server(**server_options(version, postgres))
+        return self._cleanup.enter_context(server).dsn()
 
     def _start_container(self, version: int) -> str | None:
         """Start a container where testcontainers is installed and a Docker engine answers."""

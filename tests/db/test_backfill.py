@@ -332,12 +332,14 @@ class TestStaleCodes:
         )
         db.execute("ALTER TABLE doc ATTACH PARTITION part FOR VALUES FROM (0) TO (1000)")
         (problem, remedy) = db.execute(
-            "SELECT problem, remedy FROM sqlvec._findings()"
+            "SELECT problem, remedy FROM sqlvec._findings() WHERE severity <> 'note'"
         ).fetchone() or ("", "")
         assert "of at most 1000 codes looked at are stale" in problem
         db.execute(remedy)
         assert db.execute(WRONG).fetchone() == (0,)
-        assert db.execute("SELECT count(*) FROM sqlvec._findings()").fetchone() == (0,)
+        assert db.execute(
+            "SELECT count(*) FROM sqlvec._findings() WHERE severity <> 'note'"
+        ).fetchone() == (0,)
 
 
 def test_encoder_that_gives_no_code(db: psycopg.Connection[Any]) -> None:
