@@ -610,6 +610,7 @@ class _Job:
 
 _NAMED: dict[str, type[SqlvecError]] = {
     "42P01": DeclarationError,  # undefined_table
+    "3F000": DeclarationError,  # invalid_schema_name: the same before PostgreSQL 16
     "42602": DeclarationError,  # invalid_name
     "42703": DeclarationError,  # undefined_column
     "42804": DeclarationError,  # datatype_mismatch

@@ -452,10 +452,12 @@ def test_nothing_is_left_in_the_session(db: DB, database: str, encoded: Encoded)
 
 def role(db: DB, database: str, name: str) -> Engine:
     """Return an engine of a role that may do everything with the table but owns nothing."""
-    db.execute(f"DROP ROLE IF EXISTS {name}")
-    db.execute(f"CREATE ROLE {name} LOGIN")
-    db.execute(f"GRANT ALL ON doc TO {name}")
     url = sqlalchemy_url(database).set(username=name)
+    db.execute(f"DROP ROLE IF EXISTS {name}")
+    # A server that asks for a password is given the one of the superuser.
+    password = psycopg.sql.quote(url.password or name)
+    db.execute(f"CREATE ROLE {name} LOGIN PASSWORD {password}")
+    db.execute(f"GRANT ALL ON doc TO {name}")
     return create_engine(url, poolclass=NullPool)
 
 

@@ -123,7 +123,7 @@ def test_candidates_of_an_index_rescored(pages):
 @pytest.mark.parametrize("wanted", [0.8, 0.95])
 def test_the_number_of_candidates_grows_until_the_recall_is_expected(pages, wanted):
     found = [search(pages, query, mode="tokens_fde", recall=wanted) for query in QUERIES]
-    few = [search(pages, query, mode="tokens_fde", candidates=100) for query in QUERIES]
+    few = [search(pages, query, mode="tokens_fde", candidates=50) for query in QUERIES]
     truth = [expected(query) for query in QUERIES]
     assert np.mean([recall(*each) for each in zip(found, truth, strict=True)]) >= wanted
     assert np.mean([recall(*each) for each in zip(few, truth, strict=True)]) < 0.8
