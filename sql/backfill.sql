@@ -78,6 +78,8 @@ BEGIN
     ) OR sqlvec._is_source(derived) THEN 'off' ELSE 'skip' END, true);
     -- A crash may lose the last batches, which are then done again: no commit needs to wait for the disk.
     PERFORM set_config('synchronous_commit', 'off', true);
+    -- To compile the statement of a batch takes longer than to run it.
+    PERFORM set_config('jit', 'off', true);
 END
 $body$;
 

@@ -37,6 +37,9 @@ CREATE OR REPLACE FUNCTION sqlvec._fde_values(
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 -- Left to itself, the server plans the large query below anew for most rows.
 SET plan_cache_mode = force_generic_plan
+-- The rows that the planner expects of so many set-returning functions would have it compiled, for
+-- seconds, at every call.
+SET jit = off
 AS $body$
 DECLARE
     v_scale float8 := CASE WHEN projection = dimensions THEN 1 ELSE 1 / sqrt(projection::float8) END;

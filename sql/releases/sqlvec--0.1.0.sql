@@ -1125,6 +1125,9 @@ CREATE OR REPLACE FUNCTION sqlvec._fde_values(
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 -- Left to itself, the server plans the large query below anew for most rows.
 SET plan_cache_mode = force_generic_plan
+-- The rows that the planner expects of so many set-returning functions would have it compiled, for
+-- seconds, at every call.
+SET jit = off
 AS $body$
 DECLARE
     v_scale float8 := CASE WHEN projection = dimensions THEN 1 ELSE 1 / sqrt(projection::float8) END;
@@ -3537,6 +3540,8 @@ BEGIN
     ) OR sqlvec._is_source(derived) THEN 'off' ELSE 'skip' END, true);
     -- A crash may lose the last batches, which are then done again: no commit needs to wait for the disk.
     PERFORM set_config('synchronous_commit', 'off', true);
+    -- To compile the statement of a batch takes longer than to run it.
+    PERFORM set_config('jit', 'off', true);
 END
 $body$;
 
