@@ -18,10 +18,15 @@ BEGIN ATOMIC
     FROM centroid AS c LEFT JOIN mean AS m ON m.n = c.n;
 END;
 
--- The first different ones of an array.
+-- The first different ones of an array. No bound body: pg_upgrade makes this before the operator class
+-- of vector, by which the rows are grouped.
 CREATE OR REPLACE FUNCTION sqlvec._different(tokens vector[], most int) RETURNS vector[]
-LANGUAGE sql STABLE PARALLEL SAFE
-RETURN ARRAY(SELECT t.x FROM unnest(tokens) WITH ORDINALITY AS t (x, n) GROUP BY t.x ORDER BY min(t.n) LIMIT most);
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    RETURN ARRAY(SELECT t.x FROM unnest(tokens) WITH ORDINALITY AS t (x, n) GROUP BY t.x ORDER BY min(t.n) LIMIT most);
+END
+$body$;
 
 -- Squared distances of tokens to the nearest centroid, which may be the new one.
 CREATE OR REPLACE FUNCTION sqlvec._squared_distances(tokens vector[], distances float8[], centroid vector) RETURNS float8[]
