@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -176,6 +178,47 @@ class TestDumpAndRestore:
         with psycopg.connect(target, autocommit=True) as connection:
             assert answers(connection) == before
             trigger_works(connection)
+
+
+def test_pg_upgrade(start_server: Callable[..., Server]) -> None:
+    """It makes functions before the operator classes that a bound body of theirs could need."""
+    with tempfile.TemporaryDirectory(prefix="sqlvec-test-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # The servers may run under another account.
+        old, new = (start_server(data_directory=folder / each) for each in ("old", "new"))
+        dsn = old.create_database("upgraded")
+        install(dsn)
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            fill(connection)
+            before = answers(connection)
+        old.stop()
+        new.stop()
+        owner = old.data_directory.stat()
+        work = folder / "work"
+        work.mkdir()
+        shutil.chown(work, owner.st_uid, owner.st_gid)
+        switch: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            switch = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
+        result = subprocess.run(
+            [
+                *(old.bin / "pg_upgrade", "--username", "postgres", "--socketdir", work),
+                *("--old-bindir", old.bin, "--old-datadir", old.data_directory),
+                *("--new-bindir", new.bin, "--new-datadir", new.data_directory),
+            ],
+            cwd=work,
+            env={key: value for key, value in os.environ.items() if not key.startswith("PG")},
+            capture_output=True,
+            text=True,
+            **switch,
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        new.start()
+        with psycopg.connect(new.dsn("upgraded"), autocommit=True) as connection:
+            assert answers(connection) == before
+            trigger_works(connection)
+            connection.execute("CALL sqlvec.check()")
+        new.close()
 
 
 def test_logical_replication(first: Server, second_server: Server) -> None:
