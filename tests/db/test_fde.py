@@ -176,6 +176,12 @@ def test_real_sizes(conn, n):
     assert_equal_codes(conn, name, FDE(), parts, tokens)
 
 
+def test_no_row_waits_for_a_compiler(conn):
+    """The server of this run may have no JIT, which this query would ask for at every call."""
+    settings = "SELECT proconfig FROM pg_proc WHERE proname = '_fde_values'"
+    assert "jit=off" in conn.exec_driver_sql(settings).scalar_one()
+
+
 def test_the_matrices(conn):
     _, parts = create(conn, FDE(20, 4, 8, 1000), 64)
     planes = parts["hyperplane"]
