@@ -1,1 +1,1 @@
-"""Tests that need no database."""
+"""Tests of what speaks to a database, that need none."""

@@ -1,0 +1,1 @@
+"""Tests of what speaks to no database and has nothing to do with SQLAlchemy."""
