@@ -88,15 +88,37 @@ def load(db: psycopg.Connection[Any], table: str, documents: list[Tokens]) -> No
             copy.write_row((n, n % 30, to_text(tokens)))
 
 
+@pytest.fixture(scope="module")
+def _encoded(dsn: str) -> None:
+    """Make table encoded: the documents and their codes, for tables with the same encoder."""
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute(f"CREATE TABLE encoded (id int, tenant int, tokens halfvec({D})[])")
+        db.execute("CALL sqlvec.add_fde('encoded', 'tokens', projection => 4)")
+        load(db, "encoded", DOCUMENTS)
+
+
+def load_encoded(db: psycopg.Connection[Any], table: str, rows: int) -> None:
+    with db.transaction():
+        db.execute("SET LOCAL sqlvec.maintain = off")
+        db.execute(
+            f"INSERT INTO {table} (id, tenant, tokens, tokens_fde)"
+            f" SELECT id, tenant, tokens, tokens_fde FROM encoded WHERE id < {rows}"
+        )
+        db.execute("SET LOCAL sqlvec.maintain = on")
+
+
 @pytest.fixture(scope="module", params=["halfvec", "bit"])
-def _pages(request: pytest.FixtureRequest, dsn: str) -> None:
+def _pages(request: pytest.FixtureRequest, dsn: str, _encoded: None) -> None:
     """Make table page, with codes of either type."""
     bits = request.param == "bit"
     with psycopg.connect(dsn, autocommit=True) as db:
         db.execute("DROP TABLE IF EXISTS page")
         db.execute(f"CREATE TABLE page (id int PRIMARY KEY, tenant int, tokens halfvec({D})[])")
         db.execute("CALL sqlvec.add_fde('page', 'tokens', projection => 4, bits => %s)", (bits,))
-        load(db, "page", DOCUMENTS)
+        if bits:
+            load(db, "page", DOCUMENTS)
+        else:
+            load_encoded(db, "page", ROWS)
         opclass = "bit_hamming_ops" if bits else "halfvec_ip_ops"
         db.execute(f"CREATE INDEX page_codes ON page USING hnsw (tokens_fde {opclass})")
         db.execute("ANALYZE page")
@@ -322,35 +344,35 @@ def test_vector_columns(db, workers):
         assert_same(search(db, query, "wide", mode="exact"), wanted)
 
 
-def test_partitions_views_and_odd_names(db):
-    db.execute('CREATE SCHEMA "Odd ""schema"')
+def test_partitions_views_and_odd_names(encoded):
+    encoded.execute('CREATE SCHEMA "Odd ""schema"')
     table = '"Odd ""schema"."a table; drop"'
-    db.execute(
+    encoded.execute(
         f"CREATE TABLE {table} (id int, tenant int, tokens halfvec({D})[], PRIMARY KEY (id, tenant)) "
         "PARTITION BY LIST (tenant)"
     )
     for tenant in range(30):
-        db.execute(f'CREATE TABLE "p {tenant}" PARTITION OF {table} FOR VALUES IN ({tenant})')
-    db.execute("CALL sqlvec.add_fde(%s, 'tokens', projection => 4)", (table,))
-    load(db, table, DOCUMENTS[:600])
-    db.execute(f"CREATE INDEX ON {table} USING hnsw (tokens_fde halfvec_ip_ops)")
-    db.execute(f"ANALYZE {table}")
-    db.execute(f"CREATE VIEW pages_view AS SELECT * FROM {table}")
+        encoded.execute(f'CREATE TABLE "p {tenant}" PARTITION OF {table} FOR VALUES IN ({tenant})')
+    encoded.execute("CALL sqlvec.add_fde(%s, 'tokens', projection => 4)", (table,))
+    load_encoded(encoded, table, 600)
+    encoded.execute(f"CREATE INDEX ON {table} USING hnsw (tokens_fde halfvec_ip_ops)")
+    encoded.execute(f"ANALYZE {table}")
+    encoded.execute(f"CREATE VIEW pages_view AS SELECT * FROM {table}")
     for query in QUERIES[:3]:
         wanted = expected(query, 10, lambda n: n < 600)
-        assert_same(search(db, query, table, mode="tokens_fde", candidates=600), wanted)
-        assert_same(search(db, query, table, mode="exact"), wanted)
-        assert_same(search(db, query, "pages_view"), wanted)
+        assert_same(search(encoded, query, table, mode="tokens_fde", candidates=600), wanted)
+        assert_same(search(encoded, query, table, mode="exact"), wanted)
+        assert_same(search(encoded, query, "pages_view"), wanted)
         one = expected(query, 5, lambda n: n < 600 and n % 30 == 4)
-        assert_same(search(db, query, '"p 4"', k=5), one)
-        keys = db.execute(
+        assert_same(search(encoded, query, '"p 4"', k=5), one)
+        keys = encoded.execute(
             "SELECT key, score FROM sqlvec.maxsim_search_keys(NULL::pages_view, 'tokens', "
             "%s::halfvec[], key => NULL::int, key_column => 'id')",
             (to_text(query),),
         ).fetchall()
         assert_same(keys, wanted)
     with pytest.raises(WrongObjectType, match="have no address"):
-        search(db, QUERIES[0], "pages_view", rescore=False)
+        search(encoded, QUERIES[0], "pages_view", rescore=False)
 
 
 def test_row_security_applies_inside(pages):
@@ -503,12 +525,17 @@ def test_an_encoding_of_pooled_tokens(pooled):
         assert (9001 in [row[0] for row in found]) == (waiting[0][1] > wanted[-1][1])
 
 
+@pytest.fixture
+def encoded(_encoded: None, db: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
+    return db
+
+
 def declared(db: psycopg.Connection[Any], table: str, tokens: str = f"halfvec({D})[]") -> None:
     db.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, tenant int, tokens {tokens})")
     load(db, table, DOCUMENTS[:1])
     db.execute(f"CALL sqlvec.add_fde('{table}', 'tokens', projection => 4)")
     db.execute(f"DELETE FROM {table}")
-    load(db, table, DOCUMENTS[:400])
+    load_encoded(db, table, 400)
     db.execute(f"ANALYZE {table}")
 
 
@@ -520,58 +547,58 @@ def best(db: psycopg.Connection[Any], table: str, query: Tokens, k: int = 10) ->
     ).fetchall()
 
 
-def test_empty_arrays_do_not_stand_for_answers(db):
+def test_empty_arrays_do_not_stand_for_answers(encoded):
     """The zeros of their codes may be the best estimates there are."""
-    declared(db, "sparse")
-    db.execute("UPDATE sparse SET tokens = '{}' WHERE id % 2 = 0")
+    declared(encoded, "sparse")
+    encoded.execute("UPDATE sparse SET tokens = '{}' WHERE id % 2 = 0")
     query = -np.abs(QUERIES[0])
-    db.execute(
+    encoded.execute(
         "UPDATE sparse SET tokens = ARRAY[%s]::halfvec[] WHERE id %% 2 = 1",
         ("[" + ",".join(["0.25"] * D) + "]",),
     )
-    db.execute("ANALYZE sparse")
-    assert search(db, query, "sparse") == best(db, "sparse", query)
+    encoded.execute("ANALYZE sparse")
+    assert search(encoded, query, "sparse") == best(encoded, "sparse", query)
 
 
-def test_an_encoder_without_its_matrices_is_not_used(db):
+def test_an_encoder_without_its_matrices_is_not_used(encoded):
     """A data-only restore may lack them."""
-    declared(db, "restored")
-    db.execute("SET LOCAL session_replication_role = replica")
-    db.execute("DELETE FROM sqlvec.encoder_vector WHERE encoder LIKE '%restored%'")
-    db.execute("SET LOCAL session_replication_role = origin")
-    assert search(db, QUERIES[0], "restored") == best(db, "restored", QUERIES[0])
+    declared(encoded, "restored")
+    encoded.execute("SET LOCAL session_replication_role = replica")
+    encoded.execute("DELETE FROM sqlvec.encoder_vector WHERE encoder LIKE '%restored%'")
+    encoded.execute("SET LOCAL session_replication_role = origin")
+    assert search(encoded, QUERIES[0], "restored") == best(encoded, "restored", QUERIES[0])
     with pytest.raises(InvalidParameterValue, match="neither auto"):
-        search(db, QUERIES[0], "restored", mode="tokens_fde")
+        search(encoded, QUERIES[0], "restored", mode="tokens_fde")
 
 
-def test_policies_run_with_the_search_path_of_the_caller(db):
-    declared(db, "guarded")
-    db.execute("SET LOCAL sqlvec.maintain = off")
-    db.execute("UPDATE guarded SET tokens = tokens || tokens WHERE id = 7")
-    db.execute("CREATE TABLE tenants AS SELECT 3 AS tenant")
-    db.execute(
+def test_policies_run_with_the_search_path_of_the_caller(encoded):
+    declared(encoded, "guarded")
+    encoded.execute("SET LOCAL sqlvec.maintain = off")
+    encoded.execute("UPDATE guarded SET tokens = tokens || tokens WHERE id = 7")
+    encoded.execute("CREATE TABLE tenants AS SELECT 3 AS tenant")
+    encoded.execute(
         "CREATE FUNCTION visible(int) RETURNS boolean LANGUAGE plpgsql STABLE AS "
         "'BEGIN RETURN EXISTS (SELECT FROM tenants AS t WHERE t.tenant = $1); END'"
     )
-    db.execute("ALTER TABLE guarded ENABLE ROW LEVEL SECURITY")
-    db.execute("CREATE POLICY p ON guarded USING (visible(tenant))")
-    db.execute("CREATE ROLE reader_of_guarded")
-    db.execute("GRANT SELECT ON guarded, tenants TO reader_of_guarded")
-    db.execute("SET LOCAL ROLE reader_of_guarded")
-    found = search(db, QUERIES[0], "guarded", mode="tokens_fde")
+    encoded.execute("ALTER TABLE guarded ENABLE ROW LEVEL SECURITY")
+    encoded.execute("CREATE POLICY p ON guarded USING (visible(tenant))")
+    encoded.execute("CREATE ROLE reader_of_guarded")
+    encoded.execute("GRANT SELECT ON guarded, tenants TO reader_of_guarded")
+    encoded.execute("SET LOCAL ROLE reader_of_guarded")
+    found = search(encoded, QUERIES[0], "guarded", mode="tokens_fde")
     assert {row[0] % 30 for row in found} == {3}
-    assert found == best(db, "guarded", QUERIES[0])
+    assert found == best(encoded, "guarded", QUERIES[0])
 
 
-def test_rows_of_a_child_table_are_found(db):
-    declared(db, "parent")
-    db.execute("CREATE TABLE child () INHERITS (parent)")
+def test_rows_of_a_child_table_are_found(encoded):
+    declared(encoded, "parent")
+    encoded.execute("CREATE TABLE child () INHERITS (parent)")
     load_one = "INSERT INTO child (id, tokens) VALUES (1000, %s)"
-    db.execute(load_one, (to_text(QUERIES[0]),))
-    assert search(db, QUERIES[0], "parent")[0][0] == 1000
+    encoded.execute(load_one, (to_text(QUERIES[0]),))
+    assert search(encoded, QUERIES[0], "parent")[0][0] == 1000
     # Where they share keys, candidates cannot be told apart by them.
-    db.execute("UPDATE child SET id = 5, tokens = (SELECT tokens FROM parent WHERE id = 5)")
-    keys = db.execute(
+    encoded.execute("UPDATE child SET id = 5, tokens = (SELECT tokens FROM parent WHERE id = 5)")
+    keys = encoded.execute(
         "SELECT key FROM sqlvec.maxsim_search_keys(NULL::parent, 'tokens', %s::halfvec[], "
         "key => NULL::int)",
         (to_text(DOCUMENTS[5]),),
@@ -580,43 +607,43 @@ def test_rows_of_a_child_table_are_found(db):
     assert keys.count((5,)) == 2
 
 
-def test_a_column_without_dimensions_is_searched_by_its_codes(db):
-    declared(db, "loose", "halfvec[]")
+def test_a_column_without_dimensions_is_searched_by_its_codes(encoded):
+    declared(encoded, "loose", "halfvec[]")
     plan = dict(
-        db.execute(
+        encoded.execute(
             "SELECT topic, detail FROM sqlvec.explain_maxsim_search(NULL::loose, 'tokens', "
             "%s::halfvec[])",
             (to_text(QUERIES[0]),),
         ).fetchall()
     )
     assert "400 of 400 rows match" in plan["why"]
-    assert recall(search(db, QUERIES[0], "loose"), best(db, "loose", QUERIES[0])) >= 0.9
+    assert recall(search(encoded, QUERIES[0], "loose"), best(encoded, "loose", QUERIES[0])) >= 0.9
 
 
-def test_a_table_of_any_name(db):
+def test_a_table_of_any_name(encoded):
     for name in ("h", "f", "c", "s"):
-        declared(db, name)
-        found = search(db, QUERIES[0], name, carve=0.9, candidates=400)
-        assert_same(found, best(db, name, QUERIES[0]))
+        declared(encoded, name)
+        found = search(encoded, QUERIES[0], name, carve=0.9, candidates=400)
+        assert_same(found, best(encoded, name, QUERIES[0]))
 
 
-def test_explain_calls_nothing_of_the_search_path(db):
-    declared(db, "looked_at")
-    db.execute(
+def test_explain_calls_nothing_of_the_search_path(encoded):
+    declared(encoded, "looked_at")
+    encoded.execute(
         "CREATE FUNCTION unnest(float8[]) RETURNS SETOF float8 LANGUAGE plpgsql AS "
         "'BEGIN RAISE EXCEPTION ''planted''; END'"
     )
-    db.execute(
+    encoded.execute(
         "SELECT sqlvec.explain_maxsim_search(NULL::looked_at, 'tokens', %s::halfvec[])",
         (to_text(QUERIES[0]),),
     )
 
 
-def test_candidates_without_estimates_come_last(db):
-    declared(db, "waiting")
-    db.execute("SET LOCAL sqlvec.maintain = off")
-    db.execute("UPDATE waiting SET tokens = tokens || tokens WHERE id = 7")
-    assert search(db, QUERIES[0], "waiting", rescore=False, mode="tokens_fde")[-1] == (7, None)
+def test_candidates_without_estimates_come_last(encoded):
+    declared(encoded, "waiting")
+    encoded.execute("SET LOCAL sqlvec.maintain = off")
+    encoded.execute("UPDATE waiting SET tokens = tokens || tokens WHERE id = 7")
+    assert search(encoded, QUERIES[0], "waiting", rescore=False, mode="tokens_fde")[-1] == (7, None)
 
 
 def test_strong_signs_are_of_values_above_the_mean(db):
@@ -636,21 +663,21 @@ def test_share_of_the_normal_distribution(db):
 
 
 @pytest.mark.parametrize("key", ["id % 3", "nullif(id % 2, 0) * id"])
-def test_rows_that_share_a_key_are_all_found_once(db, key):
-    declared(db, "shared")
-    db.execute(f"ALTER TABLE shared ADD code int; UPDATE shared SET code = {key}")
+def test_rows_that_share_a_key_are_all_found_once(encoded, key):
+    declared(encoded, "shared")
+    encoded.execute(f"ALTER TABLE shared ADD code int; UPDATE shared SET code = {key}")
     search_keys = (
         "SELECT key, score FROM sqlvec.maxsim_search_keys(NULL::shared, 'tokens', %s::halfvec[], "
         "key => NULL::int, key_column => 'code'{})"
     )
     query = to_text(QUERIES[0])
     wanted = [
-        db.execute("SELECT code FROM shared WHERE id = %s", row[:1]).fetchone() + row[1:]
-        for row in best(db, "shared", QUERIES[0])
+        encoded.execute("SELECT code FROM shared WHERE id = %s", row[:1]).fetchone() + row[1:]
+        for row in best(encoded, "shared", QUERIES[0])
     ]
-    assert db.execute(search_keys.format(""), (query,)).fetchall() == wanted
+    assert encoded.execute(search_keys.format(""), (query,)).fetchall() == wanted
     with pytest.raises(InvalidParameterValue, match="does not identify its rows"):
-        db.execute(search_keys.format(", mode => 'tokens_fde'"), (query,))
+        encoded.execute(search_keys.format(", mode => 'tokens_fde'"), (query,))
 
 
 def test_one_session_searches_codes_of_either_type(db):
