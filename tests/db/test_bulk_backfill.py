@@ -106,7 +106,7 @@ def state(db: DB) -> Any:
 def test_codes_equal_those_of_the_server(
     db: DB, engine: Engine, encoded: Encoded, tokens_type: str, batch: int
 ) -> None:
-    fill(db, 60 if batch == 1 else 600, tokens_type=tokens_type)
+    fill(db, 60 if batch == 1 else 300, tokens_type=tokens_type)
     db.execute(f"CALL sqlvec.add_fde('doc', 'tokens', {SMALL})")
     missing = scalar(db, WAITING)
     seen: list[Progress] = []
@@ -124,14 +124,14 @@ def test_codes_equal_those_of_the_server(
 
 
 def test_a_code_of_default_size(db: DB, engine: Engine, encoded: Encoded) -> None:
-    fill(db, 300)
+    fill(db, 100)
     db.execute(
         "CALL sqlvec.add_fde('doc', 'tokens', projection => 4, simhash_bits => 6,"
         " final_dimensions => 500)"
     )
     manage.backfill(engine, "doc")
     assert scalar(db, WRONG) == 0
-    assert encoded.documents > 200
+    assert encoded.documents > 80
 
 
 def test_signs(db: DB, engine: Engine, encoded: Encoded) -> None:

@@ -1,4 +1,7 @@
-"""Fusion against ranx and the local mode of qdrant-client: random lists, and the legs of a table."""
+"""Fusion against ranx and the local mode of qdrant-client: random lists, and the legs of a table.
+
+Both are imported where they are used. They take seconds, and every worker collects this file.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from qdrant_client import QdrantClient, models
 
 List: TypeAlias = dict[int, float]
 """Scores of rows."""
@@ -66,6 +68,8 @@ def _scores(run: Any) -> List:
 
 def qdrant(lists: Mapping[str, List], query: Any) -> List:
     """Fuse lists with Qdrant: a vector of one dimension per list, whose product is the score."""
+    from qdrant_client import QdrantClient, models
+
     client = QdrantClient(":memory:")
     one = models.VectorParams(size=1, distance=models.Distance.DOT)
     client.create_collection("c", vectors_config=dict.fromkeys(lists, one))
@@ -85,12 +89,13 @@ def qdrant(lists: Mapping[str, List], query: Any) -> List:
     return {int(point.id): point.score for point in found}
 
 
-def qdrant_rrf(k: int) -> models.RrfQuery:
+def qdrant_fusion(fusion: str, k: int = 60) -> Any:
+    from qdrant_client import models
+
+    if fusion == "dbsf":
+        return models.FusionQuery(fusion=models.Fusion.DBSF)
     # Qdrant counts ranks from 0.
     return models.RrfQuery(rrf=models.Rrf(k=k + 1))
-
-
-DBSF = models.FusionQuery(fusion=models.Fusion.DBSF)
 
 
 def server(
@@ -158,7 +163,7 @@ check = settings(
 def test_rrf_of_random_lists(db, some, k):
     found = server(db, "rrf", some, EQUAL, k)
     same(found, ranx_rrf(some, k, EQUAL))
-    same(found, qdrant(some, qdrant_rrf(k)))
+    same(found, qdrant(some, qdrant_fusion("rrf", k)))
 
 
 @check
@@ -176,7 +181,7 @@ def test_convex_of_random_lists(db, some, weights):
 @check
 @given(lists())
 def test_dbsf_of_random_lists(db, some):
-    same(server(db, "dbsf", some, EQUAL), qdrant(some, DBSF))
+    same(server(db, "dbsf", some, EQUAL), qdrant(some, qdrant_fusion("dbsf")))
 
 
 @pytest.fixture(scope="module")
@@ -268,8 +273,10 @@ def test_convex_of_the_legs_of_a_table(docs, query):
 
 
 @pytest.fixture(scope="module")
-def in_qdrant(_docs: None, dsn: str) -> QdrantClient:
+def in_qdrant(_docs: None, dsn: str) -> Any:
     """Return a client with the vectors and the BM25 weights of the table."""
+    from qdrant_client import QdrantClient, models
+
     client = QdrantClient(":memory:")
     client.create_collection(
         "doc",
@@ -289,6 +296,8 @@ def in_qdrant(_docs: None, dsn: str) -> QdrantClient:
 @pytest.mark.parametrize("query", QUERIES)
 @pytest.mark.parametrize("fusion", ["rrf", "dbsf"])
 def test_the_same_search_in_qdrant(docs, in_qdrant, query, fusion):
+    from qdrant_client import models
+
     words, seed = query
     [(weights,)] = docs.execute(
         "SELECT sqlvec.bm25_query(NULL::doc, 'body', %s)::text", (words,)
@@ -297,12 +306,15 @@ def test_the_same_search_in_qdrant(docs, in_qdrant, query, fusion):
         models.Prefetch(query=_sparse(weights), using="body", limit=K),
         models.Prefetch(query=query_vector(seed), using="embedding", limit=K),
     ]
-    asked = qdrant_rrf(60) if fusion == "rrf" else DBSF
-    points = in_qdrant.query_points("doc", prefetch=legs, query=asked, limit=2 * K).points
+    points = in_qdrant.query_points(
+        "doc", prefetch=legs, query=qdrant_fusion(fusion), limit=2 * K
+    ).points
     same_best(hybrid(docs, query, fusion), {int(point.id): point.score for point in points})
 
 
-def _sparse(text: str) -> models.SparseVector:
+def _sparse(text: str) -> Any:
+    from qdrant_client import models
+
     pairs = [pair.split(":") for pair in text[1 : text.index("}")].split(",") if pair]
     return models.SparseVector(
         indices=[int(index) for index, _ in pairs], values=[float(value) for _, value in pairs]

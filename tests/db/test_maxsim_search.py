@@ -336,11 +336,11 @@ def test_vector_columns(db, workers):
     db.execute(f"SET LOCAL max_parallel_workers_per_gather = {workers}")
     db.execute(f"CREATE TABLE wide (id int PRIMARY KEY, tenant int, tokens vector({D})[])")
     db.execute("CALL sqlvec.add_fde('wide', 'tokens', projection => 4)")
-    load(db, "wide", DOCUMENTS[:400])
+    load(db, "wide", DOCUMENTS[:150])
     db.execute("CREATE INDEX ON wide USING hnsw (tokens_fde halfvec_ip_ops)")
     for query in QUERIES[:3]:
-        wanted = expected(query, 10, lambda n: n < 400)
-        assert_same(search(db, query, "wide", candidates=400, mode="tokens_fde"), wanted)
+        wanted = expected(query, 10, lambda n: n < 150)
+        assert_same(search(db, query, "wide", candidates=150, mode="tokens_fde"), wanted)
         assert_same(search(db, query, "wide", mode="exact"), wanted)
 
 
@@ -442,7 +442,7 @@ def test_columns_that_are_no_multivectors_are_refused(pages, column):
         )
 
 
-POOLED = 700
+POOLED = 500
 
 
 def is_pooled(n: int) -> bool:
@@ -680,19 +680,26 @@ def test_rows_that_share_a_key_are_all_found_once(encoded, key):
         encoded.execute(search_keys.format(", mode => 'tokens_fde'"), (query,))
 
 
-def test_one_session_searches_codes_of_either_type(db):
+def test_one_session_searches_codes_of_either_type(encoded):
     for table, bits in (("values_kept", False), ("signs_kept", True), ("values_too", False)):
-        db.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, tenant int, tokens halfvec({D})[])")
-        db.execute("CALL sqlvec.add_fde(%s, 'tokens', projection => 4, bits => %s)", (table, bits))
-        load(db, table, DOCUMENTS[:200])
+        encoded.execute(
+            f"CREATE TABLE {table} (id int PRIMARY KEY, tenant int, tokens halfvec({D})[])"
+        )
+        encoded.execute(
+            "CALL sqlvec.add_fde(%s, 'tokens', projection => 4, bits => %s)", (table, bits)
+        )
+        if bits:
+            load(encoded, table, DOCUMENTS[:200])
+        else:
+            load_encoded(encoded, table, 200)
         wanted = expected(QUERIES[0], 10, lambda n: n < 200)
         for options in ({}, {"mode": "tokens_fde", "candidates": 200}, {"mode": "exact"}):
-            assert_same(search(db, QUERIES[0], table, **options), wanted)
-        assert len(search(db, QUERIES[0], table, rescore=False, candidates=50)) == 50
+            assert_same(search(encoded, QUERIES[0], table, **options), wanted)
+        assert len(search(encoded, QUERIES[0], table, rescore=False, candidates=50)) == 50
         call = (
             f"SELECT * FROM sqlvec.explain_maxsim_search(NULL::{table}, 'tokens', "
             "%s::halfvec[], rescore => %s, mode => %s)"
         )
         for rescore in (True, False):
             for mode in ("auto", "exact", "tokens_fde"):
-                assert db.execute(call, (to_text(QUERIES[0]), rescore, mode)).fetchall()
+                assert encoded.execute(call, (to_text(QUERIES[0]), rescore, mode)).fetchall()
