@@ -66,16 +66,17 @@ def test_every_candidate_has_the_scores_of_all_legs(docs, found):
             / (SELECT sqlvec.bm25_maximum(NULL::doc, 'body', :words))
         FROM doc ORDER BY id
     """
-    shares = np.array(
-        [docs.scalars(text(statement), {"words": words}).all() for words in ASKS["text"]], float
-    )
-    wanted = shares[found.query, rows]
-    np.testing.assert_allclose(found.x["text"], np.where(wanted > 0, wanted, np.nan), rtol=1e-5)
     for query in range(QUERIES):
-        mine = set(rows[found.query == query])
+        own = found.query == query
+        mine = set(rows[own])
         assert set(np.argsort(-cosines[query], kind="stable")[:20]) <= mine
-        best = np.sort(shares[query])[::-1][19]
-        assert set(np.flatnonzero(shares[query] > best)) <= mine
+        if query % 4 == 0:  # The function is told the words anew for every row.
+            asked = {"words": ASKS["text"][query]}
+            shares = np.array(docs.scalars(text(statement), asked).all(), float)
+            wanted = shares[rows[own]]
+            wanted[wanted == 0] = np.nan
+            np.testing.assert_allclose(found.x["text"][own], wanted, rtol=1e-5)
+            assert set(np.flatnonzero(shares > np.sort(shares)[-20])) <= mine
 
 
 def test_of_queries_is_what_collecting_them_gives(docs, found):
