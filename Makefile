@@ -12,6 +12,7 @@ UV := $(BIN)/uv
 # one more than the cores this is made for, because some wait.
 # In the order of their names: by the number of tests, the longest files would come last.
 TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder
+MAKEFLAGS += --no-print-directory
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # uv does not look where pip looks, for packages nor for certificates.
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
@@ -73,7 +74,7 @@ $(VENV)/.%: pyproject.toml sql/VERSION | $(UV)
 
 # The packages of the other environment, compiled as they are by then, with SQLAlchemy before them.
 $(OLDER)/.dev: $(VENV)/.dev
-	$(UV) venv -q --allow-existing --python $(PYTHON) $(OLDER)
+	$(UV) venv -q --clear --python $(PYTHON) $(OLDER)
 	$(UV) pip install -q --python $(OLDER) --no-deps 'sqlalchemy>=2.0,<2.1'
 	packages() { $$1/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }; \
 	    echo "import site; site.addsitedir('$$(packages $(abspath $(VENV)))')" > \
