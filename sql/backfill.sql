@@ -142,7 +142,7 @@ BEGIN
         END IF;
         BEGIN
             EXECUTE format(lock, v_name);
-        EXCEPTION WHEN undefined_table THEN
+        EXCEPTION WHEN undefined_table OR invalid_schema_name THEN
             CONTINUE; -- has another name by now
         END;
         EXIT WHEN to_regclass(v_name) = rel;
@@ -162,11 +162,11 @@ END;
 CREATE OR REPLACE FUNCTION sqlvec._hold_leaf(leaf oid) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
-DECLARE
-    v_root oid := pg_partition_root(leaf);
 BEGIN
-    IF v_root <> leaf AND has_any_column_privilege(v_root, 'SELECT') THEN
-        PERFORM sqlvec._hold_to_read(v_root);
+    IF (SELECT c.relispartition FROM pg_class AS c WHERE c.oid = leaf) THEN
+        PERFORM sqlvec._hold_to_read(a.relid::oid)
+        FROM (SELECT p.relid FROM pg_partition_ancestors(leaf) WITH ORDINALITY AS p (relid, position)
+              WHERE p.relid <> leaf AND has_any_column_privilege(p.relid, 'SELECT') ORDER BY p.position DESC) AS a;
     END IF;
     PERFORM sqlvec._hold(leaf, 'LOCK TABLE ONLY %s IN ROW EXCLUSIVE MODE');
 END

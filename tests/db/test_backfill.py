@@ -181,10 +181,12 @@ def test_rows_that_others_refer_to_are_not_in_the_way(
         writer.commit()
 
 
-def run_backfill(dsn: str, batch: int, isolation: str = "read committed") -> None:
+def run_backfill(
+    dsn: str, batch: int, isolation: str = "read committed", table: str = "doc"
+) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(f"SET default_transaction_isolation = '{isolation}'")
-        connection.execute("CALL sqlvec.backfill('doc', batch => %s)", [batch])
+        connection.execute("CALL sqlvec.backfill(%s, batch => %s)", [table, batch])
 
 
 def test_two_backfills_and_writers_at_once(db: psycopg.Connection[Any], database: str) -> None:
@@ -473,6 +475,39 @@ def test_renamed_meanwhile(
     assert left == 0
     if "CREATE TABLE" in change:  # a stranger, which nobody has declared
         assert db.execute("SELECT count(code) FROM doc").fetchone() == (0,)
+
+
+def test_schema_renamed_meanwhile(db: psycopg.Connection[Any], database: str) -> None:
+    fill(db, 3000)
+    db.execute("CREATE SCHEMA old; ALTER TABLE doc SET SCHEMA old")
+    slow_down(db, ("old.doc",))
+    started = threading.Thread(
+        target=run_backfill, args=(database, 50, "read committed", "old.doc")
+    )
+    started.start()
+    wait_for_rows(db, 200)
+    with db.transaction():
+        db.execute("LOCK TABLE old.doc IN ACCESS EXCLUSIVE MODE; ALTER SCHEMA old RENAME TO new")
+        time.sleep(0.1)  # for the next batch to come and wait
+    started.join(20)
+    assert not started.is_alive()
+    assert db.execute(WRONG.replace("doc", "new.doc")).fetchone() == (0,)
+
+
+def test_a_batch_holds_all_levels_of_partitions(db: psycopg.Connection[Any]) -> None:
+    """Root first: an UPDATE of a leaf looks up the bounds of every level, after it has locked the leaf."""
+    db.execute(
+        "CREATE TABLE doc (id int PRIMARY KEY, embedding vector(16)) PARTITION BY RANGE (id)"
+    )
+    db.execute("CREATE TABLE half PARTITION OF doc DEFAULT PARTITION BY RANGE (id)")
+    db.execute("CREATE TABLE quarter PARTITION OF half DEFAULT")
+    with db.transaction():
+        db.execute("SELECT sqlvec._hold_leaf('quarter'::regclass)")
+        held = db.execute(
+            "SELECT relation::regclass::text FROM pg_locks WHERE pid = pg_backend_pid()"
+            " AND relation IN ('doc'::regclass, 'half'::regclass, 'quarter'::regclass)"
+        ).fetchall()
+    assert {name for (name,) in held} == {"doc", "half", "quarter"}
 
 
 @pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
