@@ -4884,8 +4884,9 @@ BEGIN ATOMIC
     JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
     JOIN pg_catalog.pg_opclass AS o ON o.oid = i.indclass[0]
     JOIN pg_catalog.pg_am AS m ON m.oid = o.opcmethod AND m.amname IN ('hnsw', 'ivfflat')
-    -- What Postgres itself brings has the numbers below 16384: most indexes need no further look.
-    WHERE i.indrelid = rel AND i.indclass[0] >= 16384 AND i.indisvalid AND i.indislive;
+    -- What Postgres itself brings has the numbers below 12000, so most indexes need no further look. Not
+    -- 16384: an extension made in single-user mode, for an image, has numbers in between.
+    WHERE i.indrelid = rel AND i.indclass[0] >= 12000 AND i.indisvalid AND i.indislive;
 END;
 
 -- One way to find candidates for a column.
