@@ -176,7 +176,7 @@ $body$;
 -- to take at first, and whether to read them: less than a batch the index finds at once, in one step to the
 -- end. NULL when the column was dropped meanwhile.
 CREATE OR REPLACE FUNCTION sqlvec._begin_sweep(derived_id int, leaf oid, batch int, verify boolean, OUT block bigint, OUT end_block bigint, OUT step bigint, OUT sweep boolean)
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
     v_derived sqlvec._derived;
@@ -244,7 +244,7 @@ $body$;
 
 -- What a backfill works on, checked: the derived columns and the leaf tables.
 CREATE OR REPLACE FUNCTION sqlvec._begin_backfill(rel regclass, target text, batch int, OUT derived_ids int[], OUT leaves oid[])
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
     v_leaf oid;

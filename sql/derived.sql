@@ -133,8 +133,10 @@ BEGIN ATOMIC
 END;
 
 -- Names and encoder of a derived column as they are now; an error where it was dropped from table rel.
+-- A generic plan, here and where else the view is read once in a while: to plan it takes milliseconds, and
+-- Postgres would do so at each of the first five calls of a session.
 CREATE OR REPLACE FUNCTION sqlvec._derived_now(id int, rel oid) RETURNS sqlvec._derived
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
     v_derived sqlvec._derived;

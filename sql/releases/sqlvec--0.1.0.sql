@@ -2473,8 +2473,10 @@ BEGIN ATOMIC
 END;
 
 -- Names and encoder of a derived column as they are now; an error where it was dropped from table rel.
+-- A generic plan, here and where else the view is read once in a while: to plan it takes milliseconds, and
+-- Postgres would do so at each of the first five calls of a session.
 CREATE OR REPLACE FUNCTION sqlvec._derived_now(id int, rel oid) RETURNS sqlvec._derived
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
     v_derived sqlvec._derived;
@@ -3643,7 +3645,7 @@ $body$;
 -- to take at first, and whether to read them: less than a batch the index finds at once, in one step to the
 -- end. NULL when the column was dropped meanwhile.
 CREATE OR REPLACE FUNCTION sqlvec._begin_sweep(derived_id int, leaf oid, batch int, verify boolean, OUT block bigint, OUT end_block bigint, OUT step bigint, OUT sweep boolean)
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
     v_derived sqlvec._derived;
@@ -3711,7 +3713,7 @@ $body$;
 
 -- What a backfill works on, checked: the derived columns and the leaf tables.
 CREATE OR REPLACE FUNCTION sqlvec._begin_backfill(rel regclass, target text, batch int, OUT derived_ids int[], OUT leaves oid[])
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
     v_leaf oid;
