@@ -143,6 +143,9 @@ BEGIN
         BEGIN
             EXECUTE format(lock, v_name);
         EXCEPTION WHEN undefined_table OR invalid_schema_name THEN
+            IF rel::regclass::text = v_name THEN
+                RAISE;
+            END IF;
             CONTINUE; -- has another name by now
         END;
         EXIT WHEN to_regclass(v_name) = rel;
@@ -154,7 +157,8 @@ $body$;
 CREATE OR REPLACE FUNCTION sqlvec._hold_to_read(rel oid) RETURNS void
 LANGUAGE sql
 BEGIN ATOMIC
-    SELECT sqlvec._hold(rel, 'SELECT FROM ONLY %s WHERE false');
+    SELECT sqlvec._hold(rel, CASE WHEN pg_catalog.has_table_privilege(rel, 'SELECT') THEN 'LOCK TABLE ONLY %s IN ACCESS SHARE MODE'
+                                  ELSE 'SELECT FROM ONLY %s WHERE false' END);
 END;
 
 -- The same for a batch of a backfill. What changes a partitioned table locks that first, then its
@@ -175,12 +179,14 @@ $body$;
 -- Where a sweep over one leaf table starts or goes on, the block it ends before, how many blocks
 -- to take at first, and whether to read them: less than a batch the index finds at once, in one step to the
 -- end. NULL when the column was dropped meanwhile.
-CREATE OR REPLACE FUNCTION sqlvec._begin_sweep(derived_id int, leaf oid, batch int, verify boolean, OUT block bigint, OUT end_block bigint, OUT step bigint, OUT sweep boolean)
+CREATE OR REPLACE FUNCTION sqlvec._begin_sweep(derived_id int, leaf oid, batch int, verify boolean, caller_path text,
+    OUT block bigint, OUT end_block bigint, OUT step bigint, OUT sweep boolean)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
     v_derived sqlvec._derived;
     v_waiting int;
+    v_path text := current_setting('search_path');
 BEGIN
     PERFORM sqlvec._hold_leaf(_begin_sweep.leaf);
     INSERT INTO sqlvec.backfill_state AS s (derived_id, leaf, end_block)
@@ -203,9 +209,12 @@ BEGIN
       AND CASE WHEN d.target_column IS NOT NULL AND array_position(d.encoded_columns, NULL) IS NULL
                THEN sqlvec._has_unfinished_index(_begin_sweep.leaf, d.target_column, d.encoded_columns) END;
     IF FOUND THEN
-        EXECUTE format('SELECT count(*) FROM (SELECT FROM ONLY %s WHERE %s LIMIT $1) AS w', sqlvec._qualified(leaf),
-                       sqlvec._unfinished(v_derived.target_column, v_derived.encoded_columns, ''))
+        -- Under the caller's search_path: the planner looks at expressions of the table's indexes on the way.
+        PERFORM set_config('search_path', caller_path, true);
+        EXECUTE pg_catalog.format('SELECT pg_catalog.count(*) FROM (SELECT FROM ONLY %s WHERE %s LIMIT $1) AS w', sqlvec._qualified(leaf),
+                                  sqlvec._unfinished(v_derived.target_column, v_derived.encoded_columns, ''))
         INTO v_waiting USING batch;
+        PERFORM pg_catalog.set_config('search_path', v_path, true);
         IF v_waiting < batch THEN
             step := greatest(end_block - block, 1);
             sweep := false;
@@ -273,6 +282,10 @@ BEGIN
             RAISE EXCEPTION 'row security hides rows of table % from role "%"', sqlvec._qualified(v_leaf), current_user
                 USING ERRCODE = 'insufficient_privilege',
                       HINT = 'Run the backfill as the owner of the table or as a role with BYPASSRLS.';
+        ELSIF NOT (has_any_column_privilege(v_leaf, 'SELECT') AND has_any_column_privilege(v_leaf, 'UPDATE')) THEN
+            RAISE EXCEPTION 'role "%" may not read and update table %', current_user, sqlvec._qualified(v_leaf)
+                USING ERRCODE = 'insufficient_privilege',
+                      HINT = format('GRANT SELECT, UPDATE ON %s TO %I;', sqlvec._qualified(v_leaf), current_user);
         END IF;
     END LOOP;
 END
@@ -320,7 +333,7 @@ BEGIN
     FOREACH v_id IN ARRAY v_ids LOOP
         FOREACH v_leaf IN ARRAY v_leaves LOOP
             -- Nothing where the column was dropped meanwhile, which is found out below.
-            SELECT b.block, b.end_block, b.step, b.sweep INTO v_block, v_end, v_step, v_sweep FROM sqlvec._begin_sweep(v_id, v_leaf, batch, verify) AS b;
+            SELECT b.block, b.end_block, b.step, b.sweep INTO v_block, v_end, v_step, v_sweep FROM sqlvec._begin_sweep(v_id, v_leaf, batch, verify, pg_catalog.current_setting('search_path')) AS b;
             COMMIT AND CHAIN;
             v_known := NULL;
 
@@ -371,7 +384,11 @@ BEGIN
         END LOOP;
 
         v_derived := sqlvec._derived_now(v_id, rel);
-        IF v_derived.suspect THEN
+        IF v_derived.suspect AND NOT sqlvec._owns(rel) THEN
+            RAISE NOTICE 'the codes of column "%" are right now, but searches leave them aside until the owner of table % says so',
+                v_derived.target_column, sqlvec._qualified(rel)
+                USING HINT = pg_catalog.format('The owner: CALL sqlvec.backfill(%L, %L);', sqlvec._qualified(rel), v_derived.target_column);
+        ELSIF v_derived.suspect THEN
             UPDATE sqlvec.derived AS d SET suspect = false, reweighed = false WHERE d.id OPERATOR(pg_catalog.=) v_id;
             COMMIT AND CHAIN;
         END IF;

@@ -129,9 +129,9 @@ BEGIN ATOMIC
     SELECT c.oid FROM pg_catalog.pg_class AS c WHERE c.oid = rel AND c.relkind NOT IN ('p', 'f');
 END;
 
--- Foreign tables among the partitions or children of a table, and whether their rows have an address: that
--- of an ordinary table behind postgres_fdw, which passes ctid on, and of no other wrapper's.
-CREATE OR REPLACE FUNCTION sqlvec._foreign_parts(rel oid) RETURNS TABLE (part oid, addressed boolean)
+-- Foreign tables among the partitions or children of a table. Their rows have no address: postgres_fdw passes
+-- ctid on, but of a partitioned table there two rows may have the same.
+CREATE OR REPLACE FUNCTION sqlvec._foreign_parts(rel oid) RETURNS TABLE (part oid)
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     WITH RECURSIVE below AS (
@@ -139,9 +139,5 @@ BEGIN ATOMIC
         WHERE c.oid = rel AND c.relhassubclass
         UNION
         SELECT i.inhrelid FROM below AS b JOIN pg_catalog.pg_inherits AS i ON i.inhparent = b.inhrelid)
-    SELECT f.ftrelid, EXISTS (SELECT FROM pg_catalog.pg_proc AS p WHERE p.oid = w.fdwhandler AND p.prosrc = 'postgres_fdw_handler')
-    FROM below AS b
-    JOIN pg_catalog.pg_foreign_table AS f ON f.ftrelid = b.inhrelid
-    JOIN pg_catalog.pg_foreign_server AS s ON s.oid = f.ftserver
-    JOIN pg_catalog.pg_foreign_data_wrapper AS w ON w.oid = s.srvfdw;
+    SELECT f.ftrelid FROM below AS b JOIN pg_catalog.pg_foreign_table AS f ON f.ftrelid = b.inhrelid;
 END;

@@ -81,10 +81,14 @@ LANGUAGE sql STABLE PARALLEL SAFE SET extra_float_digits = 1 RETURN x::text;
 CREATE OR REPLACE FUNCTION sqlvec._exact_text(x timestamptz) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE SET datestyle = 'ISO' RETURN x::text;
 
+CREATE OR REPLACE FUNCTION sqlvec._exact_text(x anyarray) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE SET extra_float_digits = 1 SET datestyle = 'ISO' AS 'SELECT x::pg_catalog.text';
+
 -- How a statement turns a value of a type, %s, into text.
 CREATE OR REPLACE FUNCTION sqlvec._as_text(type_oid oid) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE sql STABLE PARALLEL SAFE
 RETURN CASE WHEN type_oid IN ('pg_catalog.float4'::regtype, 'pg_catalog.float8'::regtype, 'pg_catalog.timestamptz'::regtype)
+              OR EXISTS (SELECT FROM pg_catalog.pg_type AS t WHERE t.oid = type_oid AND t.typcategory = 'A')
             THEN 'sqlvec._exact_text(%s)' ELSE '%s::pg_catalog.text' END;
 
 -- The statement that ends a search of several steps: the rows or keys at $1, $2 with scores $3 and
@@ -159,7 +163,7 @@ $body$;
 CREATE OR REPLACE FUNCTION sqlvec._has_addresses(rel oid) RETURNS boolean
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT c.relkind IN ('r', 'p', 'm') AND NOT EXISTS (SELECT FROM sqlvec._foreign_parts(rel) AS f WHERE NOT f.addressed)
+    SELECT c.relkind IN ('r', 'p', 'm') AND NOT EXISTS (SELECT FROM sqlvec._foreign_parts(rel))
     FROM pg_catalog.pg_class AS c WHERE c.oid = rel;
 END;
 
@@ -176,7 +180,7 @@ BEGIN
         RAISE EXCEPTION 'rows of a view or foreign table have no address to answer candidates by'
             USING ERRCODE = 'wrong_object_type',
                   DETAIL = coalesce((SELECT format('Among the partitions or children of table %s is foreign table %s.', sqlvec._qualified(rel), sqlvec._qualified(f.part))
-                                     FROM sqlvec._foreign_parts(rel) AS f WHERE NOT f.addressed LIMIT 1), format('%s is one.', sqlvec._qualified(rel))),
+                                     FROM sqlvec._foreign_parts(rel) AS f LIMIT 1), format('%s is one.', sqlvec._qualified(rel))),
                   HINT = format('Use sqlvec.%s with a key column.', by_key);
     ELSIF key_type IS NOT NULL AND v_kind IN ('r', 'p') AND NOT sqlvec._identifies(rel, sqlvec._key_column(rel, key_column))
           AND NOT EXISTS (SELECT FROM sqlvec._foreign_parts(rel)) THEN

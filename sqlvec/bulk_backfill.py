@@ -90,7 +90,10 @@ _HALFVEC = text("""
 """)
 _COLUMNS = text("SELECT * FROM sqlvec._bulk_columns(CAST(:oid AS oid), :target)")
 _READ_COMMITTED = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
-_BEGIN = "SELECT block, end_block, step, sweep FROM sqlvec._begin_sweep(%s, %s, %s, false)"
+_BEGIN = (
+    "SELECT block, end_block, step, sweep"
+    " FROM sqlvec._begin_sweep(%s, %s, %s, false, current_setting('search_path'))"
+)
 _READ = (
     "COPY (SELECT * FROM sqlvec._bulk_read(%s, %s, %s, %s, %s, %s, %s)) TO STDOUT (FORMAT binary)"
 )

@@ -384,9 +384,9 @@ BEGIN ATOMIC
     SELECT c.oid FROM pg_catalog.pg_class AS c WHERE c.oid = rel AND c.relkind NOT IN ('p', 'f');
 END;
 
--- Foreign tables among the partitions or children of a table, and whether their rows have an address: that
--- of an ordinary table behind postgres_fdw, which passes ctid on, and of no other wrapper's.
-CREATE OR REPLACE FUNCTION sqlvec._foreign_parts(rel oid) RETURNS TABLE (part oid, addressed boolean)
+-- Foreign tables among the partitions or children of a table. Their rows have no address: postgres_fdw passes
+-- ctid on, but of a partitioned table there two rows may have the same.
+CREATE OR REPLACE FUNCTION sqlvec._foreign_parts(rel oid) RETURNS TABLE (part oid)
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     WITH RECURSIVE below AS (
@@ -394,11 +394,7 @@ BEGIN ATOMIC
         WHERE c.oid = rel AND c.relhassubclass
         UNION
         SELECT i.inhrelid FROM below AS b JOIN pg_catalog.pg_inherits AS i ON i.inhparent = b.inhrelid)
-    SELECT f.ftrelid, EXISTS (SELECT FROM pg_catalog.pg_proc AS p WHERE p.oid = w.fdwhandler AND p.prosrc = 'postgres_fdw_handler')
-    FROM below AS b
-    JOIN pg_catalog.pg_foreign_table AS f ON f.ftrelid = b.inhrelid
-    JOIN pg_catalog.pg_foreign_server AS s ON s.oid = f.ftserver
-    JOIN pg_catalog.pg_foreign_data_wrapper AS w ON w.oid = s.srvfdw;
+    SELECT f.ftrelid FROM below AS b JOIN pg_catalog.pg_foreign_table AS f ON f.ftrelid = b.inhrelid;
 END;
 
 -- Metrics: their operators and operator classes in pgvector.
@@ -3612,6 +3608,9 @@ BEGIN
         BEGIN
             EXECUTE format(lock, v_name);
         EXCEPTION WHEN undefined_table OR invalid_schema_name THEN
+            IF rel::regclass::text = v_name THEN
+                RAISE;
+            END IF;
             CONTINUE; -- has another name by now
         END;
         EXIT WHEN to_regclass(v_name) = rel;
@@ -3623,7 +3622,8 @@ $body$;
 CREATE OR REPLACE FUNCTION sqlvec._hold_to_read(rel oid) RETURNS void
 LANGUAGE sql
 BEGIN ATOMIC
-    SELECT sqlvec._hold(rel, 'SELECT FROM ONLY %s WHERE false');
+    SELECT sqlvec._hold(rel, CASE WHEN pg_catalog.has_table_privilege(rel, 'SELECT') THEN 'LOCK TABLE ONLY %s IN ACCESS SHARE MODE'
+                                  ELSE 'SELECT FROM ONLY %s WHERE false' END);
 END;
 
 -- The same for a batch of a backfill. What changes a partitioned table locks that first, then its
@@ -3644,12 +3644,14 @@ $body$;
 -- Where a sweep over one leaf table starts or goes on, the block it ends before, how many blocks
 -- to take at first, and whether to read them: less than a batch the index finds at once, in one step to the
 -- end. NULL when the column was dropped meanwhile.
-CREATE OR REPLACE FUNCTION sqlvec._begin_sweep(derived_id int, leaf oid, batch int, verify boolean, OUT block bigint, OUT end_block bigint, OUT step bigint, OUT sweep boolean)
+CREATE OR REPLACE FUNCTION sqlvec._begin_sweep(derived_id int, leaf oid, batch int, verify boolean, caller_path text,
+    OUT block bigint, OUT end_block bigint, OUT step bigint, OUT sweep boolean)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
     v_derived sqlvec._derived;
     v_waiting int;
+    v_path text := current_setting('search_path');
 BEGIN
     PERFORM sqlvec._hold_leaf(_begin_sweep.leaf);
     INSERT INTO sqlvec.backfill_state AS s (derived_id, leaf, end_block)
@@ -3672,9 +3674,12 @@ BEGIN
       AND CASE WHEN d.target_column IS NOT NULL AND array_position(d.encoded_columns, NULL) IS NULL
                THEN sqlvec._has_unfinished_index(_begin_sweep.leaf, d.target_column, d.encoded_columns) END;
     IF FOUND THEN
-        EXECUTE format('SELECT count(*) FROM (SELECT FROM ONLY %s WHERE %s LIMIT $1) AS w', sqlvec._qualified(leaf),
-                       sqlvec._unfinished(v_derived.target_column, v_derived.encoded_columns, ''))
+        -- Under the caller's search_path: the planner looks at expressions of the table's indexes on the way.
+        PERFORM set_config('search_path', caller_path, true);
+        EXECUTE pg_catalog.format('SELECT pg_catalog.count(*) FROM (SELECT FROM ONLY %s WHERE %s LIMIT $1) AS w', sqlvec._qualified(leaf),
+                                  sqlvec._unfinished(v_derived.target_column, v_derived.encoded_columns, ''))
         INTO v_waiting USING batch;
+        PERFORM pg_catalog.set_config('search_path', v_path, true);
         IF v_waiting < batch THEN
             step := greatest(end_block - block, 1);
             sweep := false;
@@ -3742,6 +3747,10 @@ BEGIN
             RAISE EXCEPTION 'row security hides rows of table % from role "%"', sqlvec._qualified(v_leaf), current_user
                 USING ERRCODE = 'insufficient_privilege',
                       HINT = 'Run the backfill as the owner of the table or as a role with BYPASSRLS.';
+        ELSIF NOT (has_any_column_privilege(v_leaf, 'SELECT') AND has_any_column_privilege(v_leaf, 'UPDATE')) THEN
+            RAISE EXCEPTION 'role "%" may not read and update table %', current_user, sqlvec._qualified(v_leaf)
+                USING ERRCODE = 'insufficient_privilege',
+                      HINT = format('GRANT SELECT, UPDATE ON %s TO %I;', sqlvec._qualified(v_leaf), current_user);
         END IF;
     END LOOP;
 END
@@ -3789,7 +3798,7 @@ BEGIN
     FOREACH v_id IN ARRAY v_ids LOOP
         FOREACH v_leaf IN ARRAY v_leaves LOOP
             -- Nothing where the column was dropped meanwhile, which is found out below.
-            SELECT b.block, b.end_block, b.step, b.sweep INTO v_block, v_end, v_step, v_sweep FROM sqlvec._begin_sweep(v_id, v_leaf, batch, verify) AS b;
+            SELECT b.block, b.end_block, b.step, b.sweep INTO v_block, v_end, v_step, v_sweep FROM sqlvec._begin_sweep(v_id, v_leaf, batch, verify, pg_catalog.current_setting('search_path')) AS b;
             COMMIT AND CHAIN;
             v_known := NULL;
 
@@ -3840,7 +3849,11 @@ BEGIN
         END LOOP;
 
         v_derived := sqlvec._derived_now(v_id, rel);
-        IF v_derived.suspect THEN
+        IF v_derived.suspect AND NOT sqlvec._owns(rel) THEN
+            RAISE NOTICE 'the codes of column "%" are right now, but searches leave them aside until the owner of table % says so',
+                v_derived.target_column, sqlvec._qualified(rel)
+                USING HINT = pg_catalog.format('The owner: CALL sqlvec.backfill(%L, %L);', sqlvec._qualified(rel), v_derived.target_column);
+        ELSIF v_derived.suspect THEN
             UPDATE sqlvec.derived AS d SET suspect = false, reweighed = false WHERE d.id OPERATOR(pg_catalog.=) v_id;
             COMMIT AND CHAIN;
         END IF;
@@ -5244,10 +5257,14 @@ LANGUAGE sql STABLE PARALLEL SAFE SET extra_float_digits = 1 RETURN x::text;
 CREATE OR REPLACE FUNCTION sqlvec._exact_text(x timestamptz) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE SET datestyle = 'ISO' RETURN x::text;
 
+CREATE OR REPLACE FUNCTION sqlvec._exact_text(x anyarray) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE SET extra_float_digits = 1 SET datestyle = 'ISO' AS 'SELECT x::pg_catalog.text';
+
 -- How a statement turns a value of a type, %s, into text.
 CREATE OR REPLACE FUNCTION sqlvec._as_text(type_oid oid) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE sql STABLE PARALLEL SAFE
 RETURN CASE WHEN type_oid IN ('pg_catalog.float4'::regtype, 'pg_catalog.float8'::regtype, 'pg_catalog.timestamptz'::regtype)
+              OR EXISTS (SELECT FROM pg_catalog.pg_type AS t WHERE t.oid = type_oid AND t.typcategory = 'A')
             THEN 'sqlvec._exact_text(%s)' ELSE '%s::pg_catalog.text' END;
 
 -- The statement that ends a search of several steps: the rows or keys at $1, $2 with scores $3 and
@@ -5322,7 +5339,7 @@ $body$;
 CREATE OR REPLACE FUNCTION sqlvec._has_addresses(rel oid) RETURNS boolean
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT c.relkind IN ('r', 'p', 'm') AND NOT EXISTS (SELECT FROM sqlvec._foreign_parts(rel) AS f WHERE NOT f.addressed)
+    SELECT c.relkind IN ('r', 'p', 'm') AND NOT EXISTS (SELECT FROM sqlvec._foreign_parts(rel))
     FROM pg_catalog.pg_class AS c WHERE c.oid = rel;
 END;
 
@@ -5339,7 +5356,7 @@ BEGIN
         RAISE EXCEPTION 'rows of a view or foreign table have no address to answer candidates by'
             USING ERRCODE = 'wrong_object_type',
                   DETAIL = coalesce((SELECT format('Among the partitions or children of table %s is foreign table %s.', sqlvec._qualified(rel), sqlvec._qualified(f.part))
-                                     FROM sqlvec._foreign_parts(rel) AS f WHERE NOT f.addressed LIMIT 1), format('%s is one.', sqlvec._qualified(rel))),
+                                     FROM sqlvec._foreign_parts(rel) AS f LIMIT 1), format('%s is one.', sqlvec._qualified(rel))),
                   HINT = format('Use sqlvec.%s with a key column.', by_key);
     ELSIF key_type IS NOT NULL AND v_kind IN ('r', 'p') AND NOT sqlvec._identifies(rel, sqlvec._key_column(rel, key_column))
           AND NOT EXISTS (SELECT FROM sqlvec._foreign_parts(rel)) THEN

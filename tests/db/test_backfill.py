@@ -429,6 +429,47 @@ def test_row_security_that_hides_rows(db: psycopg.Connection[Any]) -> None:
         db.execute("DROP ROLE sqlvec_hidden")
 
 
+def test_expressions_that_need_the_search_path(db: psycopg.Connection[Any], database: str) -> None:
+    """The planner writes out SQL functions in statistics and indexes of every table it looks at."""
+    db.execute(
+        "CREATE FUNCTION inner_one(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS"
+        " $$ BEGIN RETURN $1; END $$;"
+        "CREATE FUNCTION outer_one(text) RETURNS text IMMUTABLE LANGUAGE sql AS"
+        " 'SELECT inner_one($1)'"
+    )
+    fill(db, 300)
+    db.execute("CREATE STATISTICS ON (outer_one(note)), (id % 3) FROM doc")
+    run_backfill(database, 1000)
+    assert db.execute(WRONG).fetchone() == (0,)
+
+
+def test_a_role_that_may_not_update(db: psycopg.Connection[Any], database: str) -> None:
+    fill(db, 30)
+    db.execute("DROP ROLE IF EXISTS sqlvec_filler; CREATE ROLE sqlvec_filler")
+    db.execute("GRANT SELECT ON doc TO sqlvec_filler")
+    try:
+        db.execute("SET ROLE sqlvec_filler")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege) as caught:
+            db.execute("CALL sqlvec.backfill('doc')")
+        assert 'role "sqlvec_filler" may not read and update table public.doc' in str(caught.value)
+        db.execute("RESET ROLE")
+        db.execute(caught.value.diag.message_hint or "")
+        # Codes that are suspect are compared; that they are right only the owner may note down.
+        db.execute("UPDATE sqlvec.derived SET suspect = true")
+        db.execute("SET ROLE sqlvec_filler")
+        notices: list[str | None] = []
+        db.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+        db.execute("CALL sqlvec.backfill('doc')")
+        assert "until the owner of table public.doc says so" in (notices[-1] or "")
+        db.execute("RESET ROLE")
+        assert db.execute(WRONG).fetchone() == (0,)
+        db.execute("CALL sqlvec.backfill('doc')")
+        assert db.execute("SELECT suspect FROM sqlvec.derived").fetchone() == (False,)
+    finally:
+        db.execute("RESET ROLE")
+        db.execute("DROP OWNED BY sqlvec_filler; DROP ROLE sqlvec_filler")
+
+
 def slow_down(db: psycopg.Connection[Any], tables: tuple[str, ...] = ("doc",)) -> None:
     """Let every batch take a while."""
     db.execute(
