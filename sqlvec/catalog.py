@@ -204,7 +204,8 @@ def install(
 
     :param version: a release; None is the one of this package.
     :param create_extension: run ``CREATE EXTENSION vector`` first where pgvector is missing.
-    :raises MissingRequirement: pgvector, its version, or the right to create a schema is missing.
+    :raises MissingRequirement: pgvector, its version, or the right to create a schema is missing;
+        or schema ``sqlvec`` is of another role.
     :raises VersionMismatch: another release is installed.
     :raises InstalledAsExtension: the extension ``sqlvec`` holds another release.
     """
@@ -212,6 +213,8 @@ def install(
     body = bundle(wanted)
     with _transaction(connection), _named_errors():
         _lock(connection)
+        # Before anything in the schema is called.
+        _execute_script(connection, _read("owner.sql"))
         found = installed_version(connection)
         if _is_extension(connection):
             if found == wanted:
@@ -240,6 +243,7 @@ def upgrade(connection: Connection, *, to: str | None = None) -> None:
     target = to or VERSION
     with _transaction(connection), _named_errors():
         _lock(connection)
+        _execute_script(connection, _read("owner.sql"))
         found = _require_installed(connection)
         if found == target:
             return

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy import Connection, Engine, NullPool, create_engine, text
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from sqlvec import catalog
@@ -97,6 +98,40 @@ class TestInstall:
         installed.exec_driver_sql("DROP PROCEDURE sqlvec.check()")
         catalog.install(installed)
         assert differences(before, snapshot(installed)) == []
+
+    @pytest.mark.parametrize("planted", ["schema", "function"])
+    def test_over_what_another_role_has_made(
+        self, role: str, tmp_database: CreateDatabase, planted: str
+    ) -> None:
+        """Functions that were there before would stay that role's, who could replace them."""
+        engine = make_engine(tmp_database(None)).execution_options(isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql("CREATE EXTENSION vector")
+            connection.exec_driver_sql("CREATE TABLE trace (called_by name)")
+            connection.exec_driver_sql(f"GRANT INSERT ON trace TO {role}")
+            if planted == "schema":
+                connection.exec_driver_sql(f"CREATE SCHEMA sqlvec AUTHORIZATION {role}")
+            else:
+                connection.exec_driver_sql("CREATE SCHEMA sqlvec")
+                connection.exec_driver_sql(f"GRANT CREATE, USAGE ON SCHEMA sqlvec TO {role}")
+            connection.exec_driver_sql(f"SET ROLE {role}")
+            connection.exec_driver_sql(
+                "CREATE FUNCTION sqlvec.version() RETURNS text LANGUAGE sql AS"
+                " $$ INSERT INTO public.trace VALUES (current_user); SELECT '0.0.1' $$"
+            )
+            connection.exec_driver_sql("RESET ROLE")
+            for command in (catalog.install, catalog.upgrade):
+                with pytest.raises(MissingRequirement, match=f'of role "{role}"'):
+                    command(connection)
+            with pytest.raises(ProgrammingError, match=f'of role "{role}"'):
+                connection.exec_driver_sql(
+                    catalog.bundle(), execution_options={"no_parameters": True}
+                )
+            assert connection.exec_driver_sql("TABLE trace").all() == []
+            connection.exec_driver_sql("DROP SCHEMA sqlvec CASCADE")
+            catalog.install(connection)
+            assert catalog.installed_version(connection) == catalog.VERSION
+            connection.exec_driver_sql(f"DROP OWNED BY {role}")
 
     def test_two_installers_at_once(self, bare: str) -> None:
         def run(_: int) -> None:
