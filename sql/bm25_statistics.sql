@@ -251,6 +251,8 @@ DECLARE
     v_length pg_catalog.float8;
 BEGIN
     FOREACH v_id IN ARRAY sqlvec._begin_analyze(rel, drift) LOOP
+        -- A partitioned table before its partitions, as what changes it locks them.
+        PERFORM sqlvec._hold_to_read(coalesce(pg_catalog.pg_partition_root(rel), rel)::pg_catalog.oid);
         -- Another session may be at it, and change the encoder meanwhile.
         PERFORM pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('sqlvec.analyze_bm25'), v_id);
         v_derived := sqlvec._derived_now(v_id, rel);

@@ -202,15 +202,13 @@ BEGIN
 END
 $body$;
 
-CREATE OR REPLACE PROCEDURE sqlvec.drop_derived(rel regclass, target text) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+-- A derived column of a table by its present or its known name; an error that lists them where there is none.
+CREATE OR REPLACE FUNCTION sqlvec._derived_named(rel regclass, target text) RETURNS sqlvec._derived
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_derived sqlvec._derived;
-    v_target name;
 BEGIN
-    PERFORM sqlvec._require_owner(rel);
-    -- The table before its rows in the catalog, as a batch of a backfill takes them.
-    PERFORM sqlvec._hold(rel, 'LOCK TABLE %s IN ACCESS EXCLUSIVE MODE');
     SELECT d.* INTO v_derived FROM sqlvec._derived_of(rel) AS d
     WHERE target IN (d.target_columns[1], d.known_target) ORDER BY target = d.target_columns[1] DESC LIMIT 1;
     IF NOT FOUND THEN
@@ -219,6 +217,20 @@ BEGIN
                   HINT = coalesce('It has: ' || (SELECT string_agg(quote_ident(d.known_target), ', ')
                                                  FROM sqlvec._derived_of(rel) AS d) || '.', 'It has none.');
     END IF;
+    RETURN v_derived;
+END
+$body$;
+
+CREATE OR REPLACE PROCEDURE sqlvec.drop_derived(rel regclass, target text) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_derived sqlvec._derived := sqlvec._derived_named(rel, target); -- a wrong name locks nothing
+    v_target name;
+BEGIN
+    PERFORM sqlvec._require_owner(rel);
+    -- The table before its rows in the catalog, as a batch of a backfill takes them.
+    PERFORM sqlvec._hold(rel, 'LOCK TABLE %s IN ACCESS EXCLUSIVE MODE');
+    v_derived := sqlvec._derived_named(rel, target);
     DELETE FROM sqlvec.derived AS d WHERE d.id = v_derived.id;
     IF v_derived.own_encoder THEN
         DELETE FROM sqlvec.encoder AS e WHERE e.name = v_derived.encoder;

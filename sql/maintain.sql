@@ -248,6 +248,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM sqlvec._relation AS r WHERE r.relation = rel) THEN
         RAISE EXCEPTION 'table % has no derived columns', rel USING ERRCODE = 'undefined_object';
     END IF;
+    PERFORM sqlvec._hold_to_read(rel); -- the table before its rows in the catalog, as drop_derived takes them
     PERFORM sqlvec._rewrite(rel);
     FOR v_target IN SELECT d.target_column FROM sqlvec._derived_of(rel) AS d WHERE d.suspect LOOP
         RAISE WARNING 'codes in column "%" of table % may be stale; searches do without them until they are compared', v_target, rel

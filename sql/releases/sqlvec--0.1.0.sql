@@ -2789,6 +2789,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM sqlvec._relation AS r WHERE r.relation = rel) THEN
         RAISE EXCEPTION 'table % has no derived columns', rel USING ERRCODE = 'undefined_object';
     END IF;
+    PERFORM sqlvec._hold_to_read(rel); -- the table before its rows in the catalog, as drop_derived takes them
     PERFORM sqlvec._rewrite(rel);
     FOR v_target IN SELECT d.target_column FROM sqlvec._derived_of(rel) AS d WHERE d.suspect LOOP
         RAISE WARNING 'codes in column "%" of table % may be stale; searches do without them until they are compared', v_target, rel
@@ -3004,15 +3005,13 @@ BEGIN
 END
 $body$;
 
-CREATE OR REPLACE PROCEDURE sqlvec.drop_derived(rel regclass, target text) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+-- A derived column of a table by its present or its known name; an error that lists them where there is none.
+CREATE OR REPLACE FUNCTION sqlvec._derived_named(rel regclass, target text) RETURNS sqlvec._derived
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_derived sqlvec._derived;
-    v_target name;
 BEGIN
-    PERFORM sqlvec._require_owner(rel);
-    -- The table before its rows in the catalog, as a batch of a backfill takes them.
-    PERFORM sqlvec._hold(rel, 'LOCK TABLE %s IN ACCESS EXCLUSIVE MODE');
     SELECT d.* INTO v_derived FROM sqlvec._derived_of(rel) AS d
     WHERE target IN (d.target_columns[1], d.known_target) ORDER BY target = d.target_columns[1] DESC LIMIT 1;
     IF NOT FOUND THEN
@@ -3021,6 +3020,20 @@ BEGIN
                   HINT = coalesce('It has: ' || (SELECT string_agg(quote_ident(d.known_target), ', ')
                                                  FROM sqlvec._derived_of(rel) AS d) || '.', 'It has none.');
     END IF;
+    RETURN v_derived;
+END
+$body$;
+
+CREATE OR REPLACE PROCEDURE sqlvec.drop_derived(rel regclass, target text) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_derived sqlvec._derived := sqlvec._derived_named(rel, target); -- a wrong name locks nothing
+    v_target name;
+BEGIN
+    PERFORM sqlvec._require_owner(rel);
+    -- The table before its rows in the catalog, as a batch of a backfill takes them.
+    PERFORM sqlvec._hold(rel, 'LOCK TABLE %s IN ACCESS EXCLUSIVE MODE');
+    v_derived := sqlvec._derived_named(rel, target);
     DELETE FROM sqlvec.derived AS d WHERE d.id = v_derived.id;
     IF v_derived.own_encoder THEN
         DELETE FROM sqlvec.encoder AS e WHERE e.name = v_derived.encoder;
@@ -4528,6 +4541,8 @@ DECLARE
     v_length pg_catalog.float8;
 BEGIN
     FOREACH v_id IN ARRAY sqlvec._begin_analyze(rel, drift) LOOP
+        -- A partitioned table before its partitions, as what changes it locks them.
+        PERFORM sqlvec._hold_to_read(coalesce(pg_catalog.pg_partition_root(rel), rel)::pg_catalog.oid);
         -- Another session may be at it, and change the encoder meanwhile.
         PERFORM pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('sqlvec.analyze_bm25'), v_id);
         v_derived := sqlvec._derived_now(v_id, rel);

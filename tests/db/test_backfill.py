@@ -630,6 +630,15 @@ class TestDroppedMeanwhile:
         (said,) = self.run(db, database, 300)
         assert "a derived column of table public.doc_0 was dropped" in said
 
+    def test_a_wrong_name_locks_nothing(self, db: psycopg.Connection[Any], database: str) -> None:
+        fill(db, 10)
+        with psycopg.connect(database) as reader:
+            reader.execute("SELECT FROM doc")
+            for table, name in (("doc", "typo"), (None, "code")):
+                with pytest.raises(psycopg.errors.UndefinedColumn, match="no derived column"):
+                    db.execute("SET statement_timeout = '5s'")
+                    db.execute("CALL sqlvec.drop_derived(%s::regclass, %s)", [table, name])
+
     def test_by_hand(self, db: psycopg.Connection[Any]) -> None:
         fill(db, 10)
         db.execute("ALTER TABLE doc DROP COLUMN code")
