@@ -118,8 +118,9 @@ BEGIN ATOMIC
     -- Without a regular expression, which would cost more than the rest of a look-up.
     SELECT f.id, t.tgenabled
     FROM pg_catalog.pg_trigger AS t
-    CROSS JOIN LATERAL (SELECT replace(t.tgfoid::regproc::text, '"', '') AS name) AS n
-    CROSS JOIN LATERAL (SELECT CASE WHEN starts_with(n.name, 'sqlvec.maintain_') AND translate(n.name, '0123456789', '') = 'sqlvec.maintain_'
+    CROSS JOIN LATERAL (SELECT t.tgfoid::regproc::text AS printed) AS p
+    CROSS JOIN LATERAL (SELECT CASE WHEN starts_with(p.printed, '"sqlvec"."') THEN replace(p.printed, '"', '') ELSE p.printed END AS name) AS n
+    CROSS JOIN LATERAL (SELECT CASE WHEN starts_with(n.name, 'sqlvec.maintain_') AND length(n.name) < 26 AND translate(n.name, '0123456789', '') = 'sqlvec.maintain_'
                                     THEN nullif(substr(n.name, 17), '')::int END AS id) AS f
     WHERE t.tgrelid = rel AND f.id IS NOT NULL;
 END;

@@ -2483,8 +2483,9 @@ BEGIN ATOMIC
     -- Without a regular expression, which would cost more than the rest of a look-up.
     SELECT f.id, t.tgenabled
     FROM pg_catalog.pg_trigger AS t
-    CROSS JOIN LATERAL (SELECT replace(t.tgfoid::regproc::text, '"', '') AS name) AS n
-    CROSS JOIN LATERAL (SELECT CASE WHEN starts_with(n.name, 'sqlvec.maintain_') AND translate(n.name, '0123456789', '') = 'sqlvec.maintain_'
+    CROSS JOIN LATERAL (SELECT t.tgfoid::regproc::text AS printed) AS p
+    CROSS JOIN LATERAL (SELECT CASE WHEN starts_with(p.printed, '"sqlvec"."') THEN replace(p.printed, '"', '') ELSE p.printed END AS name) AS n
+    CROSS JOIN LATERAL (SELECT CASE WHEN starts_with(n.name, 'sqlvec.maintain_') AND length(n.name) < 26 AND translate(n.name, '0123456789', '') = 'sqlvec.maintain_'
                                     THEN nullif(substr(n.name, 17), '')::int END AS id) AS f
     WHERE t.tgrelid = rel AND f.id IS NOT NULL;
 END;
@@ -3839,6 +3840,8 @@ BEGIN
 
     FOREACH v_id IN ARRAY v_ids LOOP
         FOREACH v_leaf IN ARRAY v_leaves LOOP
+            -- A partition may be gone by now.
+            CONTINUE WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) v_leaf);
             -- Nothing where the column was dropped meanwhile, which is found out below.
             SELECT b.block, b.end_block, b.step, b.sweep INTO v_block, v_end, v_step, v_sweep FROM sqlvec._begin_sweep(v_id, v_leaf, batch, verify, pg_catalog.current_setting('search_path')) AS b;
             COMMIT AND CHAIN;

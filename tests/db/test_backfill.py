@@ -518,6 +518,29 @@ def test_renamed_meanwhile(
         assert db.execute("SELECT count(code) FROM doc").fetchone() == (0,)
 
 
+def test_a_partition_dropped_before_its_turn(db: psycopg.Connection[Any], database: str) -> None:
+    db.execute(
+        "CREATE TABLE doc (id int PRIMARY KEY, embedding vector(16)) PARTITION BY RANGE (id)"
+    )
+    for part in range(3):
+        values = f"FROM ({part * 1000}) TO ({part * 1000 + 1000})"
+        db.execute(f"CREATE TABLE part{part} PARTITION OF doc FOR VALUES {values}")
+    db.execute(
+        "INSERT INTO doc SELECT i, array_fill(sin(i), ARRAY[16])::vector"
+        " FROM generate_series(0, 2999) AS i"
+    )
+    db.execute("CALL sqlvec.add_quantized('doc', 'embedding', 'binary', 'code')")
+    slow_down(db, ("part0",))
+    started = threading.Thread(target=run_backfill, args=(database, 50))
+    started.start()
+    wait_for_rows(db, 100)
+    db.execute("ALTER TABLE doc DETACH PARTITION part1 CONCURRENTLY")
+    db.execute("DROP TABLE part1")
+    started.join(20)
+    assert not started.is_alive()
+    assert db.execute("SELECT count(*), count(code) FROM doc").fetchone() == (2000, 2000)
+
+
 def test_schema_renamed_meanwhile(db: psycopg.Connection[Any], database: str) -> None:
     fill(db, 3000)
     db.execute("CREATE SCHEMA old; ALTER TABLE doc SET SCHEMA old")
