@@ -3035,6 +3035,13 @@ BEGIN
     -- The table before its rows in the catalog, as a batch of a backfill takes them.
     PERFORM sqlvec._hold(rel, 'LOCK TABLE %s IN ACCESS EXCLUSIVE MODE');
     v_derived := sqlvec._derived_named(rel, target);
+    -- The snapshot of this transaction may be older than the lock; the system cache is not.
+    IF EXISTS (SELECT FROM pg_attribute AS a
+               WHERE a.attrelid = rel AND a.attname = ANY (v_derived.target_columns)
+                 AND (pg_identify_object_as_address('pg_class'::regclass, rel, a.attnum)).object_names[3] IS DISTINCT FROM a.attname) THEN
+        RAISE EXCEPTION 'columns of table % were renamed or dropped after this transaction began', rel
+            USING ERRCODE = 'serialization_failure', HINT = 'Run it again.';
+    END IF;
     DELETE FROM sqlvec.derived AS d WHERE d.id = v_derived.id;
     IF v_derived.own_encoder THEN
         DELETE FROM sqlvec.encoder AS e WHERE e.name = v_derived.encoder;

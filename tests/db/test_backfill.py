@@ -662,6 +662,30 @@ class TestDroppedMeanwhile:
                     db.execute("SET statement_timeout = '5s'")
                     db.execute("CALL sqlvec.drop_derived(%s::regclass, %s)", [table, name])
 
+    def test_a_name_that_was_taken_over_meanwhile(
+        self, db: psycopg.Connection[Any], database: str
+    ) -> None:
+        fill(db, 10)
+        failures: list[BaseException] = []
+
+        def drop() -> None:
+            with psycopg.connect(database, autocommit=True) as connection:
+                connection.execute("SET default_transaction_isolation = 'repeatable read'")
+                try:
+                    connection.execute("CALL sqlvec.drop_derived('doc', 'code')")
+                except psycopg.Error as error:
+                    failures.append(error)
+
+        with db.transaction():
+            db.execute("ALTER TABLE doc RENAME code TO former; ALTER TABLE doc ADD code text")
+            db.execute("SET LOCAL sqlvec.maintain = off; UPDATE doc SET code = 'precious'")
+            dropping = threading.Thread(target=drop)
+            dropping.start()
+            time.sleep(0.5)  # for it to come and wait
+        dropping.join(20)
+        assert [type(error) for error in failures] == [psycopg.errors.SerializationFailure]
+        assert db.execute("SELECT DISTINCT code FROM doc").fetchall() == [("precious",)]
+
     def test_by_hand(self, db: psycopg.Connection[Any]) -> None:
         fill(db, 10)
         db.execute("ALTER TABLE doc DROP COLUMN code")
