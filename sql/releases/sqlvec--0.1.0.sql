@@ -5085,8 +5085,16 @@ BEGIN
                      WHEN v_partitioned THEN 'Postgres refuses CONCURRENTLY on a partitioned table; "sqlvec index build" builds partition by partition' END;
         RETURN NEXT;
     END LOOP;
-    IF name IS NOT NULL AND v_source.type_name NOT IN ('vector', 'halfvec', '_vector', '_halfvec', 'bit', 'sparsevec') OR method = 'gin' THEN
+    IF method = 'gin' THEN
         RETURN;
+    ELSIF v_source.type_name NOT IN ('vector', 'halfvec', '_vector', '_halfvec', 'bit', 'sparsevec') THEN
+        IF EXISTS (SELECT FROM sqlvec._derived_of(rel) AS d WHERE column_name = ANY (d.source_columns || d.target_columns)) THEN
+            RETURN;
+        END IF;
+        RAISE EXCEPTION 'column "%" of table % is of type %, not vector, halfvec, sparsevec or bit(n)',
+            column_name, sqlvec._qualified(rel), format_type(v_source.type_oid, NULL)
+            USING ERRCODE = 'datatype_mismatch',
+                  HINT = 'A column of texts is indexed after sqlvec.add_bm25, one of multi-vectors after sqlvec.add_fde.';
     END IF;
     v_metric := sqlvec._checked_metric(
         coalesce(metric, sqlvec._default_metric(rel, column_name, v_source.type_name, v_ways)), v_source.type_name);
@@ -5106,8 +5114,7 @@ BEGIN
         opclass := sqlvec._opclass(v_way.code_type, CASE WHEN v_way.code_type = 'bit' AND v_metric <> 'jaccard' THEN 'hamming' ELSE v_metric END);
         v_limit := CASE v_way.code_type WHEN 'vector' THEN 2000 WHEN 'halfvec' THEN 4000 WHEN 'bit' THEN 64000 END;
         statement := format('CREATE INDEX CONCURRENTLY %I ON %s USING hnsw (%s %I.%I)',
-            sqlvec._name(format('ix_%s_%s_hnsw', (SELECT c.relname FROM pg_class AS c WHERE c.oid = rel),
-                                           v_way.stem)),
+            sqlvec._index_name(rel, format('ix_%s_%s_hnsw', (SELECT c.relname FROM pg_class AS c WHERE c.oid = rel), v_way.stem)),
             sqlvec._qualified(rel), v_way.expression, sqlvec._vector_schema(), opclass);
         IF v_way.dimensions IS NULL AND v_way.code_type <> 'sparsevec' THEN
             statement := NULL;

@@ -264,6 +264,34 @@ def test_refusals_name_what_is_wrong(engine: Engine) -> None:
         manage.create_index(engine, "loose", "embedding")
 
 
+@pytest.mark.parametrize("column", ["id", "note"])
+def test_columns_that_no_index_serves(engine: Engine, column: str) -> None:
+    fill(engine, 5)
+    message = (
+        f'column "{column}" of table public.doc is of type (integer|text),'
+        r" not vector, halfvec, sparsevec or bit\(n\)\n.* after sqlvec.add_bm25"
+    )
+    with pytest.raises(DeclarationError, match=message):
+        manage.plan_index(engine, "doc", column)
+    with pytest.raises(DeclarationError, match=message):
+        manage.create_index(engine, "doc", column)
+
+
+def test_index_of_a_table_in_place_of_another(engine: Engine) -> None:
+    """A renamed table keeps its indexes, and the names that they have."""
+    fill(engine, 5)
+    manage.create_index(engine, "doc", "embedding")
+    run(
+        engine,
+        "ALTER TABLE doc RENAME TO doc_old",
+        "CREATE TABLE doc (id int, embedding vector(3))",
+        "CALL sqlvec.add_quantized('doc', 'embedding', 'binary', target => 'code')",
+    )
+    assert manage.create_index(engine, "doc", "embedding")
+    assert indexes(engine) == {"ix_doc_code_hnsw": True, "ix_doc_code_hnsw_2": True}
+    assert not manage.create_index(engine, "doc", "embedding")
+
+
 def test_without_sqlvec(tmp_database: Callable[..., str]) -> None:
     engine = create_engine(sqlalchemy_url(tmp_database(None)), poolclass=NullPool)
     with pytest.raises(NotInstalled):
