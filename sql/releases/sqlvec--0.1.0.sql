@@ -10589,11 +10589,13 @@ AS $body$
 DECLARE
     v_finding record;
     v_errors text[] := '{}';
+    v_in_order boolean := true;
 BEGIN
     FOR v_finding IN SELECT * FROM sqlvec._findings() LOOP
         IF v_finding.severity = 'error' THEN
             v_errors := v_errors || (v_finding.problem || ' (' || v_finding.remedy || ')');
         ELSE
+            v_in_order := v_in_order AND v_finding.severity = 'note';
             RAISE WARNING '%', v_finding.problem USING HINT = v_finding.remedy;
         END IF;
     END LOOP;
@@ -10601,7 +10603,9 @@ BEGIN
         RAISE EXCEPTION 'sqlvec % cannot work here: %', sqlvec.version(), array_to_string(v_errors, '; ')
             USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
-    RAISE NOTICE 'sqlvec % is in order', sqlvec.version();
+    IF v_in_order THEN
+        RAISE NOTICE 'sqlvec % is in order', sqlvec.version();
+    END IF;
 END
 $body$;
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
+import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, NullPool, create_engine, text
 from sqlalchemy.exc import ProgrammingError
@@ -300,6 +301,20 @@ class TestCheck:
         (finding,) = findings(installed)
         assert 'column "embedding_binary" of table public.doc' in finding.problem
         assert finding.remedy
+
+    def test_in_sql_is_in_order_only_without_warnings(self, installed: Connection) -> None:
+        use(installed)
+        said: list[tuple[str | None, str | None]] = []
+        driver = installed.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        driver.add_notice_handler(lambda d: said.append((d.severity, d.message_primary)))
+        installed.exec_driver_sql("CALL sqlvec.check()")
+        assert said[-1] == ("NOTICE", f"sqlvec {catalog.VERSION} is in order")
+        installed.exec_driver_sql("ALTER TABLE doc DISABLE TRIGGER USER")
+        said.clear()
+        installed.exec_driver_sql("CALL sqlvec.check()")
+        assert "WARNING" in [severity for severity, _ in said]
+        assert "in order" not in str(said)
 
     def test_of_nothing(self, bare: str) -> None:
         with make_engine(bare).connect() as connection, pytest.raises(NotInstalled):
