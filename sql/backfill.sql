@@ -265,7 +265,9 @@ BEGIN
                          WHERE target IS NULL OR d.target_column = target ORDER BY d.id);
     IF cardinality(derived_ids) = 0 THEN
         RAISE EXCEPTION 'table % has no derived column%', rel, coalesce(' "' || target || '"', '')
-            USING ERRCODE = 'undefined_column', HINT = 'Declare one with CALL sqlvec.add_quantized(...).';
+            USING ERRCODE = 'undefined_column',
+                  HINT = coalesce('It has: ' || (SELECT string_agg(quote_ident(d.target_column), ', ' ORDER BY d.id)
+                                                 FROM sqlvec._derived_of(rel) AS d) || '.', 'Declare one with CALL sqlvec.add_quantized(...).');
     END IF;
     IF EXISTS (SELECT FROM sqlvec._derived AS d WHERE d.id = ANY (derived_ids) AND NOT d.maintained AND NOT d.suspect) THEN
         RAISE EXCEPTION 'the trigger of table % does not keep its codes: new ones would go stale', rel

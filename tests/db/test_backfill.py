@@ -392,13 +392,15 @@ def test_refusals(db: psycopg.Connection[Any]) -> None:
     fill(db, 10)
     with pytest.raises(psycopg.errors.InvalidParameterValue, match="1 or more, not 0"):
         db.execute("CALL sqlvec.backfill('doc', batch => 0)")
-    with pytest.raises(psycopg.errors.UndefinedColumn, match='no derived column "nothing"'):
+    with pytest.raises(psycopg.errors.UndefinedColumn, match='no derived column "nothing"') as caught:
         db.execute("CALL sqlvec.backfill('doc', 'nothing')")
+    assert caught.value.diag.message_hint == "It has: code."
     db.execute("CREATE TABLE plain (id int)")
     with pytest.raises(
         psycopg.errors.UndefinedColumn, match="table public.plain has no derived column"
-    ):
+    ) as caught:
         db.execute("CALL sqlvec.backfill('plain')")
+    assert "add_quantized" in str(caught.value.diag.message_hint)
 
 
 def test_values_that_a_code_cannot_hold(db: psycopg.Connection[Any]) -> None:
