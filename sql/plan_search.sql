@@ -111,7 +111,10 @@ DECLARE
     v_checked CONSTANT boolean := sqlvec._check_search(column_name, query_dimensions, k, candidates, oversample, mode);
     rel oid;
     v_class record;
-    v_part record;
+    v_column record;
+    v_filter record;
+    v_estimate record;
+    v_made record;
     v_type text;
     v_dimensions int;
     v_alias text;
@@ -154,9 +157,9 @@ BEGIN
         v_type := query_type;
         v_dimensions := query_dimensions;
     ELSE
-        v_part := sqlvec._searched_column(rel, column_name, query_type, query_dimensions);
-        v_type := v_part.type_name;
-        v_dimensions := v_part.dimensions;
+        v_column := sqlvec._searched_column(rel, column_name, query_type, query_dimensions);
+        v_type := v_column.type_name;
+        v_dimensions := v_column.dimensions;
     END IF;
     v_ways := sqlvec._ways(rel, column_name, v_class.attnum, v_class.atttypmod);
     IF metric IS NOT NULL THEN
@@ -175,9 +178,9 @@ BEGIN
     bound := '{}';
     condition := 'true';
     IF filter IS NOT NULL THEN
-        v_part := sqlvec._filter(rel, v_class.relname, filter, '$3', bound);
-        bound := v_part.bound;
-        condition := v_part.condition;
+        v_filter := sqlvec._filter(rel, v_class.relname, filter, '$3', bound);
+        bound := v_filter.bound;
+        condition := v_filter.condition;
     END IF;
     IF where_sql IS NOT NULL THEN
         condition := format(E'%s AND (%s\n)', condition, where_sql);
@@ -210,9 +213,9 @@ BEGIN
     -- line, against a random page for each row that the graph visits until enough have matched.
     IF mode = 'auto' AND v_way.way IS NOT NULL THEN
         IF v_conditional OR v_class.relkind <> 'r' OR v_class.reltuples <= 0 THEN
-            v_part := sqlvec._estimate(format('SELECT FROM %s WHERE %s', v_from, condition), params, bound, caller_path);
-            v_matching := v_part.matching;
-            v_cost := v_part.cost;
+            v_estimate := sqlvec._estimate(format('SELECT FROM %s WHERE %s', v_from, condition), params, bound, caller_path);
+            v_matching := v_estimate.matching;
+            v_cost := v_estimate.cost;
         ELSE
             v_matching := v_class.reltuples;
             v_cost := v_class.relpages * current_setting('seq_page_cost')::float8
@@ -287,11 +290,11 @@ BEGIN
         END IF;
     END IF;
     v_searched := format('%s.%I', v_alias, column_name);
-    v_part := sqlvec._search_statement(
+    v_made := sqlvec._search_statement(
         v_from, condition, v_searched, v_searched || ' ' || sqlvec._operator(metric, v_schema) || ' ' || v_query, coalesce(depth, k),
         v_carry, v_carried, v_answer, v_order, v_code, v_code_operator, v_code_query, v_encoded, candidate_count, mode = 'auto');
-    statement := v_part.statement;
-    fallback := v_part.fallback;
+    statement := v_made.statement;
+    fallback := v_made.fallback;
 END
 $body$;
 
