@@ -392,7 +392,9 @@ def test_refusals(db: psycopg.Connection[Any]) -> None:
     fill(db, 10)
     with pytest.raises(psycopg.errors.InvalidParameterValue, match="1 or more, not 0"):
         db.execute("CALL sqlvec.backfill('doc', batch => 0)")
-    with pytest.raises(psycopg.errors.UndefinedColumn, match='no derived column "nothing"') as caught:
+    with pytest.raises(
+        psycopg.errors.UndefinedColumn, match='no derived column "nothing"'
+    ) as caught:
         db.execute("CALL sqlvec.backfill('doc', 'nothing')")
     assert caught.value.diag.message_hint == "It has: code."
     db.execute("CREATE TABLE plain (id int)")
