@@ -25,5 +25,5 @@ def main() -> None:
         app()
     except DBAPIError as error:
         sys.exit(f"sqlvec: {str(error.orig).strip()}")
-    except (SqlvecError, psycopg.Error) as error:
+    except (SqlvecError, psycopg.Error, OSError) as error:
         sys.exit(f"sqlvec: {error}")

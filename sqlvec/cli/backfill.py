@@ -9,6 +9,7 @@ from rich.console import Console
 
 from sqlvec import manage
 from sqlvec.cli.database import Dsn, engine
+from sqlvec.cli.interruption import resumable
 from sqlvec.terminal import progress_bar
 
 
@@ -22,5 +23,5 @@ def backfill(
     batch: Annotated[int, typer.Option(min=1, help="Rows per transaction.")] = 1000,
 ) -> None:
     """Fill derived columns of rows that have none. Interrupted, it goes on when run again."""
-    with progress_bar(Console(), "backfill") as report:
+    with resumable(), progress_bar(Console(), "backfill") as report:
         manage.backfill(engine(dsn), table, target, batch=batch, progress=report)

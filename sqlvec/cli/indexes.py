@@ -9,6 +9,7 @@ from rich.console import Console
 
 from sqlvec import manage
 from sqlvec.cli.database import Dsn, engine
+from sqlvec.cli.interruption import resumable
 from sqlvec.terminal import progress_bar
 
 app = typer.Typer(
@@ -58,7 +59,7 @@ def build(
 
     A failed or interrupted build leaves nothing behind.
     """
-    with progress_bar(Console(), "index") as report:
+    with resumable(), progress_bar(Console(), "index") as report:
         built = manage.create_index(
             engine(dsn),
             table,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
 
+import psycopg
 import pytest
 
 from sqlvec import catalog, cli
@@ -90,6 +93,66 @@ def test_database_out_of_reach() -> None:
     assert result.returncode == 1
     assert result.stderr.startswith("sqlvec: connection failed")
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "statement"),
+    [
+        (["backfill", "doc"], "CALL sqlvec.backfill"),
+        (["index", "build", "doc", "embedding"], "CREATE INDEX CONCURRENTLY"),
+    ],
+)
+def test_interrupted(tmp_database: CreateDatabase, arguments: list[str], statement: str) -> None:
+    dsn = tmp_database()
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from sqlvec.cli import main; main()"
+    )
+    running = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        f" AND query ^@ '{statement}' AND state = 'active' AND wait_event_type = 'Lock'"
+    )
+    with psycopg.connect(dsn) as holder, psycopg.connect(dsn, autocommit=True) as other:
+        other.execute("CREATE TABLE doc (id int, embedding vector(3))")
+        other.execute("INSERT INTO doc VALUES (1, '[1,2,3]')")
+        other.execute("CALL sqlvec.add_quantized('doc', 'embedding', 'binary')")
+        # A backfill waits for the row, an index for the transaction.
+        holder.execute("UPDATE doc SET id = 2")
+        command = subprocess.Popen(
+            [sys.executable, "-c", program, *arguments, "--dsn", dsn],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+        def wait_until(busy: bool) -> None:
+            end = time.monotonic() + 60
+            while other.execute(running).fetchone() != (int(busy),):
+                assert command.poll() is None or not busy, command.communicate()
+                assert time.monotonic() < end
+                time.sleep(0.05)
+
+        with command:
+            wait_until(True)
+            command.send_signal(signal.SIGINT)
+            wait_until(False)
+            holder.rollback()
+            _, errors = command.communicate(timeout=60)
+    assert command.returncode == 130
+    assert errors == "interrupted; run it again to go on\n"
+
+
+def test_files_that_cannot_be_written(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for arguments in (
+        ["extension-files", "--dest", str(file / "extension")],
+        ["demo", "--keep", str(file / "data"), "a question"],
+    ):
+        refused = sqlvec(*arguments)
+        assert refused.returncode == 1
+        assert refused.stderr.startswith("sqlvec: [Errno ")
+        assert str(file) in refused.stderr
 
 
 def test_script_and_extension_files(tmp_path: Path) -> None:
