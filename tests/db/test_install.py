@@ -359,6 +359,18 @@ class TestScript:
         with make_engine(dsn).connect() as connection:
             assert catalog.installed_version(connection) is None
 
+    @pytest.mark.parametrize("page", ["README.md", "docs/install.md"])
+    def test_as_the_pages_run_it_it_stops_at_the_first_error(
+        self, tmp_database: CreateDatabase, psql: Callable[..., tuple[int, str]], page: str
+    ) -> None:
+        shown = re.search(
+            r"\bpsql (.*)-f sqlvec\.sql", (Path(__file__).parents[2] / page).read_text("utf-8")
+        )
+        assert shown is not None
+        status, output = psql(tmp_database(None), catalog.script(), *shown[1].split())
+        assert status == 3
+        assert output.count("ERROR:") == 1
+
     def test_for_pg_tle(self, bare: str, psql: Callable[..., tuple[int, str]]) -> None:
         with make_engine(bare).begin() as connection:
             connection.exec_driver_sql("CREATE SCHEMA pgtle")
