@@ -47,6 +47,7 @@ CREATE TABLE IF NOT EXISTS sqlvec.derived (
     target_columns name[] NOT NULL, -- the code, then what is made along with it
     tenant_attnum smallint, -- of BM25: rows are scored within those that share its value
     tenant_column name,
+    column_types  name[], -- of sources and targets, when the trigger was written
     encoder       text NOT NULL REFERENCES sqlvec.encoder,
     own_encoder   boolean NOT NULL, -- made for this column, goes with it
     metric        text NOT NULL,

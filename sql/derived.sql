@@ -43,7 +43,8 @@ SELECT d.id,
        d.metric,
        d.reweighed AND r.maintained AND (r.known_oid = r.relation AND n.taken) IS NOT TRUE AS reweighed,
        -- One of these is enough for a code: the fields of a text, but not the weights of tokens.
-       CASE e.kind WHEN 'bm25' THEN n.sources ELSE n.sources[1:1] END AS encoded_columns
+       CASE e.kind WHEN 'bm25' THEN n.sources ELSE n.sources[1:1] END AS encoded_columns,
+       d.column_types AS known_types
 FROM sqlvec.derived AS d
 JOIN sqlvec._relation AS r ON r.id = d.relation_id
 JOIN sqlvec.encoder AS e ON e.name = d.encoder
@@ -67,6 +68,87 @@ CROSS JOIN LATERAL (
 LEFT JOIN pg_catalog.pg_attribute AS s ON s.attrelid = r.relation AND s.attname = n.sources[1]
 WHERE r.relation IS NOT NULL;
 
+-- Names of the types of columns; NULL for a column that is gone.
+CREATE OR REPLACE FUNCTION sqlvec._column_types(rel oid, columns name[]) RETURNS name[]
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT array_agg(t.typname ORDER BY c.position)
+    FROM unnest(columns) WITH ORDINALITY AS c (name, position)
+    LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = rel AND a.attname = c.name AND NOT a.attisdropped
+    LEFT JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid;
+END;
+
+-- A column whose type, by now, is not one that the encoder takes or makes; NULL where all fit, and
+-- where one is gone.
+CREATE OR REPLACE FUNCTION sqlvec._misfit(derived sqlvec._derived, OUT column_name name, OUT type_name text, OUT wanted text)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_column record;
+    v_takes text[] := CASE WHEN derived.kind IN ('fde', 'pool', 'centroid') THEN '{_halfvec,_vector}'
+                           WHEN derived.kind <> 'bm25' THEN '{vector,halfvec}'
+                           WHEN (derived.options ->> 'tsvector')::boolean THEN '{tsvector}' ELSE '{text}' END;
+BEGIN
+    IF derived.source_column IS NULL OR derived.target_column IS NULL THEN
+        RETURN;
+    END IF;
+    FOREACH column_name IN ARRAY derived.encoded_columns LOOP
+        v_column := sqlvec._column(derived.relation, column_name);
+        -- Any type of strings is a text.
+        IF v_column.type_name <> ALL (v_takes)
+           AND NOT (v_takes = '{text}' AND (SELECT t.typcategory = 'S' FROM pg_type AS t WHERE t.oid = v_column.type_oid)) THEN
+            wanted := 'takes ' || (SELECT string_agg(CASE left(t, 1) WHEN '_' THEN substr(t, 2) || '[]' ELSE t END, ' or ' ORDER BY n)
+                                   FROM unnest(v_takes) WITH ORDINALITY AS u (t, n));
+        END IF;
+        EXIT WHEN wanted IS NOT NULL;
+    END LOOP;
+    IF wanted IS NULL THEN
+        column_name := derived.target_column;
+        v_column := sqlvec._column(derived.relation, column_name);
+        IF v_column.type_name <> (CASE WHEN derived.code_type LIKE '%[]' THEN '_' ELSE '' END || rtrim(derived.code_type, '[]'))
+           OR derived.code_type <> 'bytea' AND v_column.dimensions IS DISTINCT FROM derived.code_dimensions THEN
+            wanted := 'makes ' || sqlvec._code_type(derived.code_type, derived.code_dimensions);
+        END IF;
+    END IF;
+    IF wanted IS NULL AND cardinality(derived.target_columns) = 2 THEN
+        column_name := derived.target_columns[2];
+        v_column := sqlvec._column(derived.relation, column_name);
+        IF v_column.type_name <> 'tsvector' THEN
+            wanted := 'makes tsvector';
+        END IF;
+    END IF;
+    IF wanted IS NULL THEN
+        column_name := NULL;
+    ELSE
+        type_name := (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute AS a
+                      WHERE a.attrelid = derived.relation AND a.attname = column_name AND NOT a.attisdropped);
+    END IF;
+END
+$body$;
+
+-- An error for such a column.
+CREATE OR REPLACE FUNCTION sqlvec._require_fit(derived sqlvec._derived) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_misfit record := sqlvec._misfit(derived);
+BEGIN
+    IF v_misfit.column_name IS NOT NULL THEN
+        RAISE EXCEPTION 'column "%" of table % is of type %, encoder "%" %',
+            v_misfit.column_name, sqlvec._qualified(derived.relation), v_misfit.type_name, derived.encoder, v_misfit.wanted
+            USING ERRCODE = 'datatype_mismatch',
+                  HINT = format('Give the column its type back, or CALL sqlvec.drop_derived(%L, %L); and declare it anew.',
+                                sqlvec._qualified(derived.relation), derived.target_column);
+    END IF;
+END
+$body$;
+
+-- The type of a code, in words.
+CREATE OR REPLACE FUNCTION sqlvec._code_type(code_type text, dimensions int) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE code_type WHEN 'bytea' THEN 'bytea'
+            ELSE format('%s(%s)%s', rtrim(code_type, '[]'), dimensions, substring(code_type FROM '\[\]$')) END;
+
 CREATE OR REPLACE VIEW sqlvec.derived_column AS
 SELECT d.relation::regclass AS relation,
        coalesce(d.source_column, d.known_source) AS source_column,
@@ -74,9 +156,8 @@ SELECT d.relation::regclass AS relation,
        d.encoder,
        d.kind,
        d.metric,
-       CASE d.code_type WHEN 'bytea' THEN 'bytea'
-            ELSE format('%s(%s)%s', rtrim(d.code_type, '[]'), d.code_dimensions, substring(d.code_type FROM '\[\]$')) END AS code_type,
-       d.maintained,
+       sqlvec._code_type(d.code_type, d.code_dimensions) AS code_type,
+       d.maintained AND f.column_name IS NULL AS maintained,
        CASE
            WHEN d.source_column IS NULL
                THEN format('source column "%s" is gone; CALL sqlvec.drop_derived(%L, %L);',
@@ -90,6 +171,9 @@ SELECT d.relation::regclass AS relation,
            WHEN d.kind = 'bm25' AND sqlvec._bm25_config(d.options, true) IS NULL
                THEN format('text search configuration %s is gone; CALL sqlvec.drop_derived(%L, %L);',
                            d.options ->> 'config', d.relation::regclass, d.known_target)
+           WHEN f.column_name IS NOT NULL
+               THEN format('column "%s" is of type %s, encoder "%s" %s; CALL sqlvec.drop_derived(%L, %L);',
+                           f.column_name, f.type_name, d.encoder, f.wanted, d.relation::regclass, d.target_column)
            WHEN d.trigger_name IS NULL
                THEN format('the trigger is gone; CALL sqlvec.repair(%L);', d.relation::regclass)
            WHEN NOT d.triggered
@@ -103,8 +187,12 @@ SELECT d.relation::regclass AS relation,
                THEN format('another column has taken the name of a renamed one; CALL sqlvec.repair(%L);', d.relation::regclass)
            WHEN d.source_columns <> d.known_sources OR d.target_columns <> d.known_targets
                THEN format('a column was renamed, writes take the slow path; CALL sqlvec.repair(%L);', d.relation::regclass)
+           WHEN d.known_types <> sqlvec._column_types(d.relation, d.source_columns || d.target_columns)
+               THEN format('a column was given another type, writes of sessions that were open take the slow path; CALL sqlvec.repair(%L);',
+                           d.relation::regclass)
        END AS problem
-FROM sqlvec._derived AS d;
+FROM sqlvec._derived AS d
+CROSS JOIN LATERAL sqlvec._misfit(d) AS f;
 
 COMMENT ON VIEW sqlvec.derived_column IS
     'Derived columns under their present names: source, encoder, metric, whether the trigger keeps them, and what is wrong, with the command that mends it.';
@@ -153,6 +241,7 @@ BEGIN
             USING ERRCODE = 'undefined_column',
                   HINT = format('CALL sqlvec.drop_derived(%L, %L);', v_derived.relation::regclass, v_derived.known_target);
     END IF;
+    PERFORM sqlvec._require_fit(v_derived);
     RETURN v_derived;
 END
 $body$;

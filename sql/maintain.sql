@@ -4,7 +4,9 @@
 --
 -- It compares OLD and NEW in its body instead of naming columns in UPDATE OF, which would miss
 -- changes that the application's own triggers make. A column renamed since raises
--- undefined_column inside; the handler then derives the row by looking the present names up.
+-- undefined_column inside; the handler then derives the row by looking the present names up. One
+-- that was given another type raises datatype_mismatch in sessions that have the plan already, and
+-- undefined_function or cannot_coerce in others where that type cannot be encoded.
 CREATE OR REPLACE FUNCTION sqlvec._maintain_body(relation_id int) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -13,6 +15,9 @@ DECLARE
     v_aside text := '';
     v_steps text := '';
     v_targets text[] := '{}';
+    v_encoders text[] := '{}';
+    v_coded_sources text[] := '{}';
+    v_coded_targets text[] := '{}';
     v_changed text;
     v_expression text;
 BEGIN
@@ -23,6 +28,9 @@ BEGIN
         ORDER BY d.id
     LOOP
         v_targets := v_targets || v_derived.target_columns::text[];
+        v_encoders := v_encoders || v_derived.encoder;
+        v_coded_sources := v_coded_sources || v_derived.source_column::text;
+        v_coded_targets := v_coded_targets || v_derived.target_column::text;
         v_changed := (SELECT string_agg(format('sqlvec._differ(NEW.%1$I, OLD.%1$I)', s), ' OR ') FROM unnest(v_derived.source_columns) AS s);
         v_aside := v_aside || format($sql$
         IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' AND (%s) THEN%s
@@ -35,11 +43,13 @@ BEGIN
         IF v_derived.dimensions IS NOT NULL THEN
             v_steps := v_steps || format($sql$
         IF sqlvec._dims(NEW.%1$I) OPERATOR(pg_catalog.<>) %2$s THEN
+            v_coded := NULL;
             PERFORM sqlvec._refuse_dimensions(sqlvec._dims(NEW.%1$I), %2$s, TG_RELID, %1$L, %3$L);
         END IF;$sql$, v_derived.source_column, v_derived.dimensions, v_derived.target_column);
         END IF;
         v_expression := sqlvec._code_expression(v_derived, 'NEW.');
-        v_steps := v_steps || CASE WHEN cardinality(v_derived.target_columns) = 1
+        v_steps := v_steps || format($sql$
+        v_coded := %s;$sql$, cardinality(v_encoders)) || CASE WHEN cardinality(v_derived.target_columns) = 1
             THEN format($sql$
         NEW.%I := %s;$sql$, v_derived.target_column, v_expression)
             ELSE format($sql$
@@ -57,16 +67,27 @@ BEGIN
     END LOOP;
     RETURN format($sql$
 -- Written by sqlvec from its catalog: fills derived columns. CALL sqlvec.repair writes it anew.
+DECLARE
+    v_coded pg_catalog.int4; -- the code that is being made, by its place in the order
+    v_hint pg_catalog.text;
 BEGIN
     IF pg_catalog.current_setting('sqlvec.maintain', true) OPERATOR(pg_catalog.=) 'off' THEN%s
         RETURN NEW;
     END IF;%s
     RETURN NEW;
-EXCEPTION WHEN undefined_column OR undefined_object THEN
+EXCEPTION
+WHEN undefined_column OR undefined_object OR datatype_mismatch OR undefined_function OR cannot_coerce THEN
     RETURN pg_catalog.jsonb_populate_record(
         NEW, sqlvec._derive_row(TG_RELID, TG_OP, pg_catalog.to_jsonb(NEW), pg_catalog.to_jsonb(OLD), %L));
+WHEN data_exception THEN
+    IF v_coded IS NULL THEN
+        RAISE;
+    END IF;
+    GET STACKED DIAGNOSTICS v_hint = PG_EXCEPTION_HINT;
+    PERFORM sqlvec._refuse_value(TG_RELID, (%L::pg_catalog.text[])[v_coded], (%L::pg_catalog.text[])[v_coded], (%L::pg_catalog.text[])[v_coded],
+                                 SQLSTATE, SQLERRM, v_hint);
 END
-$sql$, v_aside, v_steps, v_targets);
+$sql$, v_aside, v_steps, v_targets, v_encoders, v_coded_sources, v_coded_targets);
 END
 $body$;
 
@@ -111,6 +132,23 @@ BEGIN
 END
 $body$;
 
+-- The encoder cannot encode a value, or the column cannot take its code. The hint is the encoder's
+-- own, if it has one.
+CREATE OR REPLACE FUNCTION sqlvec._refuse_value(
+    rel oid, encoder text, source_column text, target_column text, state text, message text, hint text
+) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    PERFORM sqlvec._require_fit(d) FROM sqlvec._derived_of(rel) AS d WHERE d.target_column = _refuse_value.target_column;
+    RAISE EXCEPTION 'encoder "%" cannot encode column "%" of table %: %', encoder, source_column, sqlvec._qualified(rel), message
+        USING ERRCODE = state,
+              HINT = coalesce(nullif(hint, ''), format(
+                  'Column "%s" is derived from it: write a value that the encoder can encode, or CALL sqlvec.drop_derived(%L, %L);',
+                  target_column, sqlvec._qualified(coalesce(pg_partition_root(rel), rel)), target_column));
+END
+$body$;
+
 -- Slow path of the trigger: the codes of one row, by present names. Answers a JSON object of the
 -- columns to set. `targets` are the columns that the trigger knew: one that the catalog can no
 -- longer tell about is set to NULL rather than left stale.
@@ -124,6 +162,7 @@ DECLARE
     v_empty jsonb;
     v_dimensions int;
     v_changed boolean;
+    v_hint text;
 BEGIN
     FOR v_derived IN SELECT * FROM sqlvec._derived_of(rel) ORDER BY id LOOP
         CONTINUE WHEN v_derived.target_column IS NULL OR NOT new_row ?& v_derived.target_columns::text[];
@@ -149,6 +188,7 @@ BEGIN
         END IF;
         CONTINUE WHEN NOT v_changed AND new_row ->> v_derived.target_column IS NOT NULL
                       AND NOT EXISTS (SELECT FROM unnest(v_derived.target_columns) AS t WHERE new_row -> t IS DISTINCT FROM old_row -> t);
+        PERFORM sqlvec._require_fit(v_derived);
         IF v_derived.dimensions IS NOT NULL THEN
             v_dimensions := sqlvec._dims(sqlvec._parse_vector(
                 CASE jsonb_typeof(new_row -> v_derived.source_column) WHEN 'array' THEN new_row -> v_derived.source_column ->> 0
@@ -158,15 +198,20 @@ BEGIN
             END IF;
         END IF;
         -- The sources under their own types again: the row that the JSON stands for.
-        EXECUTE format('SELECT %s FROM jsonb_populate_record(NULL::%s, $1) AS t',
-                       CASE WHEN cardinality(v_derived.target_columns) = 1
-                            THEN format('jsonb_build_object(%L, %s)', v_derived.target_column, sqlvec._code_expression(v_derived, 't.'))
-                            ELSE format('(SELECT to_jsonb(ARRAY[%s]) FROM %s AS c (%s))',
-                                        (SELECT string_agg(format('c%s::text', n), ', ') FROM generate_subscripts(v_derived.target_columns, 1) AS n),
-                                        sqlvec._code_expression(v_derived, 't.'),
-                                        (SELECT string_agg('c' || n, ', ') FROM generate_subscripts(v_derived.target_columns, 1) AS n)) END,
-                       sqlvec._qualified(rel))
-        INTO v_made USING new_row - v_derived.target_columns::text[];
+        BEGIN
+            EXECUTE format('SELECT %s FROM jsonb_populate_record(NULL::%s, $1) AS t',
+                           CASE WHEN cardinality(v_derived.target_columns) = 1
+                                THEN format('jsonb_build_object(%L, %s)', v_derived.target_column, sqlvec._code_expression(v_derived, 't.'))
+                                ELSE format('(SELECT to_jsonb(ARRAY[%s]) FROM %s AS c (%s))',
+                                            (SELECT string_agg(format('c%s::text', n), ', ') FROM generate_subscripts(v_derived.target_columns, 1) AS n),
+                                            sqlvec._code_expression(v_derived, 't.'),
+                                            (SELECT string_agg('c' || n, ', ') FROM generate_subscripts(v_derived.target_columns, 1) AS n)) END,
+                           sqlvec._qualified(rel))
+            INTO v_made USING new_row - v_derived.target_columns::text[];
+        EXCEPTION WHEN data_exception THEN
+            GET STACKED DIAGNOSTICS v_hint = PG_EXCEPTION_HINT;
+            PERFORM sqlvec._refuse_value(rel, v_derived.encoder, v_derived.source_column, v_derived.target_column, SQLSTATE, SQLERRM, v_hint);
+        END;
         IF jsonb_typeof(v_made) = 'array' THEN
             v_made := (SELECT jsonb_object_agg(t.name, v_made -> (t.position - 1)::int)
                        FROM unnest(v_derived.target_columns) WITH ORDINALITY AS t (name, position));
@@ -174,7 +219,7 @@ BEGIN
         v_codes := v_codes || v_made;
         new_row := new_row || v_made; -- what comes later may be derived from it
     END LOOP;
-    RAISE WARNING 'columns of table % were renamed or dropped since sqlvec wrote its trigger; writes take a slow path',
+    RAISE WARNING 'columns of table % were renamed, dropped or given another type since sqlvec wrote its trigger; writes take a slow path',
         sqlvec._qualified(rel)
         USING HINT = format('Run CALL sqlvec.repair(%L);', sqlvec._qualified(coalesce(pg_partition_root(rel), rel)));
     RETURN v_codes;
@@ -213,6 +258,7 @@ BEGIN
         source_attnums = sqlvec._attnums(rel, a.source_columns), target_attnums = sqlvec._attnums(rel, a.target_columns),
         tenant_column = coalesce(a.tenant_column, d.tenant_column),
         tenant_attnum = coalesce((sqlvec._attnums(rel, ARRAY[a.tenant_column]))[1], d.tenant_attnum),
+        column_types = sqlvec._column_types(rel, a.source_columns || a.target_columns),
         suspect = NOT a.maintained AND d.id IS DISTINCT FROM fresh,
         reweighed = a.reweighed AND d.id IS DISTINCT FROM fresh
     FROM sqlvec._derived AS a

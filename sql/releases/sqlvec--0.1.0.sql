@@ -140,6 +140,7 @@ CREATE TABLE IF NOT EXISTS sqlvec.derived (
     target_columns name[] NOT NULL, -- the code, then what is made along with it
     tenant_attnum smallint, -- of BM25: rows are scored within those that share its value
     tenant_column name,
+    column_types  name[], -- of sources and targets, when the trigger was written
     encoder       text NOT NULL REFERENCES sqlvec.encoder,
     own_encoder   boolean NOT NULL, -- made for this column, goes with it
     metric        text NOT NULL,
@@ -2408,7 +2409,8 @@ SELECT d.id,
        d.metric,
        d.reweighed AND r.maintained AND (r.known_oid = r.relation AND n.taken) IS NOT TRUE AS reweighed,
        -- One of these is enough for a code: the fields of a text, but not the weights of tokens.
-       CASE e.kind WHEN 'bm25' THEN n.sources ELSE n.sources[1:1] END AS encoded_columns
+       CASE e.kind WHEN 'bm25' THEN n.sources ELSE n.sources[1:1] END AS encoded_columns,
+       d.column_types AS known_types
 FROM sqlvec.derived AS d
 JOIN sqlvec._relation AS r ON r.id = d.relation_id
 JOIN sqlvec.encoder AS e ON e.name = d.encoder
@@ -2432,6 +2434,87 @@ CROSS JOIN LATERAL (
 LEFT JOIN pg_catalog.pg_attribute AS s ON s.attrelid = r.relation AND s.attname = n.sources[1]
 WHERE r.relation IS NOT NULL;
 
+-- Names of the types of columns; NULL for a column that is gone.
+CREATE OR REPLACE FUNCTION sqlvec._column_types(rel oid, columns name[]) RETURNS name[]
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT array_agg(t.typname ORDER BY c.position)
+    FROM unnest(columns) WITH ORDINALITY AS c (name, position)
+    LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = rel AND a.attname = c.name AND NOT a.attisdropped
+    LEFT JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid;
+END;
+
+-- A column whose type, by now, is not one that the encoder takes or makes; NULL where all fit, and
+-- where one is gone.
+CREATE OR REPLACE FUNCTION sqlvec._misfit(derived sqlvec._derived, OUT column_name name, OUT type_name text, OUT wanted text)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_column record;
+    v_takes text[] := CASE WHEN derived.kind IN ('fde', 'pool', 'centroid') THEN '{_halfvec,_vector}'
+                           WHEN derived.kind <> 'bm25' THEN '{vector,halfvec}'
+                           WHEN (derived.options ->> 'tsvector')::boolean THEN '{tsvector}' ELSE '{text}' END;
+BEGIN
+    IF derived.source_column IS NULL OR derived.target_column IS NULL THEN
+        RETURN;
+    END IF;
+    FOREACH column_name IN ARRAY derived.encoded_columns LOOP
+        v_column := sqlvec._column(derived.relation, column_name);
+        -- Any type of strings is a text.
+        IF v_column.type_name <> ALL (v_takes)
+           AND NOT (v_takes = '{text}' AND (SELECT t.typcategory = 'S' FROM pg_type AS t WHERE t.oid = v_column.type_oid)) THEN
+            wanted := 'takes ' || (SELECT string_agg(CASE left(t, 1) WHEN '_' THEN substr(t, 2) || '[]' ELSE t END, ' or ' ORDER BY n)
+                                   FROM unnest(v_takes) WITH ORDINALITY AS u (t, n));
+        END IF;
+        EXIT WHEN wanted IS NOT NULL;
+    END LOOP;
+    IF wanted IS NULL THEN
+        column_name := derived.target_column;
+        v_column := sqlvec._column(derived.relation, column_name);
+        IF v_column.type_name <> (CASE WHEN derived.code_type LIKE '%[]' THEN '_' ELSE '' END || rtrim(derived.code_type, '[]'))
+           OR derived.code_type <> 'bytea' AND v_column.dimensions IS DISTINCT FROM derived.code_dimensions THEN
+            wanted := 'makes ' || sqlvec._code_type(derived.code_type, derived.code_dimensions);
+        END IF;
+    END IF;
+    IF wanted IS NULL AND cardinality(derived.target_columns) = 2 THEN
+        column_name := derived.target_columns[2];
+        v_column := sqlvec._column(derived.relation, column_name);
+        IF v_column.type_name <> 'tsvector' THEN
+            wanted := 'makes tsvector';
+        END IF;
+    END IF;
+    IF wanted IS NULL THEN
+        column_name := NULL;
+    ELSE
+        type_name := (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute AS a
+                      WHERE a.attrelid = derived.relation AND a.attname = column_name AND NOT a.attisdropped);
+    END IF;
+END
+$body$;
+
+-- An error for such a column.
+CREATE OR REPLACE FUNCTION sqlvec._require_fit(derived sqlvec._derived) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_misfit record := sqlvec._misfit(derived);
+BEGIN
+    IF v_misfit.column_name IS NOT NULL THEN
+        RAISE EXCEPTION 'column "%" of table % is of type %, encoder "%" %',
+            v_misfit.column_name, sqlvec._qualified(derived.relation), v_misfit.type_name, derived.encoder, v_misfit.wanted
+            USING ERRCODE = 'datatype_mismatch',
+                  HINT = format('Give the column its type back, or CALL sqlvec.drop_derived(%L, %L); and declare it anew.',
+                                sqlvec._qualified(derived.relation), derived.target_column);
+    END IF;
+END
+$body$;
+
+-- The type of a code, in words.
+CREATE OR REPLACE FUNCTION sqlvec._code_type(code_type text, dimensions int) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE code_type WHEN 'bytea' THEN 'bytea'
+            ELSE format('%s(%s)%s', rtrim(code_type, '[]'), dimensions, substring(code_type FROM '\[\]$')) END;
+
 CREATE OR REPLACE VIEW sqlvec.derived_column AS
 SELECT d.relation::regclass AS relation,
        coalesce(d.source_column, d.known_source) AS source_column,
@@ -2439,9 +2522,8 @@ SELECT d.relation::regclass AS relation,
        d.encoder,
        d.kind,
        d.metric,
-       CASE d.code_type WHEN 'bytea' THEN 'bytea'
-            ELSE format('%s(%s)%s', rtrim(d.code_type, '[]'), d.code_dimensions, substring(d.code_type FROM '\[\]$')) END AS code_type,
-       d.maintained,
+       sqlvec._code_type(d.code_type, d.code_dimensions) AS code_type,
+       d.maintained AND f.column_name IS NULL AS maintained,
        CASE
            WHEN d.source_column IS NULL
                THEN format('source column "%s" is gone; CALL sqlvec.drop_derived(%L, %L);',
@@ -2455,6 +2537,9 @@ SELECT d.relation::regclass AS relation,
            WHEN d.kind = 'bm25' AND sqlvec._bm25_config(d.options, true) IS NULL
                THEN format('text search configuration %s is gone; CALL sqlvec.drop_derived(%L, %L);',
                            d.options ->> 'config', d.relation::regclass, d.known_target)
+           WHEN f.column_name IS NOT NULL
+               THEN format('column "%s" is of type %s, encoder "%s" %s; CALL sqlvec.drop_derived(%L, %L);',
+                           f.column_name, f.type_name, d.encoder, f.wanted, d.relation::regclass, d.target_column)
            WHEN d.trigger_name IS NULL
                THEN format('the trigger is gone; CALL sqlvec.repair(%L);', d.relation::regclass)
            WHEN NOT d.triggered
@@ -2468,8 +2553,12 @@ SELECT d.relation::regclass AS relation,
                THEN format('another column has taken the name of a renamed one; CALL sqlvec.repair(%L);', d.relation::regclass)
            WHEN d.source_columns <> d.known_sources OR d.target_columns <> d.known_targets
                THEN format('a column was renamed, writes take the slow path; CALL sqlvec.repair(%L);', d.relation::regclass)
+           WHEN d.known_types <> sqlvec._column_types(d.relation, d.source_columns || d.target_columns)
+               THEN format('a column was given another type, writes of sessions that were open take the slow path; CALL sqlvec.repair(%L);',
+                           d.relation::regclass)
        END AS problem
-FROM sqlvec._derived AS d;
+FROM sqlvec._derived AS d
+CROSS JOIN LATERAL sqlvec._misfit(d) AS f;
 
 COMMENT ON VIEW sqlvec.derived_column IS
     'Derived columns under their present names: source, encoder, metric, whether the trigger keeps them, and what is wrong, with the command that mends it.';
@@ -2518,6 +2607,7 @@ BEGIN
             USING ERRCODE = 'undefined_column',
                   HINT = format('CALL sqlvec.drop_derived(%L, %L);', v_derived.relation::regclass, v_derived.known_target);
     END IF;
+    PERFORM sqlvec._require_fit(v_derived);
     RETURN v_derived;
 END
 $body$;
@@ -2546,7 +2636,9 @@ END;
 --
 -- It compares OLD and NEW in its body instead of naming columns in UPDATE OF, which would miss
 -- changes that the application's own triggers make. A column renamed since raises
--- undefined_column inside; the handler then derives the row by looking the present names up.
+-- undefined_column inside; the handler then derives the row by looking the present names up. One
+-- that was given another type raises datatype_mismatch in sessions that have the plan already, and
+-- undefined_function or cannot_coerce in others where that type cannot be encoded.
 CREATE OR REPLACE FUNCTION sqlvec._maintain_body(relation_id int) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -2555,6 +2647,9 @@ DECLARE
     v_aside text := '';
     v_steps text := '';
     v_targets text[] := '{}';
+    v_encoders text[] := '{}';
+    v_coded_sources text[] := '{}';
+    v_coded_targets text[] := '{}';
     v_changed text;
     v_expression text;
 BEGIN
@@ -2565,6 +2660,9 @@ BEGIN
         ORDER BY d.id
     LOOP
         v_targets := v_targets || v_derived.target_columns::text[];
+        v_encoders := v_encoders || v_derived.encoder;
+        v_coded_sources := v_coded_sources || v_derived.source_column::text;
+        v_coded_targets := v_coded_targets || v_derived.target_column::text;
         v_changed := (SELECT string_agg(format('sqlvec._differ(NEW.%1$I, OLD.%1$I)', s), ' OR ') FROM unnest(v_derived.source_columns) AS s);
         v_aside := v_aside || format($sql$
         IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' AND (%s) THEN%s
@@ -2577,11 +2675,13 @@ BEGIN
         IF v_derived.dimensions IS NOT NULL THEN
             v_steps := v_steps || format($sql$
         IF sqlvec._dims(NEW.%1$I) OPERATOR(pg_catalog.<>) %2$s THEN
+            v_coded := NULL;
             PERFORM sqlvec._refuse_dimensions(sqlvec._dims(NEW.%1$I), %2$s, TG_RELID, %1$L, %3$L);
         END IF;$sql$, v_derived.source_column, v_derived.dimensions, v_derived.target_column);
         END IF;
         v_expression := sqlvec._code_expression(v_derived, 'NEW.');
-        v_steps := v_steps || CASE WHEN cardinality(v_derived.target_columns) = 1
+        v_steps := v_steps || format($sql$
+        v_coded := %s;$sql$, cardinality(v_encoders)) || CASE WHEN cardinality(v_derived.target_columns) = 1
             THEN format($sql$
         NEW.%I := %s;$sql$, v_derived.target_column, v_expression)
             ELSE format($sql$
@@ -2599,16 +2699,27 @@ BEGIN
     END LOOP;
     RETURN format($sql$
 -- Written by sqlvec from its catalog: fills derived columns. CALL sqlvec.repair writes it anew.
+DECLARE
+    v_coded pg_catalog.int4; -- the code that is being made, by its place in the order
+    v_hint pg_catalog.text;
 BEGIN
     IF pg_catalog.current_setting('sqlvec.maintain', true) OPERATOR(pg_catalog.=) 'off' THEN%s
         RETURN NEW;
     END IF;%s
     RETURN NEW;
-EXCEPTION WHEN undefined_column OR undefined_object THEN
+EXCEPTION
+WHEN undefined_column OR undefined_object OR datatype_mismatch OR undefined_function OR cannot_coerce THEN
     RETURN pg_catalog.jsonb_populate_record(
         NEW, sqlvec._derive_row(TG_RELID, TG_OP, pg_catalog.to_jsonb(NEW), pg_catalog.to_jsonb(OLD), %L));
+WHEN data_exception THEN
+    IF v_coded IS NULL THEN
+        RAISE;
+    END IF;
+    GET STACKED DIAGNOSTICS v_hint = PG_EXCEPTION_HINT;
+    PERFORM sqlvec._refuse_value(TG_RELID, (%L::pg_catalog.text[])[v_coded], (%L::pg_catalog.text[])[v_coded], (%L::pg_catalog.text[])[v_coded],
+                                 SQLSTATE, SQLERRM, v_hint);
 END
-$sql$, v_aside, v_steps, v_targets);
+$sql$, v_aside, v_steps, v_targets, v_encoders, v_coded_sources, v_coded_targets);
 END
 $body$;
 
@@ -2653,6 +2764,23 @@ BEGIN
 END
 $body$;
 
+-- The encoder cannot encode a value, or the column cannot take its code. The hint is the encoder's
+-- own, if it has one.
+CREATE OR REPLACE FUNCTION sqlvec._refuse_value(
+    rel oid, encoder text, source_column text, target_column text, state text, message text, hint text
+) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    PERFORM sqlvec._require_fit(d) FROM sqlvec._derived_of(rel) AS d WHERE d.target_column = _refuse_value.target_column;
+    RAISE EXCEPTION 'encoder "%" cannot encode column "%" of table %: %', encoder, source_column, sqlvec._qualified(rel), message
+        USING ERRCODE = state,
+              HINT = coalesce(nullif(hint, ''), format(
+                  'Column "%s" is derived from it: write a value that the encoder can encode, or CALL sqlvec.drop_derived(%L, %L);',
+                  target_column, sqlvec._qualified(coalesce(pg_partition_root(rel), rel)), target_column));
+END
+$body$;
+
 -- Slow path of the trigger: the codes of one row, by present names. Answers a JSON object of the
 -- columns to set. `targets` are the columns that the trigger knew: one that the catalog can no
 -- longer tell about is set to NULL rather than left stale.
@@ -2666,6 +2794,7 @@ DECLARE
     v_empty jsonb;
     v_dimensions int;
     v_changed boolean;
+    v_hint text;
 BEGIN
     FOR v_derived IN SELECT * FROM sqlvec._derived_of(rel) ORDER BY id LOOP
         CONTINUE WHEN v_derived.target_column IS NULL OR NOT new_row ?& v_derived.target_columns::text[];
@@ -2691,6 +2820,7 @@ BEGIN
         END IF;
         CONTINUE WHEN NOT v_changed AND new_row ->> v_derived.target_column IS NOT NULL
                       AND NOT EXISTS (SELECT FROM unnest(v_derived.target_columns) AS t WHERE new_row -> t IS DISTINCT FROM old_row -> t);
+        PERFORM sqlvec._require_fit(v_derived);
         IF v_derived.dimensions IS NOT NULL THEN
             v_dimensions := sqlvec._dims(sqlvec._parse_vector(
                 CASE jsonb_typeof(new_row -> v_derived.source_column) WHEN 'array' THEN new_row -> v_derived.source_column ->> 0
@@ -2700,15 +2830,20 @@ BEGIN
             END IF;
         END IF;
         -- The sources under their own types again: the row that the JSON stands for.
-        EXECUTE format('SELECT %s FROM jsonb_populate_record(NULL::%s, $1) AS t',
-                       CASE WHEN cardinality(v_derived.target_columns) = 1
-                            THEN format('jsonb_build_object(%L, %s)', v_derived.target_column, sqlvec._code_expression(v_derived, 't.'))
-                            ELSE format('(SELECT to_jsonb(ARRAY[%s]) FROM %s AS c (%s))',
-                                        (SELECT string_agg(format('c%s::text', n), ', ') FROM generate_subscripts(v_derived.target_columns, 1) AS n),
-                                        sqlvec._code_expression(v_derived, 't.'),
-                                        (SELECT string_agg('c' || n, ', ') FROM generate_subscripts(v_derived.target_columns, 1) AS n)) END,
-                       sqlvec._qualified(rel))
-        INTO v_made USING new_row - v_derived.target_columns::text[];
+        BEGIN
+            EXECUTE format('SELECT %s FROM jsonb_populate_record(NULL::%s, $1) AS t',
+                           CASE WHEN cardinality(v_derived.target_columns) = 1
+                                THEN format('jsonb_build_object(%L, %s)', v_derived.target_column, sqlvec._code_expression(v_derived, 't.'))
+                                ELSE format('(SELECT to_jsonb(ARRAY[%s]) FROM %s AS c (%s))',
+                                            (SELECT string_agg(format('c%s::text', n), ', ') FROM generate_subscripts(v_derived.target_columns, 1) AS n),
+                                            sqlvec._code_expression(v_derived, 't.'),
+                                            (SELECT string_agg('c' || n, ', ') FROM generate_subscripts(v_derived.target_columns, 1) AS n)) END,
+                           sqlvec._qualified(rel))
+            INTO v_made USING new_row - v_derived.target_columns::text[];
+        EXCEPTION WHEN data_exception THEN
+            GET STACKED DIAGNOSTICS v_hint = PG_EXCEPTION_HINT;
+            PERFORM sqlvec._refuse_value(rel, v_derived.encoder, v_derived.source_column, v_derived.target_column, SQLSTATE, SQLERRM, v_hint);
+        END;
         IF jsonb_typeof(v_made) = 'array' THEN
             v_made := (SELECT jsonb_object_agg(t.name, v_made -> (t.position - 1)::int)
                        FROM unnest(v_derived.target_columns) WITH ORDINALITY AS t (name, position));
@@ -2716,7 +2851,7 @@ BEGIN
         v_codes := v_codes || v_made;
         new_row := new_row || v_made; -- what comes later may be derived from it
     END LOOP;
-    RAISE WARNING 'columns of table % were renamed or dropped since sqlvec wrote its trigger; writes take a slow path',
+    RAISE WARNING 'columns of table % were renamed, dropped or given another type since sqlvec wrote its trigger; writes take a slow path',
         sqlvec._qualified(rel)
         USING HINT = format('Run CALL sqlvec.repair(%L);', sqlvec._qualified(coalesce(pg_partition_root(rel), rel)));
     RETURN v_codes;
@@ -2755,6 +2890,7 @@ BEGIN
         source_attnums = sqlvec._attnums(rel, a.source_columns), target_attnums = sqlvec._attnums(rel, a.target_columns),
         tenant_column = coalesce(a.tenant_column, d.tenant_column),
         tenant_attnum = coalesce((sqlvec._attnums(rel, ARRAY[a.tenant_column]))[1], d.tenant_attnum),
+        column_types = sqlvec._column_types(rel, a.source_columns || a.target_columns),
         suspect = NOT a.maintained AND d.id IS DISTINCT FROM fresh,
         reweighed = a.reweighed AND d.id IS DISTINCT FROM fresh
     FROM sqlvec._derived AS a

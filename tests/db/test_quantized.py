@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -377,6 +377,163 @@ def test_dimensions_changed_under_the_code(doc: Connection) -> None:
         'takes vectors of 4 dimensions for its derived column "code", not 3',
         "CALL sqlvec.drop_derived('public.doc', 'code'); and declare it anew.",
     )
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_value_that_cannot_be_encoded(conn: Connection, slow: bool) -> None:
+    run(conn, "CREATE TABLE doc (id int, embedding vector(2), other vector(2))")
+    run(conn, "CALL sqlvec.add_quantized('doc', 'other', 'binary', 'bits')")
+    run(conn, "CALL sqlvec.add_quantized('doc', 'embedding', 'halfvec', 'code')")
+    source = "embedding"
+    if slow:
+        source = "renamed"
+        run(conn, "ALTER TABLE doc RENAME embedding TO renamed")
+    run(conn, "INSERT INTO doc VALUES (1, '[1,2]', '[1e38,1]')")
+    for statement in (
+        "INSERT INTO doc VALUES (2, '[1e38,1]', '[1,2]')",
+        f"UPDATE doc SET {source} = '[1e38,1]'",
+    ):
+        with pytest.raises(DBAPIError) as caught, conn.begin_nested():
+            run(conn, statement)
+        error = caught.value.orig
+        assert isinstance(error, psycopg.errors.NumericValueOutOfRange)
+        assert error.diag.message_primary == (
+            f'encoder "public.doc.code" cannot encode column "{source}" of table public.doc:'
+            ' "1e+38" is out of range for type halfvec'
+        )
+        assert "CALL sqlvec.drop_derived('public.doc', 'code');" in str(error.diag.message_hint)
+
+
+def test_dimensions_after_another_code(conn: Connection) -> None:
+    """Vectors of other dimensions are told from those that cannot be encoded."""
+    run(conn, "CREATE TABLE doc (id int, a vector(2), b vector)")
+    run(conn, "CALL sqlvec.create_encoder('four', 'binary', 4)")
+    run(conn, "CALL sqlvec.add_quantized('doc', 'a', 'binary', 'a_code')")
+    run(conn, "CALL sqlvec.add_quantized('doc', 'b', 'four', 'b_code')")
+    with pytest.raises(DBAPIError) as caught, conn.begin_nested():
+        run(conn, "INSERT INTO doc VALUES (1, '[1,2]', '[1,2,3]')")
+    assert str(caught.value.orig).startswith(
+        'column "b" of table public.doc takes vectors of 4 dimensions'
+        ' for its derived column "b_code", not 3'
+    )
+
+
+PROBLEM = "SELECT problem FROM sqlvec.derived_column"
+
+
+@pytest.fixture
+def two_sessions(
+    tmp_database: Callable[..., str],
+) -> Iterator[tuple[psycopg.Connection[Any], psycopg.Connection[Any]]]:
+    """Open two connections to a table with a code; the second has the plans of its trigger."""
+    dsn = tmp_database()
+    with (
+        psycopg.connect(dsn, autocommit=True) as one,
+        psycopg.connect(dsn, autocommit=True, prepare_threshold=None) as other,
+    ):
+        one.execute("CREATE TABLE doc (id bigint PRIMARY KEY, embedding vector(4), note text)")
+        one.execute("CALL sqlvec.add_quantized('doc', 'embedding', 'binary', 'code')")
+        other.execute("INSERT INTO doc SELECT i, '[1,-1,0,2]' FROM generate_series(1, 20) AS i")
+        other.execute("UPDATE doc SET embedding = '[-1,1,1,-1]' WHERE id <= 20")
+        yield one, other
+
+
+def notices(connection: psycopg.Connection[Any]) -> list[str]:
+    """Return the list that the messages of a connection are going to be appended to."""
+    heard: list[str] = []
+    connection.add_notice_handler(lambda diag: heard.append(str(diag.message_primary)))
+    return heard
+
+
+def test_source_of_another_vector_type_in_open_sessions(
+    two_sessions: tuple[psycopg.Connection[Any], psycopg.Connection[Any]],
+) -> None:
+    one, other = two_sessions
+    heard = notices(other)
+    one.execute("ALTER TABLE doc ALTER embedding TYPE halfvec(4)")
+    other.execute("INSERT INTO doc VALUES (21, '[1,-1,0,2]')")
+    other.execute("UPDATE doc SET embedding = '[1,1,-1,-1]' WHERE id = 1")
+    other.execute("UPDATE doc SET note = 'x' WHERE id = 2")
+    slow = (
+        "columns of table public.doc were renamed, dropped or given another type since sqlvec"
+        " wrote its trigger; writes take a slow path"
+    )
+    assert heard == [slow] * 3
+    row = one.execute(MATCHES).fetchone()
+    assert row == (True,)
+    row = one.execute(PROBLEM).fetchone()
+    assert row == (
+        "a column was given another type, writes of sessions that were open take the slow path;"
+        " CALL sqlvec.repair('doc');",
+    )
+    said = notices(one)
+    one.execute("CALL sqlvec.check()")
+    assert any("was given another type" in message for message in said)
+    one.execute("CALL sqlvec.repair('doc')")
+    assert one.execute(PROBLEM).fetchone() == (None,)
+    heard.clear()
+    other.execute("INSERT INTO doc VALUES (22, '[1,-1,0,2]')")
+    assert heard == []
+    assert one.execute(MATCHES).fetchone() == (True,)
+
+
+@pytest.mark.parametrize(
+    ("change", "misfit"),
+    [
+        (
+            "embedding TYPE text",
+            'column "embedding" of table public.doc is of type text,'
+            ' encoder "public.doc.code" takes vector or halfvec',
+        ),
+        (
+            "embedding TYPE int USING 1",
+            'column "embedding" of table public.doc is of type integer,'
+            ' encoder "public.doc.code" takes vector or halfvec',
+        ),
+        (
+            "code TYPE int USING 1",
+            'column "code" of table public.doc is of type integer,'
+            ' encoder "public.doc.code" makes bit(4)',
+        ),
+        (
+            "code TYPE bit(5) USING B'10101'",
+            'column "code" of table public.doc is of type bit(5),'
+            ' encoder "public.doc.code" makes bit(4)',
+        ),
+    ],
+)
+def test_types_that_do_not_fit_the_encoder(
+    two_sessions: tuple[psycopg.Connection[Any], psycopg.Connection[Any]], change: str, misfit: str
+) -> None:
+    one, other = two_sessions
+    one.execute(f"ALTER TABLE doc ALTER {change}")
+    value = "1" if "embedding TYPE int" in change else "'[1,-1,0,2]'"
+    with psycopg.connect(one.info.dsn, autocommit=True) as fresh:
+        for session in (other, fresh):
+            for statement in (
+                f"INSERT INTO doc VALUES (21, {value})",
+                "UPDATE doc SET embedding = NULL, code = NULL, note = 'x'",
+                f"UPDATE doc SET code = NULL, embedding = {value}",
+            )[:: 2 if "bit(5)" in change or "text" in change else 1]:
+                with pytest.raises(psycopg.errors.DatatypeMismatch) as caught:
+                    session.execute(statement)
+                assert caught.value.diag.message_primary == misfit
+                assert "CALL sqlvec.drop_derived('public.doc', 'code');" in str(
+                    caught.value.diag.message_hint
+                )
+    problem = misfit.replace(" of table public.doc", "")
+    assert one.execute("SELECT maintained, problem FROM sqlvec.derived_column").fetchone() == (
+        False,
+        f"{problem}; CALL sqlvec.drop_derived('doc', 'code');",
+    )
+    said = notices(one)
+    one.execute("CALL sqlvec.check()")
+    assert f'column "code" of table public.doc: {problem}' in said
+    with pytest.raises(psycopg.errors.DatatypeMismatch, match="encoder") as caught:
+        one.execute("CALL sqlvec.backfill('doc')")
+    assert caught.value.diag.message_primary == misfit
+    one.execute("CALL sqlvec.drop_derived('doc', 'code')")
+    other.execute(f"INSERT INTO doc VALUES (21, {value})")
 
 
 def test_halfvec_source(conn: Connection) -> None:
