@@ -54,7 +54,7 @@ BEGIN ATOMIC
          AND t.attnum = CASE WHEN r.oid = rel THEN d.target_attnums[1] ELSE (sqlvec._attnums(rel, d.target_columns[1:1]))[1] END
     WHERE r.id = ANY (ARRAY(SELECT i.id FROM sqlvec._relation_ids(rel) AS i WHERE i.fires = 'A')) AND NOT d.suspect
       AND CASE WHEN r.oid = rel THEN source_attnum = d.source_attnums[1] ELSE source = d.source_columns[1] END
-      AND source_typmod IN (-1, e.dimensions)
+      AND source_typmod IN (-1, e.dimensions) AND t.atttypmod IN (-1, e.code_dimensions)
       -- The trigger of the table that the catalog row names, or of a restored one: of a table that is gone,
       -- privileges are NULL.
       AND (r.oid = coalesce(pg_catalog.pg_partition_root(rel), rel) OR pg_catalog.has_table_privilege(r.oid, 'SELECT') IS NULL)

@@ -418,6 +418,20 @@ def test_dimensions_after_another_code(conn: Connection) -> None:
     )
 
 
+def test_searches_leave_a_code_of_other_dimensions_aside(doc: Connection) -> None:
+    run(doc, "INSERT INTO doc SELECT i, '[1,-1,0,2]' FROM generate_series(1, 20) AS i")
+    run(doc, "CREATE INDEX ON doc USING hnsw (code bit_hamming_ops)")
+    search = (
+        "SELECT count(*) FROM sqlvec.vector_search_keys(NULL::doc, 'embedding', '[1,1,1,1]',"
+        " key => NULL::bigint, k => 5{})"
+    )
+    assert scalar(doc, search.format(", mode => 'code'")) == 5
+    # Postgres builds the index anew.
+    run(doc, "ALTER TABLE doc ALTER code TYPE bit(5) USING B'10101'")
+    assert scalar(doc, search.format("")) == 5
+    fails(doc, search.format(", mode => 'code'"), 'mode "code" is neither')
+
+
 PROBLEM = "SELECT problem FROM sqlvec.derived_column"
 
 
