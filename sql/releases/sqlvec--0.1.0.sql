@@ -5202,6 +5202,7 @@ DECLARE
     v_metric text;
     v_partitioned boolean := (SELECT c.relkind = 'p' FROM pg_class AS c WHERE c.oid = rel);
     v_way record;
+    v_index text;
     v_limit int;
 BEGIN
     FOR v_way IN
@@ -5251,8 +5252,13 @@ BEGIN
         name := v_way.way; method := 'hnsw'; note := NULL;
         opclass := sqlvec._opclass(v_way.code_type, CASE WHEN v_way.code_type = 'bit' AND v_metric <> 'jaccard' THEN 'hamming' ELSE v_metric END);
         v_limit := CASE v_way.code_type WHEN 'vector' THEN 2000 WHEN 'halfvec' THEN 4000 WHEN 'bit' THEN 64000 END;
-        statement := format('CREATE INDEX CONCURRENTLY %I ON %s USING hnsw (%s %I.%I)',
-            sqlvec._index_name(rel, format('ix_%s_%s_hnsw', (SELECT c.relname FROM pg_class AS c WHERE c.oid = rel), v_way.stem)),
+        v_index := format('ix_%s_%s', (SELECT c.relname FROM pg_class AS c WHERE c.oid = rel), v_way.stem);
+        -- One for another metric may have the name.
+        IF EXISTS (SELECT FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_opclass AS o ON o.oid = i.indclass[0]
+                   WHERE i.indrelid = rel AND c.relname = sqlvec._name(v_index || '_hnsw') AND o.opcname <> plan_index.opclass) THEN
+            v_index := v_index || '_' || v_metric;
+        END IF;
+        statement := format('CREATE INDEX CONCURRENTLY %I ON %s USING hnsw (%s %I.%I)', sqlvec._index_name(rel, v_index || '_hnsw'),
             sqlvec._qualified(rel), v_way.expression, sqlvec._vector_schema(), opclass);
         IF v_way.dimensions IS NULL AND v_way.code_type <> 'sparsevec' THEN
             statement := NULL;

@@ -143,6 +143,22 @@ def test_index_is_built_once(engine: Engine) -> None:
     assert len(indexes(engine)) == 3
 
 
+def test_an_index_for_each_metric(engine: Engine) -> None:
+    fill(engine, 100)
+    built = [
+        manage.create_index(engine, "doc", "embedding", "source", metric=metric)
+        for metric in ("l2", "cosine", "l2", "cosine")
+    ]
+    assert built == [True, True, False, False]
+    found = scalar(
+        engine,
+        "SELECT string_agg(o.opcname, ' ' ORDER BY o.opcname) FROM pg_index AS i"
+        " JOIN pg_opclass AS o ON o.oid = i.indclass[0]"
+        " WHERE i.indrelid = 'doc'::regclass AND o.opcname LIKE 'vector%'",
+    )
+    assert found == "vector_cosine_ops vector_l2_ops"
+
+
 def test_session_settings_are_put_back(tmp_database: Callable[..., str]) -> None:
     engine = create_engine(sqlalchemy_url(tmp_database()), pool_size=1, max_overflow=1)
     fill(engine, 10)
