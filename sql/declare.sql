@@ -214,8 +214,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'table % has no derived column "%"', rel, target
             USING ERRCODE = 'undefined_column',
-                  HINT = coalesce('It has: ' || (SELECT string_agg(quote_ident(d.known_target), ', ')
-                                                 FROM sqlvec._derived_of(rel) AS d) || '.', 'It has none.');
+                  HINT = coalesce(sqlvec._derived_columns_of(rel), 'It has none.');
     END IF;
     RETURN v_derived;
 END

@@ -221,6 +221,14 @@ BEGIN ATOMIC
     WHERE d.relation = coalesce(pg_catalog.pg_partition_root(rel), rel);
 END;
 
+-- The derived columns of a table, for a hint; NULL where it has none.
+CREATE OR REPLACE FUNCTION sqlvec._derived_columns_of(rel oid) RETURNS text
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT 'It has: ' || string_agg(quote_ident(coalesce(d.target_column, d.known_target)), ', ' ORDER BY d.id) || '.'
+    FROM sqlvec._derived_of(rel) AS d;
+END;
+
 -- Names and encoder of a derived column as they are now; an error where it was dropped from table rel.
 -- A generic plan, here and where else the view is read once in a while: to plan it takes milliseconds, and
 -- Postgres would do so at each of the first five calls of a session.

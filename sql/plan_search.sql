@@ -252,7 +252,7 @@ BEGIN
             v_answer := 'h.key';
         END IF;
         v_carry := v_carry || ' AS key'; v_carried := 'key'; v_order := 'key';
-    ELSIF v_class.relkind IN ('r', 'p', 'm') AND (v_alone OR places OR NOT EXISTS (SELECT FROM sqlvec._foreign_parts(rel))) THEN
+    ELSIF v_alone OR places OR sqlvec._has_addresses(rel) THEN
         v_carry := format('%1$s.ctid AS row_id, %1$s.tableoid AS row_table', v_alias); v_carried := 'row_id, row_table'; v_order := 'row_table, row_id';
         IF places THEN
             v_answer := 'h.row_id::pg_catalog.text, h.row_table';

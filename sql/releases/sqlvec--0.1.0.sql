@@ -427,6 +427,58 @@ BEGIN ATOMIC
     SELECT f.ftrelid FROM below AS b JOIN pg_catalog.pg_foreign_table AS f ON f.ftrelid = b.inhrelid;
 END;
 
+-- Locks that keep the names of a table for a transaction that will use them.
+
+-- Lock a table against changes of its name and columns until the end of the transaction, by the name that
+-- the statement `lock` is given. Names may change until the lock is there; they come from the system
+-- cache, which knows what others have committed whatever the snapshot of the transaction.
+CREATE OR REPLACE FUNCTION sqlvec._hold(rel oid, lock text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    v_name text;
+BEGIN
+    LOOP
+        v_name := rel::regclass::text;
+        IF v_name ~ '^[0-9]+$' THEN -- the bare number: a name of digits would be quoted
+            RAISE EXCEPTION 'a table was dropped while work on it went on' USING ERRCODE = 'undefined_table';
+        END IF;
+        BEGIN
+            EXECUTE format(lock, v_name);
+        EXCEPTION WHEN undefined_table OR invalid_schema_name THEN
+            IF rel::regclass::text = v_name THEN
+                RAISE;
+            END IF;
+            CONTINUE; -- has another name by now
+        END;
+        EXIT WHEN to_regclass(v_name) = rel;
+    END LOOP;
+END
+$body$;
+
+-- The same for what reads a table, with no more rights than to read some of its columns.
+CREATE OR REPLACE FUNCTION sqlvec._hold_to_read(rel oid) RETURNS void
+LANGUAGE sql
+BEGIN ATOMIC
+    SELECT sqlvec._hold(rel, CASE WHEN pg_catalog.has_table_privilege(rel, 'SELECT') THEN 'LOCK TABLE ONLY %s IN ACCESS SHARE MODE'
+                                  ELSE 'SELECT FROM ONLY %s WHERE false' END);
+END;
+
+-- The same for a batch of a backfill. What changes a partitioned table locks that first, then its
+-- partitions: a batch goes the same way, and before any row of the catalog.
+CREATE OR REPLACE FUNCTION sqlvec._hold_leaf(leaf oid) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    IF (SELECT c.relispartition FROM pg_class AS c WHERE c.oid = leaf) THEN
+        PERFORM sqlvec._hold_to_read(a.relid::oid)
+        FROM (SELECT p.relid FROM pg_partition_ancestors(leaf) WITH ORDINALITY AS p (relid, position)
+              WHERE p.relid <> leaf AND has_any_column_privilege(p.relid, 'SELECT') ORDER BY p.position DESC) AS a;
+    END IF;
+    PERFORM sqlvec._hold(leaf, 'LOCK TABLE ONLY %s IN ROW EXCLUSIVE MODE');
+END
+$body$;
+
 -- Metrics: their operators and operator classes in pgvector.
 
 -- Short name that pgvector uses in operator class names, NULL for an unknown metric.
@@ -2587,6 +2639,14 @@ BEGIN ATOMIC
     WHERE d.relation = coalesce(pg_catalog.pg_partition_root(rel), rel);
 END;
 
+-- The derived columns of a table, for a hint; NULL where it has none.
+CREATE OR REPLACE FUNCTION sqlvec._derived_columns_of(rel oid) RETURNS text
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT 'It has: ' || string_agg(quote_ident(coalesce(d.target_column, d.known_target)), ', ' ORDER BY d.id) || '.'
+    FROM sqlvec._derived_of(rel) AS d;
+END;
+
 -- Names and encoder of a derived column as they are now; an error where it was dropped from table rel.
 -- A generic plan, here and where else the view is read once in a while: to plan it takes milliseconds, and
 -- Postgres would do so at each of the first five calls of a session.
@@ -3154,8 +3214,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'table % has no derived column "%"', rel, target
             USING ERRCODE = 'undefined_column',
-                  HINT = coalesce('It has: ' || (SELECT string_agg(quote_ident(d.known_target), ', ')
-                                                 FROM sqlvec._derived_of(rel) AS d) || '.', 'It has none.');
+                  HINT = coalesce(sqlvec._derived_columns_of(rel), 'It has none.');
     END IF;
     RETURN v_derived;
 END
@@ -3777,56 +3836,6 @@ EXCEPTION WHEN data_exception THEN
 END
 $body$;
 
--- Lock a table against changes of its name and columns until the end of the transaction, by the name that
--- the statement `lock` is given. Names may change until the lock is there; they come from the system
--- cache, which knows what others have committed whatever the snapshot of the transaction.
-CREATE OR REPLACE FUNCTION sqlvec._hold(rel oid, lock text) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-AS $body$
-DECLARE
-    v_name text;
-BEGIN
-    LOOP
-        v_name := rel::regclass::text;
-        IF v_name ~ '^[0-9]+$' THEN -- the bare number: a name of digits would be quoted
-            RAISE EXCEPTION 'a table was dropped while work on it went on' USING ERRCODE = 'undefined_table';
-        END IF;
-        BEGIN
-            EXECUTE format(lock, v_name);
-        EXCEPTION WHEN undefined_table OR invalid_schema_name THEN
-            IF rel::regclass::text = v_name THEN
-                RAISE;
-            END IF;
-            CONTINUE; -- has another name by now
-        END;
-        EXIT WHEN to_regclass(v_name) = rel;
-    END LOOP;
-END
-$body$;
-
--- The same for what reads a table, with no more rights than to read some of its columns.
-CREATE OR REPLACE FUNCTION sqlvec._hold_to_read(rel oid) RETURNS void
-LANGUAGE sql
-BEGIN ATOMIC
-    SELECT sqlvec._hold(rel, CASE WHEN pg_catalog.has_table_privilege(rel, 'SELECT') THEN 'LOCK TABLE ONLY %s IN ACCESS SHARE MODE'
-                                  ELSE 'SELECT FROM ONLY %s WHERE false' END);
-END;
-
--- The same for a batch of a backfill. What changes a partitioned table locks that first, then its
--- partitions: a batch goes the same way, and before any row of the catalog.
-CREATE OR REPLACE FUNCTION sqlvec._hold_leaf(leaf oid) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-AS $body$
-BEGIN
-    IF (SELECT c.relispartition FROM pg_class AS c WHERE c.oid = leaf) THEN
-        PERFORM sqlvec._hold_to_read(a.relid::oid)
-        FROM (SELECT p.relid FROM pg_partition_ancestors(leaf) WITH ORDINALITY AS p (relid, position)
-              WHERE p.relid <> leaf AND has_any_column_privilege(p.relid, 'SELECT') ORDER BY p.position DESC) AS a;
-    END IF;
-    PERFORM sqlvec._hold(leaf, 'LOCK TABLE ONLY %s IN ROW EXCLUSIVE MODE');
-END
-$body$;
-
 -- Where a sweep over one leaf table starts or goes on, the block it ends before, how many blocks
 -- to take at first, and whether to read them: less than a batch the index finds at once, in one step to the
 -- end. NULL when the column was dropped meanwhile.
@@ -3917,8 +3926,7 @@ BEGIN
     IF cardinality(derived_ids) = 0 THEN
         RAISE EXCEPTION 'table % has no derived column%', rel, coalesce(' "' || target || '"', '')
             USING ERRCODE = 'undefined_column',
-                  HINT = coalesce('It has: ' || (SELECT string_agg(quote_ident(d.target_column), ', ' ORDER BY d.id)
-                                                 FROM sqlvec._derived_of(rel) AS d) || '.', 'Declare one with CALL sqlvec.add_quantized(...).');
+                  HINT = coalesce(sqlvec._derived_columns_of(rel), 'Declare one with CALL sqlvec.add_quantized(...).');
     END IF;
     IF EXISTS (SELECT FROM sqlvec._derived AS d WHERE d.id = ANY (derived_ids) AND NOT d.maintained AND NOT d.suspect) THEN
         RAISE EXCEPTION 'the trigger of table % does not keep its codes: new ones would go stale', rel
@@ -5836,7 +5844,7 @@ BEGIN
             v_answer := 'h.key';
         END IF;
         v_carry := v_carry || ' AS key'; v_carried := 'key'; v_order := 'key';
-    ELSIF v_class.relkind IN ('r', 'p', 'm') AND (v_alone OR places OR NOT EXISTS (SELECT FROM sqlvec._foreign_parts(rel))) THEN
+    ELSIF v_alone OR places OR sqlvec._has_addresses(rel) THEN
         v_carry := format('%1$s.ctid AS row_id, %1$s.tableoid AS row_table', v_alias); v_carried := 'row_id, row_table'; v_order := 'row_table, row_id';
         IF places THEN
             v_answer := 'h.row_id::pg_catalog.text, h.row_table';
